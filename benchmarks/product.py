@@ -1,0 +1,77 @@
+"""The product as the benchmark runs it: its configuration, its agents, and its processes. Authentication is on."""
+
+import secrets
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.processes import NotMeasured, Server, free_port
+
+MODELS = ("instant", "hundred", "paced")
+FLAT = "flat"
+"""An agent whose model reads about twenty events, so that a turn reads as much in a short session as in a long one."""
+FLAT_CONTEXT_WINDOW = 1024
+
+_TABLE = '[models.{name}]\nprovider = "bench"\nmodel = "{model}"\n'
+_INSTRUCTION = {"type": "inline", "name": "tone", "template": "Answer in one short sentence."}
+
+
+class Product:
+    """A data folder, and servers on it one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.data = folder / "data"
+        self._key = f"bench_{secrets.token_hex(24)}"
+        self.headers = {"x-api-key": self._key}
+
+    def start(self) -> Server:
+        """The product with the models of the benchmark."""
+        port = free_port()
+        tables = [_TABLE.format(name=name, model=name) for name in MODELS]
+        tables.append(_TABLE.format(name=FLAT, model="instant") + f"context_window = {FLAT_CONTEXT_WINDOW}\n")
+        config = self._config(f'port = {port}\ndata = "{self.data.as_posix()}"\nlog_level = "warning"\n', tables)
+        return Server(["-m", "benchmarks.server", str(config)], port, self.folder, self._environment())
+
+    def start_shipped(self) -> Server:
+        """The product as its users start it, by its own command."""
+        port = free_port()
+        config = self._config("", [])
+        arguments = ["-m", "sessile", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        arguments += ["--data", str(self.data), "--config", str(config)]
+        return Server(arguments, port, self.folder, self._environment())
+
+    def create_agents(self, port: int) -> None:
+        """One agent for each model, under the model's name."""
+        for name in (*MODELS, FLAT):
+            step = {"name": "first_step", "instructions": [_INSTRUCTION]}
+            self.post(port, "/v2/agents", {"key": name, "name": name, "model": {"name": name}, "first_step": step})
+
+    def post(self, port: int, path: str, body: object) -> bytes:
+        """One request outside every clock. Raises NotMeasured for anything but 201."""
+        headers = self.headers | {"content-type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", msgspec.json.encode(body), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                answer: bytes = response.read()
+        except urllib.error.HTTPError as error:
+            raise NotMeasured(f"POST {path}: {error.code} {error.read(500).decode(errors='replace')}") from None
+        return answer
+
+    def database(self) -> Path:
+        """The database file in the data folder."""
+        for path in sorted(self.data.rglob("*")):
+            if path.is_file() and path.open("rb").read(15) == b"SQLite format 3":
+                return path
+        raise NotMeasured(f"no database in the data folder: {[path.name for path in self.data.rglob('*')]}")
+
+    def _config(self, head: str, tables: list[str]) -> Path:
+        path = self.folder / "sessile.toml"
+        path.write_text(head + "\n".join(tables))
+        return path
+
+    def _environment(self) -> dict[str, str]:
+        return {"SESSILE_OWNER_KEY": self._key}

@@ -1,0 +1,159 @@
+"""The store in this process: fill a database with long logs and many sessions, look at query plans, time a page.
+
+`python -m benchmarks.store DATABASE AGENT SESSIONS EVENTS` prints Findings as JSON. No server may own the database.
+"""
+
+import asyncio
+import sqlite3
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import uvloop
+from msgspec import Struct
+
+from sessile.domain.log import Draft, draft
+from sessile.ports import NewSession, SessionRef, TurnEnd, TurnProgress
+from sessile.stores.queries import load_queries
+from sessile.stores.sqlite.store import SqliteStore
+from sessile.wire import ids
+from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart
+from sessile.wire.sessions import Usage
+
+LONG, SHORT = "long", "short"
+PAGE = 20
+SHORT_TURNS = PAGE // 2
+_BULK_TURN = 1000
+_LAST_TURNS = 200
+_QUESTION = "Where is the order of last week, and when is it going to be delivered to the new address?"
+_ANSWER = "It left the warehouse on Monday; the carrier expects to deliver it on Thursday before noon."
+_TIMES = 1500
+_READING = ("get_session", "locate_session", "list_sessions", "list_events_asc", "list_events_desc", "get_event")
+_TURN = ("session_for_input", "fenced_turn", "start_turn", "advance_session", "stop_session", "end_turn")
+
+
+class Findings(Struct):
+    """`plans`: bad steps by query. Times are medians in microseconds; `raw` runs without any thread between."""
+
+    sessions: int
+    events: int
+    plans: dict[str, list[str]]
+    raw_us: float
+    raw_on_thread_us: float
+    store_us: float
+    store_few_us: float
+    """The same page for an agent with little more than one page of sessions."""
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> int:
+        return time.time_ns() // 1000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def fill(store: SqliteStore, agent: str, sessions: int, events: int) -> int:
+    """A short, a long and some empty sessions of the agent `flat`, and many of `agent`. Returns the tenant."""
+    (tenant,) = await store.list_tenants()
+    for key in (SHORT, LONG, *(f"few_{number}" for number in range(PAGE))):
+        await store.create_session(tenant.id, "flat", _new_session(key))
+    await _talk(store, SessionRef(tenant.id, "flat", SHORT), [2] * SHORT_TURNS)
+    bulk = max(0, events - 2 * _LAST_TURNS)
+    turns = [_BULK_TURN] * (bulk // _BULK_TURN) + [2] * ((events - bulk // _BULK_TURN * _BULK_TURN) // 2)
+    await _talk(store, SessionRef(tenant.id, "flat", LONG), turns)
+    for start in range(0, sessions, 2000):
+        keys = [f"many_{number}" for number in range(start, min(start + 2000, sessions))]
+        await asyncio.gather(*(store.create_session(tenant.id, agent, _new_session(key)) for key in keys))
+    return tenant.id
+
+
+async def _talk(store: SqliteStore, ref: SessionRef, turns: list[int]) -> None:
+    """Append turns, each of one input and otherwise outputs."""
+    question = draft(InputMessageEvent(messages=[TextPart(content=_QUESTION)], content=_QUESTION))
+    usage = Usage(input_tokens=10, output_tokens=10, model_calls=1)
+    progress = TurnProgress(turn_usage=usage, session_usage=usage, context_usage=None)
+    for size in turns:
+        claim = await store.accept_input(ref, question, ids.turn_id(), lambda agent, session: None)
+        answers: list[Draft] = [
+            draft(AgentOutputEvent(content=_ANSWER, output_id=ids.output_id())) for _ in range(size - 1)
+        ]
+        await store.append(claim.fence, answers, progress, TurnEnd("end_turn"))
+
+
+def _new_session(key: str) -> NewSession:
+    return NewSession(
+        key=key,
+        name="A session of the benchmark",
+        description=None,
+        metadata=b'{"end_user_id":"user_17","channel":"web"}',
+        enabled=True,
+        tti_minutes=0,
+    )
+
+
+def bad_steps(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """Steps that scan or sort, in the queries of pages and turns."""
+    queries = load_queries("sessile.stores.sqlite")
+    found = {}
+    for name in (*_READING, *_TURN):
+        query = queries[name]
+        values: Any = _Anything() if ":" in query else [1] * query.count("?")
+        steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+        found[name] = [step for step in steps if "SCAN" in step or "USE TEMP B-TREE" in step]
+    return {name: steps for name, steps in found.items() if steps}
+
+
+class _Anything(dict[str, int]):
+    def __missing__(self, name: str) -> int:
+        return 1
+
+
+async def _median_us(verb: Callable[[], Awaitable[object]]) -> float:
+    spent = []
+    for _ in range(_TIMES):
+        start = time.perf_counter()
+        await verb()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent) * 1e6
+
+
+async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
+    """Fill, look and measure."""
+    store = await SqliteStore.open(path, SystemClock())
+    tenant_id = await fill(store, agent, sessions, events)
+    agent_id = (await store.get_agent(tenant_id, agent)).id
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    query = load_queries("sessile.stores.sqlite")["list_sessions"]
+    values = {"agent_key": agent, "agent_id": agent_id, "cursor": 2**62, "limit": PAGE + 1}
+    loop = asyncio.get_running_loop()
+
+    def raw() -> list[Any]:
+        return connection.execute(query, values).fetchall()
+
+    async def raw_here() -> None:
+        raw()
+
+    await _median_us(raw_here)
+    findings = Findings(
+        sessions=sessions,
+        events=events,
+        plans=bad_steps(connection),
+        raw_us=await _median_us(raw_here),
+        raw_on_thread_us=await _median_us(lambda: loop.run_in_executor(None, raw)),
+        store_us=await _median_us(lambda: store.list_sessions(tenant_id, agent, cursor=None, limit=PAGE)),
+        store_few_us=await _median_us(lambda: store.list_sessions(tenant_id, "flat", cursor=None, limit=PAGE)),
+    )
+    connection.close()
+    await store.close()
+    return findings
+
+
+if __name__ == "__main__":
+    found = uvloop.run(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    sys.stdout.buffer.write(msgspec.json.encode(found))

@@ -1,0 +1,5 @@
+"""`python -m sessile` is the `sessile` command."""
+
+from sessile.cli.app import main
+
+main()

@@ -1,0 +1,135 @@
+"""The ASGI application: from a request to its row of the route table, and from whatever happens to an answer."""
+
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import compile_path
+from starlette.types import Message, Receive, Scope, Send
+
+from sessile.api import errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
+from sessile.api.call import Call, Services, json_response
+from sessile.api.gate import Gate
+from sessile.api.route import Route
+from sessile.auth import roles
+from sessile.ports import Authenticator
+from sessile.wire import codec
+from sessile.wire.errors import MethodNotAllowed, NotFound, SessileError
+
+ROUTES: tuple[Route, ...] = (
+    *routes_events.ROUTES,
+    *routes_sessions.ROUTES,
+    *routes_agents.ROUTES,
+    *routes_server.ROUTES,
+)
+_REQUEST_ID = re.compile(rb"[0-9A-Za-z._-]{1,100}")
+_log = structlog.get_logger("sessile.http")
+
+
+class App:
+    """Sessile over HTTP."""
+
+    def __init__(self, services: Services, authenticator: Authenticator, gate: Gate) -> None:
+        self._services = services
+        self._authenticator = authenticator
+        self._gate = gate
+        self._table = _table(ROUTES)
+        self._openapi: bytes | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            raise NotImplementedError(scope["type"])
+        started = time.perf_counter()
+        call = Call(scope, receive, self._services, "")
+        call.request_id = _request_id(call.headers)
+        status = 500
+
+        async def watched_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        response = await self._answer(scope, call)
+        try:
+            await response(scope, receive, watched_send)
+        except ClientDisconnect:
+            status = 499
+        level = _log.error if status >= 500 else _log.info
+        level(
+            "request",
+            request_id=call.request_id,
+            method=call.method,
+            path=scope["path"],
+            status=status,
+            ms=round((time.perf_counter() - started) * 1000, 2),
+        )
+
+    async def _answer(self, scope: Scope, call: Call) -> Response:
+        headers: dict[str, str] = {}
+        try:
+            self._gate.check(scope, call.headers)
+            headers = self._gate.cors(call.headers)
+            response = await self._route(scope, call)
+        except SessileError as error:
+            response = errors.render(error, call.request_id, _allow(error))
+        except Exception:  # the one place where a defect in a handler becomes an answer instead of a dropped connection
+            _log.exception("request_failed", request_id=call.request_id, method=call.method, path=scope["path"])
+            response = errors.render(SessileError(), call.request_id)
+        response.headers["x-request-id"] = call.request_id
+        for name, value in headers.items():
+            response.headers[name] = value
+        return response
+
+    async def _route(self, scope: Scope, call: Call) -> Response:
+        path = scope["path"]
+        for pattern, by_method in self._table:
+            match = pattern.match(path)
+            if match is None:
+                continue
+            if call.method == "OPTIONS" and (preflight := self._gate.preflight(call.headers)) is not None:
+                return Response(status_code=204, headers=preflight)
+            route = by_method.get(call.method)
+            if route is None:
+                raise MethodNotAllowed(f"{call.method} is not allowed here; {', '.join(sorted(by_method))} is.")
+            call.path = match.groupdict()
+            if route.roles is not None:
+                call.principal = await self._authenticator.authenticate(call.secret)
+                roles.check(call.principal, route.roles, call.path.get("agent_key"))
+            return await route.handler(call)
+        if path == "/openapi.json" and call.method == "GET":
+            return json_response(self._document())
+        raise NotFound(f"There is nothing at {path[:200]!r}.")
+
+    def _document(self) -> bytes:
+        if self._openapi is None:
+            self._openapi = codec.encode(openapi.document(ROUTES))
+        return self._openapi
+
+
+Table = list[tuple[re.Pattern[str], dict[str, Route]]]
+
+
+def _table(routes: Iterable[Route]) -> Table:
+    """Routes by path, in the order of their first appearance."""
+    paths: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method] = route
+    return [(compile_path(path)[0], by_method) for path, by_method in paths.items()]
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id", b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+
+
+def _allow(error: SessileError) -> dict[str, Any]:
+    if not isinstance(error, MethodNotAllowed):
+        return {}
+    return {"allow": error.message.partition("; ")[2].removesuffix(" is.")}

@@ -1,0 +1,134 @@
+"""One request as a handler sees it: who calls, what was asked, and the services that can do it."""
+
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from sessile.live.hub import Hub
+from sessile.ports import Principal, Store
+from sessile.service.agents import Agents
+from sessile.service.events import Events
+from sessile.service.inputs import Inputs
+from sessile.service.sessions import Sessions
+from sessile.wire import codec
+from sessile.wire.errors import InvalidParameter, TooLarge, UnsupportedMediaType
+from sessile.wire.limits import MAX_BODY_BYTES
+
+T = TypeVar("T")
+MAX_TIMEOUT_SECONDS = 24 * 60 * 60
+
+
+class Services(Struct, frozen=True):
+    """Everything a handler can ask for."""
+
+    agents: Agents
+    sessions: Sessions
+    inputs: Inputs
+    events: Events
+    hub: Hub
+    store: Store
+
+
+class Call:
+    """One request. Parameters are read on demand; each accessor raises the error the caller shall get."""
+
+    def __init__(self, scope: Scope, receive: Receive, services: Services, request_id: str) -> None:
+        self.services = services
+        self.request_id = request_id
+        self.method: str = scope["method"]
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path: dict[str, str] = {}
+        self._principal: Principal | None = None
+        self._query_string: bytes = scope["query_string"]
+        self._receive = receive
+
+    @property
+    def principal(self) -> Principal:
+        """Who calls; only operations that need roles have one."""
+        assert self._principal is not None
+        return self._principal
+
+    @principal.setter
+    def principal(self, principal: Principal) -> None:
+        self._principal = principal
+
+    @property
+    def secret(self) -> str | None:
+        """The API key as sent in `x-api-key` or as a bearer token."""
+        key = self.headers.get(b"x-api-key")
+        if key is None:
+            scheme, _, token = self.headers.get(b"authorization", b"").partition(b" ")
+            key = token.strip() if scheme.lower() == b"bearer" else None
+        return None if key is None else key.decode("latin-1")
+
+    def query(self, type: type[T]) -> T:
+        """The query parameters. Raises InvalidParameter for unknown, doubled or malformed ones."""
+        pairs = parse_qsl(self._query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=50)
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise InvalidParameter("A query parameter is given twice.")
+        return _parameters(values, type)
+
+    async def json(self) -> Any:
+        """The body as decoded JSON. Raises UnsupportedMediaType, TooLarge, InvalidJson."""
+        media, _, options = self.headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
+        if media.strip() != "application/json" or options.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
+            raise UnsupportedMediaType
+        return codec.decode(await self._body())
+
+    async def _body(self) -> bytes:
+        message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            parts, size = [body], len(body)
+            while message.get("more_body"):
+                message = await self._receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > MAX_BODY_BYTES:
+                    raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            body = b"".join(parts)
+        if len(body) > MAX_BODY_BYTES:
+            raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        return body
+
+    def patience(self) -> float | None:
+        """Seconds the caller is ready to wait, from `Request-Timeout-Millis` or `Request-Timeout`."""
+        for name, unit in ((b"request-timeout-millis", 1000), (b"request-timeout", 1)):
+            if (text := self.headers.get(name)) is not None:
+                if not text.isdigit() or not 1 <= int(text[:12]) <= MAX_TIMEOUT_SECONDS * unit:
+                    header = name.decode()
+                    raise InvalidParameter(f"{header}: not a number of 1 or more that makes sense.")
+                return int(text) / unit
+        return None
+
+    def if_match(self) -> int | None:
+        """The version an `If-Match` header asks for; None when it is missing or `*`."""
+        text = self.headers.get(b"if-match", b"*").strip()
+        if text == b"*":
+            return None
+        version = text[1:-1]
+        if text[:1] + text[-1:] != b'""' or not version.isdigit() or len(version) > 18:
+            raise InvalidParameter('if-match: must be an ETag of the session, such as "1".')
+        return int(version)
+
+    def accepts_only(self, media: bytes) -> bool:
+        """Whether the Accept header asks for this media type first."""
+        return self.headers.get(b"accept", b"").split(b",")[0].split(b";")[0].strip() == media
+
+
+def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer from encoded bytes."""
+    return Response(body, status, headers, "application/json")
+
+
+def _parameters(values: dict[str, str], type: type[T]) -> T:
+    try:
+        return msgspec.convert(values, type, strict=False)
+    except msgspec.ValidationError as error:
+        invalid = codec.invalid_field(str(error))
+        raise InvalidParameter(invalid.message, field_errors=invalid.field_errors) from None

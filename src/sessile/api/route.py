@@ -1,0 +1,36 @@
+"""A row of the route table: one operation, all that the router and the OpenAPI document need to know of it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+from starlette.responses import Response
+
+from sessile.api.call import Call
+from sessile.auth.roles import RequiredRoles
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One operation."""
+
+    method: str
+    path: str
+    operation: str
+    summary: str
+    handler: Handler
+    roles: RequiredRoles | None
+    """Who may do it; None: anybody."""
+    status: int = 200
+    body: Any = None
+    """The type of the request body."""
+    query: type[Struct] | None = None
+    answer: Any = None
+    """The type of a JSON answer."""
+    stream: Any = None
+    """The type of the frames of an event stream."""
+    headers: tuple[str, ...] = ()
+    """Request headers it reads, by name."""
+    errors: tuple[int, ...] = ()
+    """Statuses of the errors it may answer with, besides those of every operation."""

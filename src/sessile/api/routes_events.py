@@ -1,0 +1,158 @@
+"""Operations on the events and turns of a session."""
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from starlette.responses import Response
+
+from sessile.api import turn_answer
+from sessile.api.call import Call, json_response
+from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
+from sessile.api.route import Route
+from sessile.auth.roles import RequiredRoles
+from sessile.live.tail import Tail
+from sessile.ports import Claim, EventQuery
+from sessile.service.inputs import parse
+from sessile.wire import codec
+from sessile.wire.errors import InvalidParameter, NotAcceptable
+from sessile.wire.events import AnyEvent, ListEventsResponse, StreamFrame, Turn
+from sessile.wire.inputs import InputMessageRequest, InputResponse
+from sessile.wire.limits import DEFAULT_PAGE_LIMIT
+
+_WRITE = RequiredRoles(
+    api=frozenset({"agent_user", "agent_developer", "agent_administrator", "administrator", "owner"}),
+    agent=frozenset({"agent_user", "agent_developer", "agent_administrator"}),
+)
+_READ = RequiredRoles(
+    api=frozenset({"agent_viewer", "agent_developer", "agent_administrator", "viewer", "administrator", "owner"}),
+    agent=frozenset({"agent_viewer", "agent_developer", "agent_administrator"}),
+)
+_FOLLOW = RequiredRoles(api=_READ.api | _WRITE.api, agent=_READ.agent | _WRITE.agent)
+
+_PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
+_MAX_TYPES = 30
+
+
+class ListEventsQuery(Struct, forbid_unknown_fields=True):
+    """Parameters of a list of events. `type` holds one type or several, separated by commas."""
+
+    limit: Limit = DEFAULT_PAGE_LIMIT
+    page_key: PageKey | UnsetType = UNSET
+    include_hidden: bool = False
+    order: Literal["asc", "desc"] = "asc"
+    type: str | UnsetType = UNSET
+    records: bool = False
+
+
+async def create(call: Call) -> Response:
+    """POST …/events"""
+    patience = call.patience()
+    request = parse(await call.json())
+    hub = call.services.hub
+
+    def attach(claim: Claim) -> Tail:
+        return hub.follow(claim.session.id, claim.opened[-1].sequence)
+
+    claim, tail = await call.services.inputs.accept(
+        call.principal, call.path["agent_key"], call.path["session_key"], request, attach
+    )
+    headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
+    if request.stream_response:
+        return turn_answer.TurnStream(claim, tail, patience, headers)
+    return json_response(await turn_answer.whole(claim, tail, patience), 201, headers)
+
+
+async def list_events(call: Call) -> Response:
+    """GET …/events"""
+    if call.accepts_only(b"text/event-stream"):
+        raise NotAcceptable("Following a session over server-sent events is not built yet.")
+    query = call.query(ListEventsQuery)
+    listing = f"events.{query.order}"
+    page = await call.services.events.list(
+        call.principal,
+        call.path["agent_key"],
+        call.path["session_key"],
+        EventQuery(
+            cursor=decode_cursor(listing, query.page_key),
+            limit=query.limit,
+            order=query.order,
+            types=_types(query.type),
+            records=query.records,
+            include_hidden=query.include_hidden,
+        ),
+    )
+    metadata = encode_cursor(listing, page.next)
+    return json_response(page_body("events", [entry.json for entry in page.rows], metadata))
+
+
+async def get(call: Call) -> Response:
+    """GET …/events/{event_id}"""
+    path = call.path
+    entry = await call.services.events.get(call.principal, path["agent_key"], path["session_key"], path["event_id"])
+    return json_response(entry.json)
+
+
+async def get_turn(call: Call) -> Response:
+    """GET …/turns/{turn_id}"""
+    path = call.path
+    turn = await call.services.events.get_turn(call.principal, path["agent_key"], path["session_key"], path["turn_id"])
+    return json_response(codec.encode(turn))
+
+
+def _types(text: str | UnsetType) -> list[str] | None:
+    if text is UNSET:
+        return None
+    types = str(text).split(",")
+    if len(types) > _MAX_TYPES or not all(name.isascii() and name.replace("_", "").isalpha() for name in types):
+        reason = f"Must be up to {_MAX_TYPES} event types, separated by commas."
+        raise InvalidParameter(f"type: {reason}", field_errors={"type": reason})
+    return types
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path=_PATH + "/events",
+        operation="createAgentInput",
+        summary="Post an input and get its turn, whole or streamed",
+        handler=create,
+        roles=_WRITE,
+        status=201,
+        body=InputMessageRequest,
+        answer=InputResponse,
+        stream=StreamFrame,
+        headers=("Request-Timeout", "Request-Timeout-Millis"),
+        errors=(400, 403, 404, 409, 422),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/events",
+        operation="listAgentEvents",
+        summary="List events of a session",
+        handler=list_events,
+        roles=_READ,
+        query=ListEventsQuery,
+        answer=ListEventsResponse,
+        errors=(400, 403, 404, 406),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/events/{event_id}",
+        operation="getAgentEvent",
+        summary="Show one event",
+        handler=get,
+        roles=_READ,
+        answer=AnyEvent,
+        errors=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/turns/{turn_id}",
+        operation="getTurn",
+        summary="Show how a turn stands",
+        handler=get_turn,
+        roles=_FOLLOW,
+        answer=Turn,
+        errors=(403, 404),
+    ),
+)

@@ -1,0 +1,49 @@
+"""Operations on the server itself: is it alive, is it ready, what does it speak."""
+
+from typing import Literal
+
+from msgspec import Struct
+from starlette.responses import Response
+
+from sessile.api.call import Call, json_response
+from sessile.api.route import Route
+
+
+class Health(Struct):
+    """The server answers."""
+
+    status: Literal["ok"]
+
+
+async def healthz(call: Call) -> Response:
+    """GET /healthz"""
+    return json_response(b'{"status":"ok"}')
+
+
+async def readyz(call: Call) -> Response:
+    """GET /readyz"""
+    await call.services.store.ping()
+    return json_response(b'{"status":"ok"}')
+
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/healthz",
+        operation="healthz",
+        summary="The process answers",
+        handler=healthz,
+        roles=None,
+        answer=Health,
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        operation="readyz",
+        summary="The store can commit; 503 when it cannot",
+        handler=readyz,
+        roles=None,
+        answer=Health,
+        errors=(503,),
+    ),
+)

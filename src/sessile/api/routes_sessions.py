@@ -1,0 +1,141 @@
+"""Operations on sessions."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.responses import Response
+
+from sessile.api.call import Call, json_response
+from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
+from sessile.api.route import Route
+from sessile.auth.roles import RequiredRoles
+from sessile.ports import SessionRow
+from sessile.service.sessions import shown
+from sessile.wire import codec
+from sessile.wire.errors import NotSupported
+from sessile.wire.limits import DEFAULT_PAGE_LIMIT
+from sessile.wire.sessions import CreateSessionRequest, ListSessionsResponse, Session, UpdateSessionRequest
+
+_DEVELOP = RequiredRoles(
+    api=frozenset({"agent_developer", "agent_administrator", "administrator", "owner"}),
+    agent=frozenset({"agent_developer", "agent_administrator"}),
+)
+_CREATE = RequiredRoles(api=_DEVELOP.api | {"agent_user"}, agent=_DEVELOP.agent | {"agent_user"})
+_LIST = RequiredRoles(api=_DEVELOP.api | {"agent_viewer", "viewer"}, agent=_DEVELOP.agent | {"agent_viewer"})
+_READ = RequiredRoles(api=_LIST.api | {"agent_user"}, agent=_LIST.agent | {"agent_user"})
+
+_PATH = "/v2/agents/{agent_key}/sessions"
+
+
+class ListSessionsQuery(Struct, forbid_unknown_fields=True):
+    """Parameters of a list of sessions."""
+
+    limit: Limit = DEFAULT_PAGE_LIMIT
+    page_key: PageKey | UnsetType = UNSET
+    filter: str | UnsetType = UNSET
+    metadata_filter: Annotated[str, Meta(max_length=8000)] | UnsetType = UNSET
+
+
+async def create(call: Call) -> Response:
+    """POST …/sessions"""
+    request = codec.convert(await call.json(), CreateSessionRequest)
+    return _shown(await call.services.sessions.create(call.principal, call.path["agent_key"], request), 201)
+
+
+async def list_sessions(call: Call) -> Response:
+    """GET …/sessions"""
+    query = call.query(ListSessionsQuery)
+    for name in ("filter", "metadata_filter"):
+        if getattr(query, name) is not UNSET:
+            raise NotSupported(f"{name}: Not supported yet.", field_errors={name: "Not supported yet."})
+    page = await call.services.sessions.list(
+        call.principal, call.path["agent_key"], cursor=decode_cursor("sessions", query.page_key), limit=query.limit
+    )
+    metadata = encode_cursor("sessions", page.next)
+    return json_response(page_body("sessions", [codec.encode(shown(row)) for row in page.rows], metadata))
+
+
+async def get(call: Call) -> Response:
+    """GET …/sessions/{session_key}"""
+    return _shown(await call.services.sessions.get(call.principal, call.path["agent_key"], call.path["session_key"]))
+
+
+async def update(call: Call) -> Response:
+    """PATCH …/sessions/{session_key}"""
+    request = codec.convert(await call.json(), UpdateSessionRequest)
+    row = await call.services.sessions.update(
+        call.principal, call.path["agent_key"], call.path["session_key"], request, call.if_match()
+    )
+    return _shown(row)
+
+
+async def delete(call: Call) -> Response:
+    """DELETE …/sessions/{session_key}"""
+    await call.services.sessions.delete(
+        call.principal, call.path["agent_key"], call.path["session_key"], call.if_match()
+    )
+    return Response(status_code=204)
+
+
+def _shown(row: SessionRow, status: int = 200) -> Response:
+    return json_response(codec.encode(shown(row)), status, {"etag": f'"{row.version}"'})
+
+
+ROUTES = (
+    Route(
+        method="POST",
+        path=_PATH,
+        operation="createAgentSession",
+        summary="Create a session",
+        handler=create,
+        roles=_CREATE,
+        status=201,
+        body=CreateSessionRequest,
+        answer=Session,
+        errors=(400, 403, 404),
+    ),
+    Route(
+        method="GET",
+        path=_PATH,
+        operation="listAgentSessions",
+        summary="List sessions of an agent, newest first",
+        handler=list_sessions,
+        roles=_LIST,
+        query=ListSessionsQuery,
+        answer=ListSessionsResponse,
+        errors=(400, 403, 404),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/{session_key}",
+        operation="getAgentSession",
+        summary="Show a session",
+        handler=get,
+        roles=_READ,
+        answer=Session,
+        errors=(403, 404),
+    ),
+    Route(
+        method="PATCH",
+        path=_PATH + "/{session_key}",
+        operation="updateAgentSession",
+        summary="Change the fields of a session that are sent",
+        handler=update,
+        roles=_DEVELOP,
+        body=UpdateSessionRequest,
+        answer=Session,
+        headers=("If-Match",),
+        errors=(400, 403, 404, 412),
+    ),
+    Route(
+        method="DELETE",
+        path=_PATH + "/{session_key}",
+        operation="deleteAgentSession",
+        summary="Delete a session and its events",
+        handler=delete,
+        roles=_DEVELOP,
+        status=204,
+        headers=("If-Match",),
+        errors=(400, 403, 404, 412),
+    ),
+)

@@ -1,0 +1,107 @@
+"""The HTTP server: uvicorn with our limits, our start message and our way to stop."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sessile.wire.limits import MAX_HEADER_BYTES, MAX_URL_BYTES
+
+_GRACE_SECONDS = 1
+"""What streams get after the drain, to say goodbye."""
+_MAX_HEAD_BYTES = 2 * (MAX_HEADER_BYTES + MAX_URL_BYTES)
+_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, which by itself reads a request head of any size into memory."""
+
+    _head_bytes = 0
+    _in_body = False
+
+    def data_received(self, data: bytes) -> None:
+        """Give up on a head that does not end; smaller ones that are too large get their answer from the gate."""
+        super().data_received(data)
+        if not self._in_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._in_body = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next byte belongs to another request."""
+        self._in_body, self._head_bytes = False, 0
+        super().on_message_complete()
+
+
+class HttpServer(uvicorn.Server):
+    """Listens, says so, and drains at the signal itself.
+
+    uvicorn's own shutdown first waits for open streams, and those wait for their turns: so the turns end first.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        drain_seconds: float,
+        on_ready: Callable[[str], None],
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                http=BoundedProtocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(drain_seconds) + _GRACE_SECONDS,
+            )
+        )
+        self._drain = drain
+        self._on_ready = on_ready
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say where."""
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle the signals on the event loop, and let a clean stop be a clean exit."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def stop(self) -> None:
+        """Start the drain and the shutdown; a second time, stop at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())

@@ -1,0 +1,203 @@
+"""Puts the adapters behind the ports. The only module that names concrete ones."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+
+import uvloop
+from msgspec import Struct
+
+from sessile import logs
+from sessile.api.app import App
+from sessile.api.call import Services
+from sessile.api.gate import Gate
+from sessile.api.server import HttpServer
+from sessile.auth import keys
+from sessile.clock import SystemClock
+from sessile.config import Config, ConfigError
+from sessile.live.hub import Hub
+from sessile.models.providers import default_providers
+from sessile.models.registry import Provider, Registry
+from sessile.ports import Authenticator, Clock, Store, TenantRow
+from sessile.runner.plan import Planner
+from sessile.runner.turn import TurnEnvironment
+from sessile.runner.worker import Worker
+from sessile.service.agents import Agents
+from sessile.service.events import Events
+from sessile.service.inputs import Inputs
+from sessile.service.sessions import Sessions
+from sessile.stores.sqlite.store import SqliteStore
+from sessile.tools.registry import ToolRegistry
+from sessile.wire.errors import StorageUnavailable
+
+DEFAULT_TENANT = "default"
+_PURGE_IDLE_SECONDS = 1.0
+_SWITCH_INTERVAL = 0.0005
+"""Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
+
+
+class Runtime(Struct, frozen=True):
+    """A running Sessile without its HTTP server."""
+
+    services: Services
+    worker: Worker
+    store: Store
+    tenant: TenantRow
+    clock: Clock
+
+
+@contextlib.asynccontextmanager
+async def open_store(config: Config) -> AsyncIterator[Store]:
+    """The store of the data folder, for administration beside a running server or without one."""
+    store = await SqliteStore.open(_folder(config) / "sessile.db", SystemClock())
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, providers: Mapping[str, Provider] | None = None) -> AsyncIterator[Runtime]:
+    """Everything but HTTP: the store, the models and tools, and a worker that has closed what was left unfinished."""
+    with _owned(_folder(config)):
+        models = Registry(config.models, {**default_providers(), **(providers or {})})
+        tools = ToolRegistry(config.tools)
+        clock = SystemClock()
+        async with open_store(config) as store:
+            hub = Hub(store, config.heartbeat_seconds)
+            env = TurnEnvironment(store, Planner(models, tools), hub, clock, config.max_model_calls)
+            worker = Worker(env)
+            inputs = Inputs(store, worker, hub, clock)
+            services = Services(
+                agents=Agents(store, models, tools, worker),
+                sessions=Sessions(store, worker, hub),
+                inputs=inputs,
+                events=Events(store),
+                hub=hub,
+                store=store,
+            )
+            await worker.recover()
+            sweeper = asyncio.create_task(_purge_for_ever(store))
+            try:
+                yield Runtime(services, worker, store, await default_tenant(store), clock)
+            finally:
+                inputs.drain()
+                sweeper.cancel()
+                await worker.drain(config.shutdown_seconds)
+                await models.close()
+
+
+async def default_tenant(store: Store) -> TenantRow:
+    """The tenant that a fresh store starts with."""
+    tenants = {tenant.key: tenant for tenant in await store.list_tenants()}
+    return tenants.get(DEFAULT_TENANT) or await store.create_tenant(DEFAULT_TENANT, "Default tenant")
+
+
+async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None:
+    """Make sure that somebody can get in; returns the secret of a new owner key on the first start only.
+
+    `SESSILE_OWNER_KEY` sets the owner key instead; one that it had set before is revoked.
+    """
+    given = os.environ.get("SESSILE_OWNER_KEY")
+    existing = await store.list_keys(tenant.id)
+    if given:
+        if len(given) < 16:
+            raise ConfigError("SESSILE_OWNER_KEY must have at least 16 characters.")
+        digest = keys.digest(given)
+        key_id = f"key_env_{digest.hex()[:12]}"
+        row = keys.new_key(tenant.id, "SESSILE_OWNER_KEY", ["owner"], {}, clock.now(), key_id)
+        await store.create_key(row, digest)
+        for old in existing:
+            if old.key_id.startswith("key_env_") and old.key_id != key_id:
+                await store.revoke_key(tenant.id, old.key_id)
+        return None
+    if existing:
+        return None
+    secret = keys.new_secret()
+    await store.create_key(keys.new_key(tenant.id, "owner", ["owner"], {}, clock.now()), keys.digest(secret))
+    return secret
+
+
+def build_app(config: Config, runtime: Runtime) -> App:
+    """The HTTP application over a runtime. Raises ConfigError when `no_auth` would be open to other machines."""
+    authenticator: Authenticator = keys.KeyAuthenticator(runtime.store, runtime.clock)
+    loopback = config.host in ("127.0.0.1", "::1", "localhost")
+    if config.no_auth:
+        if not loopback:
+            raise ConfigError("--no-auth is for loopback only; bind to 127.0.0.1 or use keys.")
+        authenticator = keys.NoAuthentication(runtime.tenant.id)
+    hosts = {config.host, *config.allowed_hosts}
+    if not loopback and not config.allowed_hosts:
+        hosts.add("*")
+    return App(runtime.services, authenticator, Gate(hosts, config.cors_origins))
+
+
+def serve(
+    config: Config,
+    providers: Mapping[str, Provider] | None = None,
+    *,
+    prepare: Callable[[Runtime], Awaitable[None]] | None = None,
+    on_ready: Callable[[str, str | None], None] | None = None,
+) -> None:
+    """Run a server until SIGTERM or SIGINT.
+
+    `prepare` runs before the server listens. `on_ready` gets its URL, and the owner key if this start made one.
+
+    Raises ConfigError, StorageUnavailable.
+    """
+    logs.configure(config.log_level)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, providers, prepare, on_ready or (lambda url, secret: None)))
+
+
+async def _serve(
+    config: Config,
+    providers: Mapping[str, Provider] | None,
+    prepare: Callable[[Runtime], Awaitable[None]] | None,
+    on_ready: Callable[[str, str | None], None],
+) -> None:
+    async with running(config, providers) as runtime:
+        app = build_app(config, runtime)
+        secret = await owner_key(runtime.store, runtime.tenant, runtime.clock)
+        if prepare is not None:
+            await prepare(runtime)
+
+        async def drain() -> None:
+            runtime.services.inputs.drain()
+            await runtime.worker.drain(config.shutdown_seconds)
+
+        server = HttpServer(
+            app, config.host, config.port, drain, config.shutdown_seconds, lambda url: on_ready(url, secret)
+        )
+        await server.serve()
+
+
+async def _purge_for_ever(store: Store) -> None:
+    """Remove what was deleted, slice by slice, and leave the writer to others in between."""
+    while True:
+        more = False
+        with contextlib.suppress(StorageUnavailable):
+            more = await store.purge()
+        await asyncio.sleep(0.005 if more else _PURGE_IDLE_SECONDS)
+
+
+def _folder(config: Config) -> Path:
+    folder = Path(config.data)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Hold the data folder: a second server on it refuses to start, and a lock that is free proves the old one dead."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"Another Sessile server is using the data folder {folder}.") from None
+        yield

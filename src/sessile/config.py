@@ -1,0 +1,98 @@
+"""Settings: defaults, then `sessile.toml`, then `SESSILE_*` variables, then the command line."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class ConfigError(Exception):
+    """The configuration is not valid; the text says where and why."""
+
+
+class ModelConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One `[models.NAME]` table. `model` is the provider's own name for it; the key comes from `api_key_env`."""
+
+    provider: str
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    context_window: Annotated[int, Meta(ge=256)] = 128_000
+    timeout_seconds: Positive = 120
+    """Longest wait for the first and for each further chunk of an answer."""
+
+
+class ToolConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """One `[tools.NAME]` table: a Python function as `package.module:function`."""
+
+    function: str
+    description: str | None = None
+    timeout_seconds: Positive = 30
+    idempotent: bool = False
+
+
+class Config(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The whole configuration of a server."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8700
+    data: str = "data"
+    no_auth: bool = False
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Names a Host header may carry besides loopback and `host`."""
+    cors_origins: list[str] = field(default_factory=list)
+    """Origins whose pages may call this server from a browser."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_model_calls: Annotated[int, Meta(ge=1, le=1000)] = 25
+    """Model calls in one turn; the turn ends with `limit` when it wants more."""
+    heartbeat_seconds: Positive = 10
+    shutdown_seconds: Positive = 4
+    """How long running turns may take to end once the server was told to stop."""
+    models: dict[str, ModelConfig] = field(default_factory=dict)
+    tools: dict[str, ToolConfig] = field(default_factory=dict)
+
+
+def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read the configuration. Without `path`, `sessile.toml` in the working folder is used if it is there.
+
+    Raises ConfigError.
+    """
+    values: dict[str, Any] = {}
+    file = Path(path) if path else Path("sessile.toml")
+    if path or file.exists():
+        values = _read(file)
+    values |= _from_environment()
+    values |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    try:
+        return msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return values
+
+
+def _from_environment() -> dict[str, Any]:
+    """`SESSILE_PORT=9000` and so on for every plain setting; lists are separated by commas."""
+    values: dict[str, Any] = {}
+    for setting in msgspec.structs.fields(Config):
+        text = os.environ.get(f"SESSILE_{setting.name.upper()}")
+        if text is None or setting.name in ("models", "tools"):
+            continue
+        value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
+        try:
+            values[setting.name] = msgspec.convert(value, setting.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"SESSILE_{setting.name.upper()}: {error}") from None
+    return values

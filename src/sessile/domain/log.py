@@ -1,0 +1,54 @@
+"""The two states of a durable event: a draft that waits for its place, and an entry that has one."""
+
+from msgspec import Struct
+from msgspec.json import Decoder
+from msgspec.structs import force_setattr
+
+from sessile.wire import codec
+from sessile.wire.events import AnyEvent, Event
+
+_decode = Decoder(AnyEvent).decode
+
+
+class Draft(Struct, frozen=True):
+    """An event without its envelope: a type and its JSON body, which opens with `{"type":`."""
+
+    type: str
+    body: bytes
+
+
+class Entry(Struct, frozen=True):
+    """One event of a log as it is stored. `json` splices the envelope in front of the body; nothing is re-encoded."""
+
+    id: str
+    session_key: str
+    sequence: int
+    turn_id: str
+    type: str
+    created_at: int
+    """Microseconds since the epoch."""
+    hidden: bool
+    body: bytes
+    _json: bytes | None = None
+
+    @property
+    def json(self) -> bytes:
+        """The event as an answer shows it."""
+        if self._json is None:
+            envelope = (
+                f'{{"id":"{self.id}","session_key":"{self.session_key}",'
+                f'"created_at":"{codec.rfc3339(self.created_at)}","sequence":{self.sequence},'
+                f'"turn_id":"{self.turn_id}",' + ('"hidden":true,' if self.hidden else "")
+            )
+            force_setattr(self, "_json", envelope.encode() + self.body[1:])
+        return self._json  # type: ignore[return-value]
+
+    def event(self) -> AnyEvent:
+        """The typed event."""
+        event: AnyEvent = _decode(self.json)
+        return event
+
+
+def draft(event: Event) -> Draft:
+    """The draft of an event whose envelope is empty."""
+    return Draft(str(event.__struct_config__.tag), codec.encode(event))

@@ -1,0 +1,143 @@
+"""The in-process channel of one session: a chain of what happened, and whoever waits for more. It reads no store."""
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from sessile.domain.log import Entry
+from sessile.wire import codec, sse
+from sessile.wire.events import LiveFrame, StreamingAgentOutput, StreamingAgentOutputEnd
+
+MAX_LAG_BYTES = 1024 * 1024
+"""A follower that is further behind loses its place, so that the chain behind the slowest one stays bounded."""
+_INSPECTION_BYTES = 64 * 1024
+_FRAME_OVERHEAD = 200
+
+
+class Node:
+    """One link: a durable entry or an ephemeral frame, encoded once however many followers send it.
+
+    A follower holds the last node it has seen. Nodes that no follower holds any more are freed; `position` counts the
+    bytes of the chain up to this node, so that a follower knows how far it is behind.
+    """
+
+    __slots__ = ("_sse", "entry", "frame", "next", "position")
+
+    def __init__(self, entry: Entry | None, frame: LiveFrame | None, position: int) -> None:
+        self.entry = entry
+        self.frame = frame
+        self.position = position
+        self.next: Node | None = None
+        self._sse: bytes | None = None
+
+    @property
+    def sse(self) -> bytes:
+        """The node as a server-sent event without an id."""
+        if self._sse is None:
+            if self.entry is not None:
+                self._sse = sse.frame(self.entry.type, self.entry.json)
+            else:
+                self._sse = sse.frame(str(self.frame.__struct_config__.tag), codec.encode(self.frame))  # type: ignore[union-attr]
+        return self._sse
+
+
+class Place:
+    """Where a follower stands in the chain; `node` is None once it was too slow and has lost its place."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Node) -> None:
+        self.node: Node | None = node
+
+
+class Channel:
+    """What followers of one session share."""
+
+    def __init__(self) -> None:
+        self.tail = Node(None, None, 0)
+        self.running = False
+        """Whether a turn of the session is running here."""
+        self.head: int | None = None
+        """The sequence of the newest event that was announced here, or None before the first."""
+        self.output: StreamingAgentOutput | None = None
+        """The latest delta of the output in flight, if there is one."""
+        self.closed: str | None = None
+        """Why the channel was closed, once it was."""
+        self.places: set[Place] = set()
+        self._output: list[str] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._inspect_at = _INSPECTION_BYTES
+
+    def announce(self, entries: Sequence[Entry]) -> None:
+        """Link durable events."""
+        for entry in entries:
+            self._link(Node(entry, None, self.tail.position + len(entry.body) + _FRAME_OVERHEAD))
+            self.head = entry.sequence
+            self.running = entry.type != "turn_ended"
+            if entry.type in ("agent_output", "turn_ended"):
+                self._forget_output()
+        self.wake()
+
+    def publish(self, frame: LiveFrame) -> None:
+        """Link an ephemeral frame, and keep the text of the output in flight."""
+        self.running = True
+        size = _FRAME_OVERHEAD
+        if isinstance(frame, StreamingAgentOutput):
+            if self.output is None or frame.output_id != self.output.output_id:
+                self._forget_output()
+            self.output = frame
+            self._output.append(frame.content)
+            size += len(frame.content)
+        elif isinstance(frame, StreamingAgentOutputEnd):
+            self._forget_output()
+        self._link(Node(None, frame, self.tail.position + size))
+        self.wake()
+
+    def close(self, reason: str) -> None:
+        """End all followers."""
+        self.closed = reason
+        self.wake()
+
+    def snapshot(self) -> StreamingAgentOutput | None:
+        """All text so far of the output in flight, as one delta."""
+        if self.output is None:
+            return None
+        return structs.replace(self.output, content="".join(self._output), offset=0, snapshot=True)
+
+    def wait(self) -> "asyncio.Future[None]":
+        """A future that the next link, or a wake-up, completes."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def wake(self) -> None:
+        """Complete all waiting futures."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def attach(self) -> Place:
+        """A new follower, at the end of the chain."""
+        place = Place(self.tail)
+        self.places.add(place)
+        return place
+
+    def detach(self, place: Place) -> None:
+        """A follower leaves."""
+        self.places.discard(place)
+
+    def _link(self, node: Node) -> None:
+        self.tail.next = node
+        self.tail = node
+        if node.position >= self._inspect_at:
+            self._inspect_at = node.position + _INSPECTION_BYTES
+            for place in self.places:
+                if place.node is not None and node.position - place.node.position > MAX_LAG_BYTES:
+                    place.node = None
+
+    def _forget_output(self) -> None:
+        self.output = None
+        self._output = []

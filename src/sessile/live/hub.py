@@ -1,0 +1,51 @@
+"""All channels of a process: the `LiveSink` that runner and service write to, and the place where followers attach."""
+
+from collections.abc import Sequence
+
+from sessile.domain.log import Entry
+from sessile.live.channel import Channel
+from sessile.live.tail import Tail
+from sessile.ports import Store
+from sessile.wire.events import LiveFrame
+
+
+class Hub:
+    """Channels by session. A channel exists while its session has a running turn or a follower here."""
+
+    def __init__(self, store: Store, heartbeat_seconds: float) -> None:
+        self._store = store
+        self._heartbeat_seconds = heartbeat_seconds
+        self._channels: dict[int, Channel] = {}
+
+    def announce(self, session_id: int, entries: Sequence[Entry]) -> None:
+        """Durable events, after their commit, in log order."""
+        self._channel(session_id).announce(entries)
+        self._drop_if_idle(session_id)
+
+    def publish(self, session_id: int, frame: LiveFrame) -> None:
+        """An ephemeral frame of the running turn."""
+        self._channel(session_id).publish(frame)
+
+    def close_session(self, session_id: int) -> None:
+        """The session is gone: end its followers."""
+        channel = self._channels.pop(session_id, None)
+        if channel is not None:
+            channel.close("deleted")
+
+    def follow(self, session_id: int, cursor: int) -> Tail:
+        """Follow a session from the event after `cursor` on. The caller closes the tail."""
+        channel = self._channel(session_id)
+        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds)
+        tail.on_leave = lambda: self._drop_if_idle(session_id)
+        return tail
+
+    def _drop_if_idle(self, session_id: int) -> None:
+        channel = self._channels.get(session_id)
+        if channel is not None and not channel.places and not channel.running:
+            del self._channels[session_id]
+
+    def _channel(self, session_id: int) -> Channel:
+        channel = self._channels.get(session_id)
+        if channel is None:
+            channel = self._channels[session_id] = Channel()
+        return channel

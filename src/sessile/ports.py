@@ -1,0 +1,470 @@
+"""Every port of Sessile, in one file. The docstrings are the contract; `sessile.testing` has suites that check it.
+
+A port is cut at verbs of the domain. No port knows which adapter stands behind it.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from msgspec import UNSET, Struct, UnsetType, json
+
+from sessile.domain.log import Draft, Entry
+from sessile.domain.messages import Message, ToolCall, ToolSpec
+from sessile.wire.events import LiveFrame, TurnError
+from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
+
+Row = TypeVar("Row")
+
+
+class TenantRow(Struct, frozen=True, kw_only=True):
+    """A tenant. All other rows belong to one."""
+
+    id: int
+    key: str
+    name: str
+    created_at: int
+
+
+class ApiKeyRow(Struct, frozen=True, kw_only=True):
+    """An API key without its secret. `agent_roles` maps agent keys to the roles held for that agent only."""
+
+    key_id: str
+    tenant_id: int
+    name: str
+    roles: list[str]
+    agent_roles: dict[str, list[str]]
+    created_at: int
+    revoked_at: int | None = None
+
+
+class AgentRow(Struct, frozen=True, kw_only=True):
+    """A stored agent. `document` is its JSON without `id`, `key` and the times; times are microseconds."""
+
+    id: int
+    tenant_id: int
+    key: str
+    enabled: bool
+    version: int
+    document: bytes
+    created_at: int
+    updated_at: int
+
+
+class SessionRow(Struct, frozen=True, kw_only=True):
+    """A stored session. `metadata`, `usage` and `context_usage` are JSON; times are microseconds."""
+
+    id: int
+    tenant_id: int
+    agent_id: int
+    agent_key: str
+    key: str
+    name: str
+    description: str | None
+    metadata: bytes
+    enabled: bool
+    tti_minutes: int
+    version: int
+    status: Status
+    stop_reason: StopReason | None
+    last_sequence: int
+    last_event_id: str | None
+    usage: bytes
+    context_usage: bytes | None
+    created_at: int
+    updated_at: int
+
+    def scope(self) -> dict[str, Any]:
+        """What an instruction template can say about the session."""
+        return {
+            "id": self.key,
+            "key": self.key,
+            "name": self.name,
+            "description": self.description or "",
+            "metadata": json.decode(self.metadata),
+        }
+
+
+class NewSession(Struct, frozen=True, kw_only=True):
+    """What a caller chose for a new session."""
+
+    key: str
+    name: str
+    description: str | None
+    metadata: bytes
+    enabled: bool
+    tti_minutes: int
+
+
+class SessionChanges(Struct, frozen=True, kw_only=True):
+    """The fields of a session to change; UNSET leaves a field as it is."""
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    metadata: bytes | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    tti_minutes: int | UnsetType = UNSET
+
+
+class SessionRef(Struct, frozen=True):
+    """How a caller names a session."""
+
+    tenant_id: int
+    agent_key: str
+    session_key: str
+
+
+class TurnRow(Struct, frozen=True, kw_only=True):
+    """A stored turn; `usage` and `error` are JSON."""
+
+    id: int
+    turn_id: str
+    input_sequence: int
+    input_event_id: str
+    fence: int
+    running: bool
+    stop_reason: StopReason | None
+    error: bytes | None
+    usage: bytes
+    created_at: int
+    ended_at: int | None
+
+
+class Fence(Struct, frozen=True):
+    """The right to write one turn. The store refuses an append whose token is not the turn's current one."""
+
+    session_id: int
+    turn: int
+    token: int
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit."""
+
+    agent: AgentRow
+    session: SessionRow
+    turn_id: str
+    fence: Fence
+    opened: list[Entry]
+
+
+class TurnProgress(Struct, frozen=True, kw_only=True):
+    """Totals to be stored beside events: of the turn, of the session, and of the last model call."""
+
+    turn_usage: Usage
+    session_usage: Usage
+    context_usage: SessionContextUsage | None
+
+
+class TurnEnd(Struct, frozen=True):
+    """How a turn ends."""
+
+    stop_reason: StopReason
+    error: TurnError | None = None
+
+
+class EventQuery(Struct, frozen=True, kw_only=True):
+    """Which events of a log to read: those after (`desc`: before) `cursor`, at most `limit`.
+
+    The store examines a bounded number of rows, so a page may hold fewer than `limit` events and still have a `next`.
+    """
+
+    cursor: int | None = None
+    limit: int
+    order: Literal["asc", "desc"] = "asc"
+    types: Collection[str] | None = None
+    records: bool = False
+    include_hidden: bool = False
+
+
+class Page(Struct, Generic[Row], frozen=True):
+    """Rows in order, and the cursor after which the next page starts, or None on the last page."""
+
+    rows: list[Row]
+    next: int | None
+
+
+# A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
+Admit = Callable[[AgentRow, SessionRow], None]
+
+
+class Store(Protocol):
+    """Agents, sessions and logs, durable.
+
+    Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
+    it raises StorageUnavailable, it had no effect. Rows of another tenant do not exist: NotFound. Verbs may be called
+    by any number of tasks at once.
+    """
+
+    async def close(self) -> None:
+        """Finish what was queued and let go of the files."""
+
+    async def ping(self) -> None:
+        """Raise StorageUnavailable unless the store can commit."""
+
+    async def create_tenant(self, key: str, name: str) -> TenantRow:
+        """Raises KeyTaken."""
+
+    async def list_tenants(self) -> list[TenantRow]:
+        """All tenants, oldest first."""
+
+    async def create_key(self, key: ApiKeyRow, digest: bytes) -> None:
+        """Store a key under the hash of its secret. An existing digest is left as it is."""
+
+    async def list_keys(self, tenant_id: int) -> list[ApiKeyRow]:
+        """All keys of a tenant, revoked ones too, oldest first."""
+
+    async def revoke_key(self, tenant_id: int, key_id: str) -> ApiKeyRow:
+        """Revoke a key for ever; a second time changes nothing. Raises NotFound."""
+
+    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
+        """The key whose secret has this hash, revoked or not."""
+
+    async def create_agent(self, tenant_id: int, key: str, document: bytes, enabled: bool) -> AgentRow:
+        """Raises KeyTaken."""
+
+    async def get_agent(self, tenant_id: int, key: str) -> AgentRow:
+        """Raises NotFound."""
+
+    async def list_agents(
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+    ) -> Page[AgentRow]:
+        """Newest first. Filtered pages examine a bounded number of rows."""
+
+    async def save_agent(
+        self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int
+    ) -> AgentRow | None:
+        """Replace the document if its version is still the expected one, else return None. Raises NotFound."""
+
+    async def delete_agent(self, tenant_id: int, key: str) -> int:
+        """Delete an agent and all its sessions; returns the internal id. Raises NotFound.
+
+        At once nothing of it can be reached; `purge` removes the rows.
+        """
+
+    async def create_session(self, tenant_id: int, agent_key: str, new: NewSession) -> SessionRow:
+        """Raises NotFound for the agent, KeyTaken for the session."""
+
+    async def get_session(self, ref: SessionRef) -> SessionRow:
+        """Raises NotFound."""
+
+    async def list_sessions(
+        self, tenant_id: int, agent_key: str, *, cursor: int | None, limit: int
+    ) -> Page[SessionRow]:
+        """Newest first, the same cost however many there are, reading no event. Raises NotFound for the agent."""
+
+    async def update_session(self, ref: SessionRef, changes: SessionChanges, if_match: int | None) -> SessionRow:
+        """Change fields and increment the version. Raises NotFound, or PreconditionFailed for another version."""
+
+    async def delete_session(self, ref: SessionRef, if_match: int | None) -> int:
+        """Delete a session and its log; returns the internal id. Raises as `update_session`.
+
+        At once nothing of it can be reached; `purge` removes the rows.
+        """
+
+    async def purge(self) -> bool:
+        """Remove a slice of what was deleted; True when more is left. Each call holds the writer a few milliseconds."""
+
+    async def accept_input(self, ref: SessionRef, input: Draft, turn_id: str, admit: Admit) -> Claim:
+        """Append the input and its `turn_started`, and claim the turn, in one commit.
+
+        `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound, or
+        SessionRunning with the turn's id while another turn runs.
+        """
+
+    async def append(
+        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+    ) -> list[Entry]:
+        """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
+
+        Raises FenceLost when the fence is not the turn's current one, the turn has ended or the session is gone.
+        """
+
+    async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
+        """A page of a session's log, the same cost however long the log is. Raises NotFound for the session."""
+
+    async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
+        """As `list_events`, for a caller that holds the internal id; empty when the session is gone."""
+
+    async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
+        """Raises NotFound."""
+
+    async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
+        """Raises NotFound."""
+
+    async def take_unfinished_turns(self) -> list[Claim]:
+        """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
+
+
+class TurnQueue(Protocol):
+    """Whoever runs turns."""
+
+    def submit(self, claim: Claim) -> None:
+        """Run a claimed turn. Never blocks."""
+
+    async def cancel_session(self, session_id: int) -> None:
+        """Stop the turn of a session that is gone, and wait until it has stopped."""
+
+    async def cancel_agent(self, agent_id: int) -> None:
+        """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
+
+
+class LiveSink(Protocol):
+    """Where followers of a session get what happens. Never blocks, never raises, keeps nothing for good."""
+
+    def announce(self, session_id: int, entries: Sequence[Entry]) -> None:
+        """Durable events, after their commit, in log order. A hint: a follower that missed one reads the log."""
+
+    def publish(self, session_id: int, frame: LiveFrame) -> None:
+        """An ephemeral frame of the running turn."""
+
+    def close_session(self, session_id: int) -> None:
+        """The session is gone: end its followers."""
+
+
+class ThinkingDelta(Struct, frozen=True):
+    """A piece of the model's thinking."""
+
+    text: str
+
+
+class TextDelta(Struct, frozen=True):
+    """A piece of the model's answer."""
+
+    text: str
+
+
+class ModelUsage(Struct, frozen=True):
+    """Tokens of one model call, as the provider counts them; cached and reasoning tokens are parts of the totals."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
+"""What a model streams: deltas, then each tool call once and whole, and its usage when known."""
+
+
+class ModelRequest(Struct, frozen=True, kw_only=True):
+    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given."""
+
+    messages: list[Message]
+    tools: list[ToolSpec]
+    parameters: dict[str, Any]
+
+
+class ModelFault(Exception):
+    """A model call failed. `retryable` says whether the same call may succeed later.
+
+    Codes: `model_unavailable`, `model_timeout`, `model_rate_limited`, `model_rejected` (the request is wrong),
+    `model_unauthorized`, `model_protocol` (the answer makes no sense).
+    """
+
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after = retry_after
+        """Seconds the provider asks to wait, if it does."""
+
+
+class Model(Protocol):
+    """A chat model under one name."""
+
+    @property
+    def name(self) -> str:
+        """The name agents use."""
+
+    @property
+    def context_window(self) -> int:
+        """Tokens the model can read and write in one call."""
+
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
+        """Call the model once. Raises ModelFault.
+
+        Closing the iterator, or cancelling the task that reads it, closes the connection to the provider at once.
+        An end without ModelFault means that the answer is complete.
+        """
+
+
+class Models(Protocol):
+    """The models that the server's configuration names."""
+
+    def get(self, name: str) -> Model:
+        """The model an agent calls `name`. Raises UnknownModel, which lists what is configured."""
+
+    async def close(self) -> None:
+        """Close connections and end child processes."""
+
+
+class ToolFault(Exception):
+    """A tool call failed; the text is for the model. Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Tool(Protocol):
+    """Something a model can call."""
+
+    @property
+    def name(self) -> str:
+        """The name in the server's configuration."""
+
+    @property
+    def description(self) -> str:
+        """What the tool is for, for a model."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """JSON schema of the arguments: an object."""
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether running the same call again does no harm."""
+
+    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
+
+        The result is a JSON object; a tool that returns something else gives `{"result": …}`.
+        """
+
+
+class Tools(Protocol):
+    """The tools that the server's configuration names."""
+
+    def get(self, name: str) -> Tool | None:
+        """The tool of this name, or None."""
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+
+
+class Principal(Struct, frozen=True, kw_only=True):
+    """Who calls: a tenant and the roles of the key. `key_id` is None without authentication."""
+
+    tenant_id: int
+    key_id: str | None
+    roles: frozenset[str]
+    agent_roles: dict[str, frozenset[str]]
+
+
+class Authenticator(Protocol):
+    """Tells who holds a secret."""
+
+    async def authenticate(self, secret: str | None) -> Principal:
+        """Raises Unauthenticated."""
+
+
+class Clock(Protocol):
+    """Time, injected so that tests control it. Order never depends on it."""
+
+    def now(self) -> int:
+        """Microseconds since the epoch."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""

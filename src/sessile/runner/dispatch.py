@@ -1,0 +1,185 @@
+"""Tool calls of one model answer in three phases: prepare, execute, finalize. Failures are data and never raised.
+
+Nothing is appended here: the turn loop makes the `tool_input` events durable between prepare and execute.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sessile.domain.messages import ToolCall, ToolSpec
+from sessile.ports import Tool, ToolFault
+from sessile.wire import codec, ids
+from sessile.wire.errors import InvalidJson
+from sessile.wire.events import ToolInputEvent, ToolOutputEvent
+from sessile.wire.limits import MAX_TOOL_ARGUMENT_BYTES
+
+_MAX_NAME_CHARS = 200
+_MAX_ID_CHARS = 200
+_MAX_UNPARSED_CHARS = 2_000
+_MAX_MESSAGE_CHARS = 2_000
+
+_log = structlog.get_logger()
+
+
+class OfferedTool(Struct, frozen=True):
+    """A tool as an agent offers it to its model, under the name of its configuration."""
+
+    configuration_name: str
+    tool: Tool
+    spec: ToolSpec
+
+
+class ToolOutcome(Struct, frozen=True):
+    """How a call ended: a result, or a code and a message for the model."""
+
+    result: dict[str, Any]
+    code: str | None = None
+    message: str = ""
+
+    @property
+    def error(self) -> bool:
+        """Whether the call has no result."""
+        return self.code is not None
+
+
+class PreparedCall(Struct, frozen=True, kw_only=True):
+    """A call that is ready to run, or one that already has an `outcome` because it cannot be run."""
+
+    id: str
+    configuration_name: str
+    tool_name: str
+    arguments: dict[str, Any]
+    tool: Tool | None = None
+    outcome: ToolOutcome | None = None
+
+    def event(self) -> ToolInputEvent:
+        """The `tool_input` event, to be made durable before `execute`."""
+        return ToolInputEvent(
+            tool_call_id=self.id,
+            tool_configuration_name=self.configuration_name,
+            tool_name=self.tool_name,
+            tool_input=self.arguments,
+        )
+
+
+def offer(name: str, configuration: Mapping[str, Any], tool: Tool) -> OfferedTool:
+    """A tool under the name of its configuration, whose own description, if any, stands before the tool's."""
+    own = configuration.get("description") or configuration.get("description_template")
+    return OfferedTool(name, tool, ToolSpec(name, own or tool.description, tool.parameters))
+
+
+def prepare_all(calls: Sequence[ToolCall], offered: Mapping[str, OfferedTool]) -> list[PreparedCall]:
+    """Prepare the calls of one answer; a call whose id another one has already gets a new id."""
+    prepared: list[PreparedCall] = []
+    taken: set[str] = set()
+    for call in calls:
+        ready = prepare(call, offered)
+        if ready.id in taken:
+            ready = replace(ready, id=ids.tool_call_id())
+        taken.add(ready.id)
+        prepared.append(ready)
+    return prepared
+
+
+def prepare(call: ToolCall, offered: Mapping[str, OfferedTool]) -> PreparedCall:
+    """Find the tool and parse the arguments. An id that cannot be stored is replaced.
+
+    An unknown tool (`tool_unknown`) and arguments that are too large, not JSON or not an object
+    (`tool_arguments_invalid`) give a call that has its outcome already.
+    """
+    found = offered.get(call.name)
+    name = found.configuration_name if found else _clean(call.name, _MAX_NAME_CHARS)
+    arguments, outcome = _parsed(call.arguments)
+    if found is None:
+        names = ", ".join(sorted(offered)) or "none"
+        outcome = _failure("tool_unknown", f"There is no tool {name!r}. Tools: {names}")
+    return PreparedCall(
+        id=call.id if _is_storable(call.id) else ids.tool_call_id(),
+        configuration_name=name,
+        tool_name=found.tool.name if found else name,
+        arguments=arguments,
+        tool=found.tool if found else None,
+        outcome=outcome,
+    )
+
+
+async def execute(calls: Sequence[PreparedCall]) -> list[ToolOutcome]:
+    """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_outcome(call)) for call in calls]
+    return [task.result() for task in tasks]
+
+
+def finalize(call: PreparedCall, outcome: ToolOutcome) -> ToolOutputEvent:
+    """The event that answers the call."""
+    return _output(call.event(), outcome)
+
+
+def unanswered(call_event: ToolInputEvent, code: str, reason: str) -> ToolOutputEvent:
+    """The event that closes a call that did not run to its end."""
+    return _output(call_event, _failure(code, reason))
+
+
+async def _outcome(call: PreparedCall) -> ToolOutcome:
+    if call.outcome is not None:
+        return call.outcome
+    assert call.tool is not None
+    try:
+        return ToolOutcome(await call.tool.run(call.arguments))
+    except ToolFault as fault:
+        return _failure(fault.code, fault.message)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return _failure("tool_failed", "The tool cancelled itself.")
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a tool is foreign code: its defect is its model's
+        _log.exception("tool_raised", tool=call.tool_name)
+        return _failure("tool_failed", type(error).__name__)
+
+
+def _parsed(text: str) -> tuple[dict[str, Any], ToolOutcome | None]:
+    """The arguments, or the text as it came and why it was refused."""
+    try:
+        body = text.encode()
+        if len(body) > MAX_TOOL_ARGUMENT_BYTES:
+            raise InvalidJson(f"The arguments are larger than {MAX_TOOL_ARGUMENT_BYTES} bytes.")
+        value = codec.decode(body) if body.strip() else {}
+        if isinstance(value, dict):
+            return value, None
+        reason = "The arguments are not a JSON object."
+    except UnicodeEncodeError:
+        reason = "The arguments contain a lone surrogate."
+    except InvalidJson as error:
+        reason = error.message.replace("The body is", "The arguments are", 1)
+    return {"unparsed": _clean(text, _MAX_UNPARSED_CHARS)}, _failure("tool_arguments_invalid", reason)
+
+
+def _output(call: ToolInputEvent, outcome: ToolOutcome) -> ToolOutputEvent:
+    failed = {"error": outcome.message, "code": outcome.code}
+    return ToolOutputEvent(
+        tool_call_id=call.tool_call_id,
+        tool_configuration_name=call.tool_configuration_name,
+        tool_name=call.tool_name,
+        tool_output=failed if outcome.error else outcome.result,
+        error=outcome.error,
+    )
+
+
+def _failure(code: str, message: str) -> ToolOutcome:
+    return ToolOutcome({}, code, _clean(message, _MAX_MESSAGE_CHARS))
+
+
+def _is_storable(id: str) -> bool:
+    return 0 < len(id) <= _MAX_ID_CHARS and _clean(id, _MAX_ID_CHARS) == id
+
+
+def _clean(text: str, limit: int) -> str:
+    """At most `limit` characters, with U+FFFD for NUL and lone surrogates."""
+    pairs = text[:limit].replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass")
+    return pairs.decode("utf-16-le", "replace")

@@ -1,0 +1,117 @@
+"""A turn that is being written: its fence, its totals, what is in flight. Every append of a turn goes through here."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+
+import msgspec
+import structlog
+
+from sessile.domain.log import Draft, draft
+from sessile.domain.turn import ModelAnswer
+from sessile.ports import Claim, Clock, LiveSink, Store, TurnEnd, TurnProgress
+from sessile.runner import dispatch
+from sessile.wire import codec
+from sessile.wire.errors import StorageUnavailable
+from sessile.wire.events import AnyEvent, ContextConsumed, LiveFrame, ToolInputEvent, ToolOutputEvent, TurnError
+from sessile.wire.sessions import SessionContextUsage, StopReason, Usage
+
+_STORAGE_RETRY_SECONDS = 1.0
+_log = structlog.get_logger("sessile.runner")
+
+
+class OpenTurn:
+    """The writing end of one claimed turn.
+
+    It holds the transcript invariants: the commit that ends a turn also answers its open tool calls. While the store is
+    unavailable an append waits and tries again; it raises FenceLost when the turn is no longer ours.
+    """
+
+    def __init__(self, claim: Claim, store: Store, sink: LiveSink, clock: Clock) -> None:
+        self.claim = claim
+        self.answer: ModelAnswer | None = None
+        """The model answer that is not in the log yet."""
+        self.open_calls: dict[str, ToolInputEvent] = {}
+        """Tool calls in the log that have no output there, by tool call id."""
+        self._store = store
+        self._sink = sink
+        self._clock = clock
+        self._usage = Usage()
+        self._session_usage = msgspec.json.decode(claim.session.usage, type=Usage)
+        self._context_usage: SessionContextUsage | None = None
+
+    @property
+    def turn_id(self) -> str:
+        """The turn's id."""
+        return self.claim.turn_id
+
+    def now(self) -> str:
+        """The time, for a live frame."""
+        return codec.rfc3339(self._clock.now())
+
+    def publish(self, frame: LiveFrame) -> None:
+        """Show an ephemeral frame to the followers."""
+        self._sink.publish(self.claim.session.id, frame)
+
+    def count(self, call: Usage, context: SessionContextUsage) -> None:
+        """Add a model call to the totals; they are stored with the next append."""
+        self._usage += call
+        self._session_usage += call
+        if call.input_tokens or call.output_tokens:
+            self._context_usage = context
+            self.publish(ContextConsumed(session_context_usage=context, turn_id=self.turn_id, created_at=self.now()))
+
+    async def append(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
+        """Append events and return them as they stand in the log."""
+        return await self._commit(events, None)
+
+    async def end(
+        self, stop_reason: StopReason, events: Sequence[AnyEvent] = (), error: TurnError | None = None
+    ) -> None:
+        """Append the last events, answer what is still open and end the turn, in one commit."""
+        answered = {event.tool_call_id for event in events if isinstance(event, ToolOutputEvent)}
+        code, message = (error.code, error.message) if error else ("turn_ended", "The turn ended before the tool did.")
+        unanswered = [
+            dispatch.unanswered(call, code, message)
+            for call_id, call in self.open_calls.items()
+            if call_id not in answered
+        ]
+        await self._commit([*events, *unanswered], TurnEnd(stop_reason, error))
+
+    async def fail(self, error: TurnError) -> None:
+        """End the turn with an error, keeping what was shown of the answer in flight as partial."""
+        await self.end("error", self.answer.events(partial=True) if self.answer else (), error)
+
+    async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> list[AnyEvent]:
+        drafts = [draft(event) for event in events]
+        progress = TurnProgress(
+            turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
+        )
+        while True:
+            try:
+                return await _to_the_end(self._write(events, drafts, progress, end))
+            except StorageUnavailable:
+                _log.warning("turn_waits_for_storage", turn_id=self.turn_id)
+                await self._clock.sleep(_STORAGE_RETRY_SECONDS)
+
+    async def _write(
+        self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
+    ) -> list[AnyEvent]:
+        entries = await self._store.append(self.claim.fence, drafts, progress, end)
+        self.answer = None
+        for event in events:
+            if isinstance(event, ToolInputEvent):
+                self.open_calls[event.tool_call_id] = event
+            elif isinstance(event, ToolOutputEvent):
+                self.open_calls.pop(event.tool_call_id, None)
+        self._sink.announce(self.claim.session.id, entries)
+        return [] if end else [entry.event() for entry in entries]
+
+
+async def _to_the_end(write: Coroutine[None, None, list[AnyEvent]]) -> list[AnyEvent]:
+    """Wait for a write even when cancelled: a turn must know what of it is in the log before it can be closed."""
+    task = asyncio.ensure_future(write)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

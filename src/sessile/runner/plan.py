@@ -1,0 +1,64 @@
+"""What an agent document means for its turns: model, instructions, tools on offer. Made once a version of the agent."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from sessile.domain import agents
+from sessile.domain.instructions import Instructions
+from sessile.ports import AgentRow, Model, Models, Tools
+from sessile.runner.dispatch import OfferedTool, offer
+from sessile.wire import codec
+from sessile.wire.agents import AgentModel
+
+_REMEMBERED = 512
+
+
+class Plan(Struct, frozen=True):
+    """An agent, ready to run."""
+
+    model: Model
+    settings: AgentModel
+    instructions: Instructions
+    offered: Mapping[str, OfferedTool]
+
+
+class Planner:
+    """Makes plans and remembers the latest ones."""
+
+    def __init__(self, models: Models, tools: Tools) -> None:
+        self._models = models
+        self._tools = tools
+        self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+
+    def plan(self, agent: AgentRow) -> Plan:
+        """The plan of this version of the agent. Raises UnknownModel, TemplateInvalid."""
+        key = (agent.id, agent.version)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make(agent)
+            if len(self._plans) > _REMEMBERED:
+                self._plans.popitem(last=False)
+        return plan
+
+    def _make(self, agent: AgentRow) -> Plan:
+        document: dict[str, Any] = msgspec.json.decode(agent.document)
+        settings = codec.convert(document["model"], AgentModel)
+        return Plan(
+            model=self._models.get(settings.name),
+            settings=settings,
+            instructions=Instructions.of(agent.key, document),
+            offered=self._offered(document),
+        )
+
+    def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:
+        allowed = document["first_step"].get("allowed_tools")
+        offered = {}
+        for name, tool_name in agents.active_tools(document):
+            tool = self._tools.get(tool_name)
+            if tool is not None and (allowed is None or name in allowed):
+                offered[name] = offer(name, document["tool_configurations"][name], tool)
+        return offered

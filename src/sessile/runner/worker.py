@@ -1,0 +1,106 @@
+"""Runs claimed turns as tasks of this process: start, cancel, drain, and what a fault means for a turn."""
+
+import asyncio
+
+import structlog
+
+from sessile.domain.session import fold
+from sessile.ports import Claim, EventQuery, ModelFault
+from sessile.runner.open_turn import OpenTurn
+from sessile.runner.turn import TurnEnvironment, run_turn
+from sessile.wire.errors import FenceLost, SessileError
+from sessile.wire.events import ToolInputEvent, TurnError, TurnStartedRecord
+
+_SHUTDOWN = TurnError(code="server_shutdown", message="The server was stopped while the turn was running.")
+_RESTARTED = TurnError(code="server_restarted", message="The server went away while the turn was running.")
+_INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
+_log = structlog.get_logger("sessile.runner")
+
+
+class Worker:
+    """The `TurnQueue` of one process: a task for each running turn."""
+
+    def __init__(self, env: TurnEnvironment) -> None:
+        self._env = env
+        self._running: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
+
+    def submit(self, claim: Claim) -> None:
+        """Run a claimed turn. Never blocks."""
+        session_id = claim.session.id
+        task = asyncio.create_task(self._run(claim), name=claim.turn_id)
+        self._running[session_id] = (claim, task)
+        task.add_done_callback(lambda _: self._forget(session_id, task))
+
+    async def cancel_session(self, session_id: int) -> None:
+        """Stop the turn of a session that is gone, and wait until it has stopped."""
+        await self._cancel([task for key, (_, task) in self._running.items() if key == session_id])
+
+    async def cancel_agent(self, agent_id: int) -> None:
+        """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
+        await self._cancel([task for claim, task in self._running.values() if claim.agent.id == agent_id])
+
+    async def drain(self, seconds: float) -> None:
+        """End all running turns with `server_shutdown`; what has not ended in time is left to the next start."""
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    async def recover(self) -> int:
+        """Close every turn that an earlier process left running; returns how many."""
+        claims = await self._env.store.take_unfinished_turns()
+        for claim in claims:
+            turn = self._open(claim)
+            turn.open_calls = await self._open_calls(claim)
+            await turn.fail(_RESTARTED)
+            _log.warning("turn_closed_at_start", turn_id=claim.turn_id, session_key=claim.session.key)
+        return len(claims)
+
+    async def _run(self, claim: Claim) -> None:
+        turn = self._open(claim)
+        try:
+            await run_turn(turn, self._env)
+        except FenceLost:
+            _log.info("turn_lost", turn_id=claim.turn_id, session_key=claim.session.key)
+        except asyncio.CancelledError:
+            await self._fail(turn, _SHUTDOWN)
+        except ModelFault as fault:
+            await self._fail(turn, TurnError(code=fault.code, message=fault.message))
+        except SessileError as error:
+            await self._fail(turn, TurnError(code=error.code, message=error.message))
+        except Exception:  # a defect in one turn must end that turn durably, never leave it running or end the worker
+            _log.exception("turn_failed", turn_id=claim.turn_id, session_key=claim.session.key)
+            await self._fail(turn, _INTERNAL)
+
+    async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
+        _log.warning("turn_error", turn_id=turn.turn_id, code=error.code, error=error.message)
+        try:
+            await turn.fail(error)
+        except FenceLost:
+            _log.info("turn_lost", turn_id=turn.turn_id)
+
+    async def _open_calls(self, claim: Claim) -> dict[str, ToolInputEvent]:
+        """The turn's tool calls without an output, from the log."""
+        events = []
+        query = EventQuery(limit=200, order="desc", records=True, include_hidden=True)
+        while True:
+            page = await self._env.store.read_log(claim.session.id, query)
+            events += [entry.event() for entry in page.rows if entry.turn_id == claim.turn_id]
+            begun = any(isinstance(event, TurnStartedRecord) for event in events)
+            if begun or page.next is None:
+                return fold(reversed(events)).open_tool_calls
+            query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
+
+    def _open(self, claim: Claim) -> OpenTurn:
+        return OpenTurn(claim, self._env.store, self._env.sink, self._env.clock)
+
+    async def _cancel(self, tasks: list["asyncio.Task[None]"]) -> None:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _forget(self, session_id: int, task: "asyncio.Task[None]") -> None:
+        if self._running.get(session_id, (None, None))[1] is task:
+            del self._running[session_id]

@@ -1,0 +1,122 @@
+"""Use-cases over agents: check the document, store it, show it."""
+
+from typing import Any
+
+import msgspec
+
+from sessile.domain import agents
+from sessile.domain.instructions import Instructions
+from sessile.ports import AgentRow, Models, Page, Principal, Store, Tools, TurnQueue
+from sessile.wire import codec, ids
+from sessile.wire.errors import KeyTaken, NotFound, UnknownTool
+
+_GENERATED_KEY_TRIES = 3
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """An agent as JSON, and its tool configurations that are not offered to a model: name → type."""
+
+    json: bytes
+    inactive: dict[str, str]
+
+
+class Agents:
+    """Everything that can be done with agents."""
+
+    def __init__(self, store: Store, models: Models, tools: Tools, queue: TurnQueue) -> None:
+        self._store = store
+        self._models = models
+        self._tools = tools
+        self._queue = queue
+
+    async def create(self, principal: Principal, body: Any) -> AgentView:
+        """Raises InvalidRequest, KeyTaken, UnknownModel, UnknownTool, TemplateInvalid."""
+        document = self._checked(agents.normalize(body), body.get("key") or "")
+        encoded, enabled = codec.encode(document), document["enabled"]
+        if "key" in body:
+            return self._view(await self._store.create_agent(principal.tenant_id, body["key"], encoded, enabled))
+        for _ in range(_GENERATED_KEY_TRIES - 1):
+            try:
+                key = ids.agent_key(document["name"])
+                return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled))
+            except KeyTaken:
+                continue
+        raise KeyTaken
+
+    async def get(self, principal: Principal, key: str) -> AgentView:
+        """Raises NotFound."""
+        return self._view(await self._store.get_agent(principal.tenant_id, key))
+
+    async def list(
+        self, principal: Principal, seen_by: frozenset[str], *, cursor: int | None, limit: int, enabled: bool | None
+    ) -> Page[AgentView]:
+        """A page, newest first. A principal without one of the roles `seen_by` sees the agents it has a role for."""
+        if principal.roles & seen_by:
+            page = await self._store.list_agents(principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled)
+        else:
+            page = await self._list_own(principal, cursor, limit, enabled)
+        return Page([self._view(row) for row in page.rows], page.next)
+
+    async def update(self, principal: Principal, key: str, changes: Any) -> AgentView:
+        """Change what was sent. Raises as `create`, and NotFound."""
+        while True:
+            row = await self._store.get_agent(principal.tenant_id, key)
+            document = self._checked(agents.patched(msgspec.json.decode(row.document), changes), key)
+            if saved := await self._save(row, document):
+                return saved
+
+    async def replace(self, principal: Principal, key: str, body: Any) -> AgentView:
+        """Replace the whole document; a `key` in it must be the same. Raises as `create`, and NotFound."""
+        document = self._checked(agents.normalize(body), key)
+        if body.get("key", key) != key:
+            raise codec.invalid_field("The key of an agent cannot be changed. - at `$.key`")
+        while True:
+            row = await self._store.get_agent(principal.tenant_id, key)
+            if saved := await self._save(row, document):
+                return saved
+
+    async def delete(self, principal: Principal, key: str) -> None:
+        """Delete an agent, its sessions and their running turns. Raises NotFound."""
+        agent_id = await self._store.delete_agent(principal.tenant_id, key)
+        await self._queue.cancel_agent(agent_id)
+
+    async def _save(self, row: AgentRow, document: dict[str, Any]) -> AgentView | None:
+        saved = await self._store.save_agent(
+            row.tenant_id, row.key, codec.encode(document), document["enabled"], row.version
+        )
+        return self._view(saved) if saved else None
+
+    async def _list_own(
+        self, principal: Principal, cursor: int | None, limit: int, enabled: bool | None
+    ) -> Page[AgentRow]:
+        own = []
+        for key in principal.agent_roles:
+            try:
+                own.append(await self._store.get_agent(principal.tenant_id, key))
+            except NotFound:
+                continue
+        rows = sorted(
+            (row for row in own if (cursor is None or row.id < cursor) and (enabled is None or row.enabled is enabled)),
+            key=lambda row: -row.id,
+        )
+        return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+
+    def _checked(self, document: dict[str, Any], key: str) -> dict[str, Any]:
+        """The document, if this server can run it."""
+        self._models.get(document["model"]["name"])
+        if unknown := agents.unknown_tools(document, self._tools.names()):
+            known = ", ".join(self._tools.names()) or "none"
+            raise UnknownTool(f"No tool is configured as {', '.join(unknown)}. Configured tools: {known}.")
+        Instructions.of(key, document)
+        return document
+
+    def _view(self, row: AgentRow) -> AgentView:
+        document: dict[str, Any] = msgspec.json.decode(row.document)
+        shown = {
+            "id": row.key,
+            "key": row.key,
+            **document,
+            "created_at": codec.rfc3339(row.created_at),
+            "updated_at": codec.rfc3339(row.updated_at),
+        }
+        return AgentView(codec.encode(shown), agents.inactive_tools(document, self._tools.names()))

@@ -1,0 +1,119 @@
+"""Use-cases of input: check it, append it, hand its turn on."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET
+
+from sessile.domain.instructions import Instructions
+from sessile.domain.log import draft
+from sessile.ports import AgentRow, Claim, Clock, LiveSink, Principal, SessionRef, SessionRow, Store, TurnQueue
+from sessile.wire import codec, ids
+from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
+from sessile.wire.events import InputMessageEvent, TextPart
+from sessile.wire.inputs import InputMessageRequest
+from sessile.wire.limits import MAX_INPUT_CHARS
+
+Follower = TypeVar("Follower")
+
+_REMEMBERED = 512
+_UNBUILT_TYPES = ("interrupt", "compact", "tool_output")
+
+
+class Inputs:
+    """Everything that can be posted to a session."""
+
+    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock) -> None:
+        self._store = store
+        self._queue = queue
+        self._live = live
+        self._clock = clock
+        self._draining = False
+        self._instructions: OrderedDict[tuple[int, int], Instructions] = OrderedDict()
+
+    def drain(self) -> None:
+        """Take no more input."""
+        self._draining = True
+
+    async def accept(
+        self,
+        principal: Principal,
+        agent_key: str,
+        session_key: str,
+        request: InputMessageRequest,
+        attach: Callable[[Claim], Follower],
+    ) -> tuple[Claim, Follower]:
+        """Make an input durable and start its turn, which belongs to the session, not to the caller.
+
+        `attach` makes whatever follows the turn, after the commit and before the turn starts.
+
+        Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
+        Draining, StorageUnavailable; after any of these nothing was stored.
+        """
+        if self._draining:
+            raise Draining
+        event = _event(request)
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        accepting = asyncio.ensure_future(self._accept(ref, event, attach))
+        # Whoever asked may go away; an input that is durable gets its turn all the same.
+        return await asyncio.shield(accepting)
+
+    async def _accept(
+        self, ref: SessionRef, event: InputMessageEvent, attach: Callable[[Claim], Follower]
+    ) -> tuple[Claim, Follower]:
+        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit)
+        self._live.announce(claim.session.id, claim.opened)
+        follower = attach(claim)
+        self._queue.submit(claim)
+        return claim, follower
+
+    def _admit(self, agent: AgentRow, session: SessionRow) -> None:
+        """Runs inside the store's commit: it must be quick and touch nothing that the event loop uses."""
+        if not agent.enabled:
+            raise AgentDisabled(f"The agent {agent.key!r} is not enabled and takes no input.")
+        if not session.enabled:
+            raise SessionDisabled(f"The session {session.key!r} is not enabled and takes no input.")
+        instructions = self._compiled(agent)
+        if instructions.templates:
+            instructions.render(session.scope(), codec.rfc3339(self._clock.now())[:10])
+
+    def _compiled(self, agent: AgentRow) -> Instructions:
+        key = (agent.id, agent.version)
+        instructions = self._instructions.get(key)
+        if instructions is None:
+            instructions = Instructions.of(agent.key, msgspec.json.decode(agent.document))
+            self._instructions[key] = instructions
+            if len(self._instructions) > _REMEMBERED:
+                self._instructions.popitem(last=False)
+        return instructions
+
+
+def parse(body: Any) -> InputMessageRequest:
+    """The request in a JSON body. A missing `type` means `input_message`. Raises InvalidRequest, NotSupported."""
+    if isinstance(body, dict):
+        kind = body.get("type", "input_message")
+        if kind in _UNBUILT_TYPES:
+            raise NotSupported(
+                f"Input of type {kind!r} is not supported yet.", field_errors={"type": "Not supported yet."}
+            )
+        body = {"type": "input_message", **body}
+    request = codec.convert(body, InputMessageRequest)
+    for name in ("since", "behavior"):
+        if getattr(request, name) is not UNSET:
+            raise NotSupported(f"{name}: Not supported yet.", field_errors={name: "Not supported yet."})
+    return request
+
+
+def _event(request: InputMessageRequest) -> InputMessageEvent:
+    if (request.messages is UNSET) == (request.content is UNSET):
+        reason = "Give either messages or content."
+        raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})
+    parts = request.messages or [TextPart(content=request.content or "")]
+    text = "\n".join(part.content for part in parts if isinstance(part, TextPart))
+    if len(text) > MAX_INPUT_CHARS:
+        reason = f"Longer than {MAX_INPUT_CHARS} characters in all."
+        raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})
+    return InputMessageEvent(messages=parts, content=text)

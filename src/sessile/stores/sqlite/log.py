@@ -1,0 +1,138 @@
+"""The log of a session in SQLite: accept, append, read. Functions of a connection, run inside a lane's transaction."""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from sessile.domain.log import Draft, Entry, draft
+from sessile.ports import Admit, Claim, EventQuery, Fence, Page, SessionRef, TurnEnd, TurnProgress
+from sessile.stores.queries import load_queries
+from sessile.stores.sqlite import rows
+from sessile.wire import codec, ids
+from sessile.wire.errors import FenceLost, NotFound, SessionRunning
+from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
+
+_QUERIES = load_queries("sessile.stores.sqlite")
+_EXAMINED = 1_000
+"""How many places of a log one page may look at."""
+
+
+def turn_ended(end: TurnEnd, progress: TurnProgress) -> TurnEndedRecord:
+    """The record that ends a turn."""
+    return TurnEndedRecord(stop_reason=end.stop_reason, error=end.error, usage=progress.turn_usage)
+
+
+def accept_input(db: sqlite3.Connection, ref: SessionRef, input: Draft, turn_id: str, admit: Admit, now: int) -> Claim:
+    """`Store.accept_input` within a transaction."""
+    where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
+    row = db.execute(_QUERIES["session_for_input"], where).fetchone()
+    if row is None:
+        raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
+    session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
+    admit(agent, session)
+    if session.status == "running":
+        raise SessionRunning(f"Turn {row[11]} of this session is running. Wait until it has stopped.", id=row[11])
+    first = session.last_sequence + 1
+    event_id = ids.event_id(first)
+    started = draft(TurnStartedRecord(input_event_id=event_id))
+    turn = db.execute(_QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
+    entries = [
+        Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
+        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
+    ]
+    _insert(db, session.tenant_id, session.id, entries)
+    db.execute(_QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+    return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
+
+
+def append(
+    db: sqlite3.Connection,
+    fence: Fence,
+    drafts: Sequence[Draft],
+    progress: TurnProgress,
+    end: TurnEnd | None,
+    now: int,
+) -> list[Entry]:
+    """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
+    row = db.execute(_QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
+    if row is None:
+        raise FenceLost
+    turn_id, tenant_id, session_key, head, last_event_id = row
+    entries = [
+        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, False, item.body)
+        for sequence, item in enumerate(drafts, head + 1)
+    ]
+    _insert(db, tenant_id, fence.session_id, entries)
+    last_event_id = _last_shown(entries) or last_event_id
+    turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
+    context = codec.encode(progress.context_usage) if progress.context_usage else None
+    head += len(entries)
+    if end is None:
+        db.execute(_QUERIES["advance_session"], (head, last_event_id, usage, context, now, fence.session_id))
+        db.execute(_QUERIES["advance_turn"], (turn_usage, fence.turn))
+    else:
+        error = codec.encode(end.error) if end.error else None
+        db.execute(
+            _QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id)
+        )
+        db.execute(_QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
+    return entries
+
+
+def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Entry]:
+    """`Store.read_log` within a transaction: looks at no more than a fixed number of places from the cursor on."""
+    row = db.execute(_QUERIES["session_key"], {"session_id": session_id}).fetchone()
+    if row is None:
+        return Page([], None)
+    session_key, head = row
+    if query.order == "asc":
+        after = query.cursor or 0
+        before = after + _EXAMINED + 1
+        more, edge = before <= head, before - 1
+    else:
+        before = head + 1 if query.cursor is None else query.cursor
+        after = max(before - _EXAMINED - 1, 0)
+        more, edge = after > 0, after + 1
+    values = {
+        "session_id": session_id,
+        "after": after,
+        "before": before,
+        "records": query.records,
+        "include_hidden": query.include_hidden,
+        "types": f",{','.join(query.types)}," if query.types is not None else None,
+        "limit": query.limit + 1,
+    }
+    found = [rows.entry(session_key, row) for row in db.execute(_QUERIES[f"list_events_{query.order}"], values)]
+    if len(found) > query.limit:
+        return Page(found[: query.limit], found[query.limit - 1].sequence)
+    return Page(found, edge if more else None)
+
+
+def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
+    """`Store.take_unfinished_turns` within a transaction."""
+    claims = []
+    for row in db.execute(_QUERIES["unfinished_turns"]).fetchall():
+        session = rows.session(row)
+        turn, turn_id, token = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        db.execute(_QUERIES["raise_fence"], {"id": turn})
+        claims.append(
+            Claim(
+                agent=rows.agent(row[rows.SESSION_COLUMNS :]),
+                session=session,
+                turn_id=turn_id,
+                fence=Fence(session.id, turn, token + 1),
+                opened=[],
+            )
+        )
+    return claims
+
+
+def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Iterable[Entry]) -> None:
+    db.executemany(
+        _QUERIES["insert_event"],
+        [(tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body) for e in entries],
+    )
+
+
+def _last_shown(entries: Sequence[Entry]) -> str | None:
+    """The newest event that the contract's list shows."""
+    return next((entry.id for entry in reversed(entries) if entry.type not in RECORD_TYPES), None)

@@ -1,0 +1,95 @@
+"""Rows of the embedded store as the port's data. Column orders are those of `queries.sql`."""
+
+from typing import Any
+
+import msgspec
+
+from sessile.domain.log import Entry
+from sessile.ports import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow
+
+Row = tuple[Any, ...]
+SESSION_COLUMNS = 19
+AGENT_COLUMNS = 8
+
+
+def tenant(row: Row) -> TenantRow:
+    """id, key, name, created_at"""
+    return TenantRow(id=row[0], key=row[1], name=row[2], created_at=row[3])
+
+
+def api_key(row: Row) -> ApiKeyRow:
+    """key_id, tenant_id, name, roles, agent_roles, created_at, revoked_at"""
+    return ApiKeyRow(
+        key_id=row[0],
+        tenant_id=row[1],
+        name=row[2],
+        roles=msgspec.json.decode(row[3], type=list[str]),
+        agent_roles=msgspec.json.decode(row[4], type=dict[str, list[str]]),
+        created_at=row[5],
+        revoked_at=row[6],
+    )
+
+
+def agent(row: Row) -> AgentRow:
+    """id, tenant_id, key, enabled, version, document, created_at, updated_at"""
+    return AgentRow(
+        id=row[0],
+        tenant_id=row[1],
+        key=row[2],
+        enabled=bool(row[3]),
+        version=row[4],
+        document=row[5],
+        created_at=row[6],
+        updated_at=row[7],
+    )
+
+
+def session(row: Row) -> SessionRow:
+    """The columns of `get_session`; the status follows from the running turn and the head of the log."""
+    return SessionRow(
+        id=row[0],
+        tenant_id=row[1],
+        agent_id=row[2],
+        agent_key=row[3],
+        key=row[4],
+        name=row[5],
+        description=row[6],
+        metadata=_bytes(row[7]),
+        enabled=bool(row[8]),
+        tti_minutes=row[9],
+        version=row[10],
+        status="running" if row[11] is not None else "stopped" if row[13] else "unstarted",
+        stop_reason=row[12],
+        last_sequence=row[13],
+        last_event_id=row[14],
+        usage=_bytes(row[15]),
+        context_usage=row[16],
+        created_at=row[17],
+        updated_at=row[18],
+    )
+
+
+def turn(row: Row) -> TurnRow:
+    """The columns of `get_turn`."""
+    return TurnRow(
+        id=row[0],
+        turn_id=row[1],
+        input_sequence=row[2],
+        input_event_id=row[3],
+        fence=row[4],
+        running=bool(row[5]),
+        stop_reason=row[6],
+        error=row[7],
+        usage=_bytes(row[8]),
+        created_at=row[9],
+        ended_at=row[10],
+    )
+
+
+def entry(session_key: str, row: Row) -> Entry:
+    """id, sequence, turn_id, type, created_at, hidden, body"""
+    return Entry(row[0], session_key, row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value.encode() if isinstance(value, str) else value

@@ -1,0 +1,208 @@
+"""What can be refused or fail, as data: one root, one leaf for each stable code.
+
+SessileError
+├── BadRequest            the request itself is wrong
+│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, NotSupported
+│   ├── KeyTaken, UnknownModel, UnknownTool
+├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
+├── NotFound              agent, session, event, turn, route
+├── MethodNotAllowed, NotAcceptable, UnsupportedMediaType, TooLarge, HeadersTooLarge
+├── SessionRunning, PreconditionFailed
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
+├── Unavailable           StorageUnavailable, Draining
+└── FenceLost             inside only: another worker owns the turn
+
+An HTTP status is not part of an error; `api/errors` has the table. The docstring of a leaf is its default message.
+"""
+
+from typing import ClassVar
+
+
+class SessileError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field_errors: dict[str, str] | None = None,
+        id: str | None = None,
+    ) -> None:
+        self.message = message or (type(self).__doc__ or "").strip()
+        self.field_errors = field_errors
+        self.id = id
+        super().__init__(self.message)
+
+
+class BadRequest(SessileError):
+    """The request is not valid."""
+
+    code = "invalid_request"
+
+
+class InvalidJson(BadRequest):
+    """The body is not JSON that Sessile accepts."""
+
+    code = "invalid_json"
+
+
+class InvalidRequest(BadRequest):
+    """A field of the body is not valid."""
+
+
+class InvalidParameter(BadRequest):
+    """A path, query or header parameter is not valid."""
+
+    code = "invalid_parameter"
+
+
+class InvalidPageKey(BadRequest):
+    """The page_key does not come from an earlier page of this list."""
+
+    code = "invalid_page_key"
+
+
+class NotSupported(BadRequest):
+    """This part of the contract is not built yet."""
+
+    code = "not_supported"
+
+
+class KeyTaken(BadRequest):
+    """The key is already in use."""
+
+    code = "key_taken"
+
+
+class UnknownModel(BadRequest):
+    """No configured model has this name."""
+
+    code = "unknown_model"
+
+
+class UnknownTool(BadRequest):
+    """No configured tool has this name."""
+
+    code = "unknown_tool"
+
+
+class Unauthenticated(SessileError):
+    """The API key is missing or not valid."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(SessileError):
+    """The API key does not have a role that allows this."""
+
+    code = "forbidden"
+
+
+class HostNotAllowed(SessileError):
+    """The Host header does not name this server."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowed(SessileError):
+    """Pages of this origin may not call this server."""
+
+    code = "origin_not_allowed"
+
+
+class NotFound(SessileError):
+    """There is no such thing here."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(SessileError):
+    """This path does not take this method."""
+
+    code = "method_not_allowed"
+
+
+class NotAcceptable(SessileError):
+    """The answer cannot be given in a form that the Accept header allows."""
+
+    code = "not_acceptable"
+
+
+class UnsupportedMediaType(SessileError):
+    """The body must be application/json."""
+
+    code = "unsupported_media_type"
+
+
+class TooLarge(SessileError):
+    """The body is larger than this server accepts."""
+
+    code = "request_too_large"
+
+
+class HeadersTooLarge(SessileError):
+    """The request line or the headers are larger than this server accepts."""
+
+    code = "headers_too_large"
+
+
+class SessionRunning(SessileError):
+    """A turn of this session is running."""
+
+    code = "session_running"
+
+
+class PreconditionFailed(SessileError):
+    """The If-Match header names another version than the stored one."""
+
+    code = "precondition_failed"
+
+
+class Unprocessable(SessileError):
+    """The request is well formed and cannot be carried out."""
+
+    code = "unprocessable"
+
+
+class SessionDisabled(Unprocessable):
+    """The session is not enabled and takes no input."""
+
+    code = "session_disabled"
+
+
+class AgentDisabled(Unprocessable):
+    """The agent is not enabled and takes no input."""
+
+    code = "agent_disabled"
+
+
+class TemplateInvalid(Unprocessable):
+    """An instruction template names something that does not exist."""
+
+    code = "template_invalid"
+
+
+class Unavailable(SessileError):
+    """The server cannot do this now; try again."""
+
+    code = "unavailable"
+
+
+class StorageUnavailable(Unavailable):
+    """The store could not make this durable; nothing was changed."""
+
+    code = "storage_unavailable"
+
+
+class Draining(Unavailable):
+    """The server is shutting down; try again on another one."""
+
+    code = "server_draining"
+
+
+class FenceLost(SessileError):
+    """This worker no longer owns the turn."""
+
+    code = "fence_lost"

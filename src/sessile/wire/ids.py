@@ -1,0 +1,66 @@
+"""Identifiers: how they look, how they are made, and what an event id says about its place in the log."""
+
+import re
+import secrets
+from typing import Annotated
+
+from msgspec import Meta
+
+from sessile.wire.limits import MAX_AGENT_NAME_CHARS, MAX_KEY_CHARS
+
+KEY_PATTERN = "^[0-9a-zA-Z_-]+$"
+EVENT_ID_PATTERN = "^aev_[0-9a-zA-Z_-]+$"
+TURN_ID_PATTERN = "^trn_[0-9a-f]+$"
+
+Key = Annotated[str, Meta(pattern=KEY_PATTERN, min_length=1, max_length=MAX_KEY_CHARS)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_NAME_CHARS)]
+EventId = Annotated[str, Meta(pattern=EVENT_ID_PATTERN)]
+TurnId = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
+Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+"""RFC 3339 in UTC with microseconds: `2026-01-31T09:30:00.000000Z`."""
+
+_SEQUENCE_DIGITS = 10
+_EVENT_ID = re.compile(rf"aev_([0-9a-f]{{{_SEQUENCE_DIGITS}}})[0-9a-f]{{20}}")
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+def event_id(sequence: int) -> str:
+    """An unguessable event id that sorts by `sequence` among the ids of its session."""
+    return f"aev_{sequence:0{_SEQUENCE_DIGITS}x}{secrets.token_hex(10)}"
+
+
+def sequence_of(event_id: str) -> int | None:
+    """The sequence an event id stands for, or None when no server of ours made it."""
+    match = _EVENT_ID.fullmatch(event_id)
+    return int(match[1], 16) if match else None
+
+
+def turn_id() -> str:
+    """A new turn id."""
+    return f"trn_{secrets.token_hex(12)}"
+
+
+def output_id() -> str:
+    """A new id for one model attempt; every delta of the attempt carries it."""
+    return f"out_{secrets.token_hex(8)}"
+
+
+def tool_call_id() -> str:
+    """An id for a tool call whose model gave it none."""
+    return f"call_{secrets.token_hex(10)}"
+
+
+def agent_key(name: str) -> str:
+    """A new agent key: a slug of the name and a random tail."""
+    return _slugged("agt", name)
+
+
+def session_key(name: str) -> str:
+    """A new session key: a slug of the name and a random tail."""
+    return _slugged("ase", name)
+
+
+def _slugged(prefix: str, name: str) -> str:
+    slug = _NOT_SLUG.sub("-", name[:80].lower()).strip("-")[:24].rstrip("-")
+    tail = secrets.token_hex(8)
+    return f"{prefix}_{slug}_{tail}" if slug else f"{prefix}_{tail}"

@@ -1,0 +1,35 @@
+"""What may be posted to a session, and what a synchronous answer looks like."""
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from sessile.wire.events import ContractEvent, InputPart, TurnError
+from sessile.wire.ids import EVENT_ID_PATTERN, Key, TurnId
+from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES
+from sessile.wire.sessions import StopReason
+
+InputText = Annotated[str, Meta(min_length=1, max_length=MAX_INPUT_CHARS)]
+Behavior = Literal["steer", "follow_up"]
+Since = Annotated[str, Meta(pattern=f"^(start|{EVENT_ID_PATTERN[1:-1]})$")]
+
+
+class InputMessageRequest(Struct, kw_only=True, tag_field="type", tag="input_message", forbid_unknown_fields=True):
+    """An input of one or more parts, or the shorthand `content` for one text. Exactly one of the two."""
+
+    messages: Annotated[list[InputPart], Meta(min_length=1, max_length=MAX_INPUT_MESSAGES)] | UnsetType = UNSET
+    content: InputText | UnsetType = UNSET
+    stream_response: bool = False
+    since: Since | UnsetType = UNSET
+    behavior: Behavior | UnsetType = UNSET
+
+
+class InputResponse(Struct, kw_only=True):
+    """The durable events of the turn so far, the input first, and how the turn stands."""
+
+    events: list[ContractEvent]
+    session_key: Key
+    turn_id: TurnId
+    status: Literal["running", "stopped"]
+    stop_reason: StopReason | None
+    error: TurnError | None

@@ -1,0 +1,199 @@
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sessile.domain.log import draft
+from sessile.domain.messages import ToolCall
+from sessile.ports import ToolFault
+from sessile.runner.dispatch import (
+    OfferedTool,
+    PreparedCall,
+    ToolOutcome,
+    execute,
+    finalize,
+    offer,
+    prepare,
+    prepare_all,
+    unanswered,
+)
+from sessile.wire.limits import MAX_TOOL_ARGUMENT_BYTES
+
+
+class FakeTool:
+    name = "add"
+    description = "Adds."
+    parameters: dict[str, Any] = {"type": "object"}  # noqa: RUF012
+    idempotent = False
+
+    def __init__(self, run: Callable[[dict[str, Any]], Any] = lambda arguments: arguments) -> None:
+        self._run = run
+
+    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        result = self._run(arguments)
+        if asyncio.iscoroutine(result):
+            result = await result
+        return result  # type: ignore[no-any-return]
+
+
+def offered(tool: FakeTool) -> dict[str, OfferedTool]:
+    return {"plus": offer("plus", {"type": "lambda"}, tool)}
+
+
+def prepared(run: Callable[[dict[str, Any]], Any]) -> PreparedCall:
+    return prepare(ToolCall("c1", "plus", "{}"), offered(FakeTool(run)))
+
+
+def raises(error: BaseException) -> Callable[[dict[str, Any]], Any]:
+    def run(arguments: dict[str, Any]) -> Any:
+        raise error
+
+    return run
+
+
+def test_a_configuration_describes_its_tool() -> None:
+    tool = FakeTool()
+    assert offer("plus", {}, tool).spec.description == "Adds."
+    assert offer("plus", {"description_template": "Sums."}, tool).spec.description == "Sums."
+    spec = offer("plus", {"description": "Own.", "description_template": "Sums."}, tool).spec
+    assert (spec.name, spec.description, spec.parameters) == ("plus", "Own.", {"type": "object"})
+
+
+@pytest.mark.parametrize(("text", "arguments"), [("", {}), (" \n", {}), ("{}", {}), ('{"a": [1]}', {"a": [1]})])
+def test_a_good_call(text: str, arguments: dict[str, Any]) -> None:
+    call = prepare(ToolCall("c1", "plus", text), offered(FakeTool()))
+    assert call.outcome is None
+    event = call.event()
+    assert (event.tool_call_id, event.tool_configuration_name, event.tool_name) == ("c1", "plus", "add")
+    assert event.tool_input == arguments
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "null",
+        '"x"',
+        '{"a": 1, "a": 2}',
+        '{"a": NaN}',
+        '{"a": "\\ud800"}',
+        "\ud800",
+        "\0" * 5,
+        "[" * 100_000,
+        '{"a": "' + "x" * MAX_TOOL_ARGUMENT_BYTES + '"}',
+    ],
+)
+async def test_bad_arguments_are_data(text: str) -> None:
+    call = prepare(ToolCall("c1", "plus", text), offered(FakeTool()))
+    assert call.outcome is not None
+    assert call.outcome.code == "tool_arguments_invalid"
+    event = call.event()
+    assert list(event.tool_input) == ["unparsed"]
+    assert len(event.tool_input["unparsed"]) <= 2000
+    draft(event)
+    (outcome,) = await execute([call])
+    output = finalize(call, outcome)
+    assert output.error
+    assert output.tool_output["code"] == "tool_arguments_invalid"
+    assert "body" not in output.tool_output["error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [("minus", "minus"), ("\0\ud800", "\ufffd\ufffd"), ("x" * 300, "x" * 200), ("\ud83d\ude00", "\N{GRINNING FACE}")],
+)
+async def test_an_unknown_tool_is_data(name: str, stored: str) -> None:
+    call = prepare(ToolCall("c1", name, '{"a": 1}'), offered(FakeTool()))
+    event = call.event()
+    assert (event.tool_configuration_name, event.tool_name, event.tool_input) == (stored, stored, {"a": 1})
+    (outcome,) = await execute([call])
+    assert outcome.code == "tool_unknown"
+    assert "plus" in outcome.message
+    draft(event)
+    draft(finalize(call, outcome))
+
+
+def test_ids_are_unique_in_an_answer_and_can_be_stored() -> None:
+    calls = [ToolCall(id, "plus", "") for id in ("c1", "c1", "", "\ud800", "x" * 500, "c2")]
+    ids = [call.id for call in prepare_all(calls, offered(FakeTool()))]
+    assert ids[0] == "c1"
+    assert ids[5] == "c2"
+    assert len(set(ids)) == 6
+    assert all(id.startswith("call_") for id in ids[1:5])
+
+
+async def test_calls_run_at_once_and_answer_in_order() -> None:
+    barrier = asyncio.Barrier(3)
+    done: list[int] = []
+
+    def run(n: int) -> Callable[[dict[str, Any]], Any]:
+        async def wait(arguments: dict[str, Any]) -> dict[str, Any]:
+            await barrier.wait()
+            for _ in range(3 - n):
+                await asyncio.sleep(0)
+            done.append(n)
+            return {"n": n}
+
+        return wait
+
+    outcomes = await execute([prepared(run(n)) for n in range(3)])
+    assert [outcome.result for outcome in outcomes] == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert sorted(done) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ToolFault("tool_timeout", "late"), "tool_timeout"),
+        (ValueError("no"), "tool_failed"),
+        (ExceptionGroup("g", [ValueError()]), "tool_failed"),
+        (SystemExit(), "tool_failed"),
+        (KeyboardInterrupt(), "tool_failed"),
+        (asyncio.CancelledError(), "tool_failed"),
+    ],
+)
+async def test_whatever_a_tool_raises_is_an_outcome_of_its_call_only(error: BaseException, code: str) -> None:
+    good = prepared(lambda arguments: {"ok": True})
+    outcomes = await execute([prepared(raises(error)), good])
+    assert [outcome.code for outcome in outcomes] == [code, None]
+
+
+async def test_cancelling_cancels_every_call() -> None:
+    started, cancelled = asyncio.Barrier(3), []
+
+    async def wait(arguments: dict[str, Any]) -> None:
+        try:
+            await started.wait()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(1)
+            raise
+
+    task = asyncio.create_task(execute([prepared(wait), prepared(wait)]))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled == [1, 1]
+
+
+async def test_no_calls() -> None:
+    assert await execute([]) == []
+
+
+def test_finalize() -> None:
+    call = prepare(ToolCall("c1", "plus", ""), offered(FakeTool()))
+    good = finalize(call, ToolOutcome({"sum": 3}))
+    assert (good.tool_call_id, good.tool_configuration_name, good.tool_name) == ("c1", "plus", "add")
+    assert (good.error, good.tool_output) == (False, {"sum": 3})
+    bad = finalize(call, ToolOutcome({}, "tool_failed", "why"))
+    assert (bad.error, bad.tool_output) == (True, {"error": "why", "code": "tool_failed"})
+
+
+def test_unanswered_calls_are_closed() -> None:
+    call = prepare(ToolCall("c1", "plus", ""), offered(FakeTool()))
+    output = unanswered(call.event(), "tool_interrupted", "It was interrupted.")
+    assert (output.tool_call_id, output.error) == ("c1", True)
+    assert output.tool_output == {"error": "It was interrupted.", "code": "tool_interrupted"}

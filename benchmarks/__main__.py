@@ -108,6 +108,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sessile-bench-", dir=given.folder) as folder:
         rows = measure(size, Path(folder))
     print(table.layout(rows))
+    for row in rows:
+        if row.failure:
+            _say(f"{row.name}: {row.failure}")
     table.write(Path("BENCH.md"), rows, _HOW, _NOTES)
     return 1 if any(row.failure for row in rows) else 0
 

@@ -39,6 +39,7 @@ def serve(app: App, port: int, lifespan: Any = "off") -> None:
         http="httptools",
         access_log=False,
         log_level="warning",
+        server_header=False,
         lifespan=lifespan,
     )
     uvicorn.Server(config).run()

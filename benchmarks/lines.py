@@ -171,7 +171,10 @@ def fill(size: Size, product: Product) -> Findings:
 
 
 def flat(size: Size, product: Product, server: Server, say: Callable[[str], None]) -> list[Row]:
-    """The same request in a session of 20 events and in a very long one, by turns."""
+    """The same request in a session of 20 events and in a very long one, by turns.
+
+    The short sessions take one turn a round each, so that they stay short.
+    """
     rows = []
     events = f"/v2/agents/{FLAT}/sessions/{{}}/events?limit=20"
     for name, path in (
@@ -188,10 +191,11 @@ def flat(size: Size, product: Product, server: Server, say: Callable[[str], None
                 seconds=size.seconds,
                 headers=product.headers,
                 agent=FLAT,
-                session=key,
-                path=path.format(key) if path else "",
+                session_keys=keys,
+                requests=0 if path else len(SHORT),
+                path=path.format(keys[0]) if path else "",
             )
-            for key in (LONG, SHORT)
+            for keys in ([LONG], SHORT)
         ]
         try:
             pairs = [_in_order(specs, number) for number in range(max(size.rounds, 3))]

@@ -32,9 +32,10 @@ class Spec(Struct, kw_only=True):
     warm_up_seconds: float = 0.3
     headers: dict[str, str] = field(default_factory=dict)
     agent: str = ""
-    session: str = ""
-    """The session for all turns; without it, each connection has its own sessions, made before the clock starts."""
-    sessions: int = 64
+    session_keys: list[str] = field(default_factory=list)
+    """The sessions for turns, used in order; without them each connection has its own, made before the clock starts."""
+    sessions: int = 256
+    """How many to make, for all connections together: enough that their histories stay short."""
     setup_turns: int = 0
     """Turns to run in a new session before it is read, for `get` without `path`."""
     path: str = ""
@@ -155,8 +156,8 @@ class Load:
             return [self._post(sessions, _CREATE_BODY)]
         if spec.kind == "get" and spec.path:
             return [self._request("GET", spec.path, b"")]
-        if spec.session:
-            return [self._input(f"{sessions}/{spec.session}")]
+        if spec.session_keys:
+            return [self._input(f"{sessions}/{key}") for key in spec.session_keys]
         keys = []
         for _ in range(1 if spec.kind == "get" else max(spec.sessions, spec.connections)):
             response = await connections[0].ask(self._post(sessions, _CREATE_BODY))

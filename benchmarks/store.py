@@ -23,8 +23,9 @@ from sessile.wire import ids
 from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart
 from sessile.wire.sessions import Usage
 
-LONG, SHORT = "long", "short"
+LONG = "long"
 PAGE = 20
+SHORT = [f"short_{number}" for number in range(64)]
 SHORT_TURNS = PAGE // 2
 _BULK_TURN = 1000
 _LAST_TURNS = 200
@@ -45,7 +46,7 @@ class Findings(Struct):
     raw_on_thread_us: float
     store_us: float
     store_few_us: float
-    """The same page for an agent with little more than one page of sessions."""
+    """The same page for the agent `flat`, which has few sessions."""
 
 
 class SystemClock:
@@ -59,11 +60,11 @@ class SystemClock:
 
 
 async def fill(store: SqliteStore, agent: str, sessions: int, events: int) -> int:
-    """A short, a long and some empty sessions of the agent `flat`, and many of `agent`. Returns the tenant."""
+    """A long and some short sessions of the agent `flat`, and many empty ones of `agent`. Returns the tenant."""
     (tenant,) = await store.list_tenants()
-    for key in (SHORT, LONG, *(f"few_{number}" for number in range(PAGE))):
+    for key in (LONG, *SHORT):
         await store.create_session(tenant.id, "flat", _new_session(key))
-    await _talk(store, SessionRef(tenant.id, "flat", SHORT), [2] * SHORT_TURNS)
+    await asyncio.gather(*(_talk(store, SessionRef(tenant.id, "flat", key), [2] * SHORT_TURNS) for key in SHORT))
     bulk = max(0, events - 2 * _LAST_TURNS)
     turns = [_BULK_TURN] * (bulk // _BULK_TURN) + [2] * ((events - bulk // _BULK_TURN * _BULK_TURN) // 2)
     await _talk(store, SessionRef(tenant.id, "flat", LONG), turns)

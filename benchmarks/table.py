@@ -38,14 +38,14 @@ class Row(Struct, kw_only=True):
 
 
 def layout(rows: list[Row]) -> str:
-    """The rows as a Markdown table whose columns line up, then what could not be measured."""
+    """The rows as a Markdown table whose columns line up, then the last line of each failure."""
     cells = [_HEAD, *(row.cells() for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
     lines = [
         "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    failures = [f"\n{row.name}: {row.failure}" for row in rows if row.failure]
+    failures = [f"\n{row.name}: {row.failure.strip().splitlines()[-1][:300]}" for row in rows if row.failure]
     return "\n".join([*lines, *failures]) + "\n"
 
 

@@ -55,12 +55,17 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
 
 
 async def _read_history(turn: OpenTurn, store: Store, budget: int) -> list[AnyEvent]:
-    """The visible log up to the turn's own input, newest first until the budget of characters is spent."""
+    """The log up to the turn's own input, read backwards until the budget of characters is spent.
+
+    Hidden events are read too: whoever builds the context must know both halves of a tool call.
+    """
     opened = turn.claim.opened
     entries = list(reversed(opened))
     cursor = opened[0].sequence if turn.claim.session.last_sequence else None
     while cursor is not None and budget > 0:
-        page = await store.read_log(turn.claim.session.id, EventQuery(cursor=cursor, limit=_HISTORY_PAGE, order="desc"))
+        page = await store.read_log(
+            turn.claim.session.id, EventQuery(cursor=cursor, limit=_HISTORY_PAGE, order="desc", include_hidden=True)
+        )
         entries += page.rows
         budget -= sum(len(entry.body) for entry in page.rows)
         cursor = page.next

@@ -108,7 +108,7 @@ class ModelContract:
         assert calls_of(chunks) == []
 
     async def test_can_be_closed_in_the_middle(self, answering: Model) -> None:
-        chunks = model.stream(answering, GREETING)
+        chunks = answering.stream(GREETING)
         await anext(chunks)
         await chunks.aclose()
         with pytest.raises(StopAsyncIteration):
@@ -206,7 +206,7 @@ class ScriptedModelContract(ModelContract):
         assert (caught.value.code, caught.value.retryable) == (code, True)
 
     async def test_closing_the_iterator_closes_the_source(self, harness: Harness) -> None:
-        chunks = model.stream(harness.play(say("Half", whole=True), hang()), GREETING)
+        chunks = harness.play(say("Half", whole=True), hang()).stream(GREETING)
         assert await anext(chunks) == TextDelta("Half")
         await chunks.aclose()
         await harness.reader_gone()

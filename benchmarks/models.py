@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from sessile.config import ModelConfig
 from sessile.ports import Model, ModelChunk, ModelRequest, ModelUsage, TextDelta
@@ -30,7 +30,7 @@ class _Named:
 class Instant(_Named):
     """One delta and its usage, at once."""
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelChunk]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         yield TextDelta("Noted.")
         yield ModelUsage(input_tokens=10, output_tokens=2)
 
@@ -38,7 +38,7 @@ class Instant(_Named):
 class HundredDeltas(_Named):
     """A hundred deltas of five characters; the event loop turns once between two of them."""
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelChunk]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         for _ in range(DELTAS):
             yield TextDelta(DELTA_TEXT)
             await asyncio.sleep(0)
@@ -48,7 +48,7 @@ class HundredDeltas(_Named):
 class Paced(_Named):
     """Deltas at a steady pace; the text of each is the monotonic clock, in nanoseconds, when the model gave it."""
 
-    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelChunk]:
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         for _ in range(PACED_DELTAS):
             await asyncio.sleep(PACE_SECONDS)
             yield TextDelta(f"{time.monotonic_ns()} ")

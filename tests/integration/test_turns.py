@@ -1,0 +1,255 @@
+"""Turns on a real store with a scripted model: what each way to end leaves in the log."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sessile.clock import SystemClock
+from sessile.config import ToolConfig
+from sessile.domain.log import Entry
+from sessile.domain.session import fold
+from sessile.live.hub import Hub
+from sessile.live.tail import Tail
+from sessile.ports import Claim, EventQuery, ModelFault, Principal, SessionRef, Tool
+from sessile.runner.plan import Planner
+from sessile.runner.turn import TurnEnvironment
+from sessile.runner.worker import Worker
+from sessile.service.agents import Agents
+from sessile.service.inputs import Inputs, parse
+from sessile.service.sessions import Sessions
+from sessile.stores.sqlite.store import SqliteStore
+from sessile.testing.script import call, fail, hang, say, think, usage, wait_for
+from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
+from sessile.tools.python import PythonTool, load
+from sessile.wire.errors import SessionRunning
+from sessile.wire.sessions import CreateSessionRequest
+
+OWNER = Principal(tenant_id=1, key_id=None, roles=frozenset({"owner"}), agent_roles={})
+MAX_MODEL_CALLS = 3
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+class OneTool:
+    """A registry of one tool."""
+
+    def __init__(self, tool: PythonTool) -> None:
+        self._tool = tool
+
+    def get(self, name: str) -> Tool | None:
+        return self._tool if name == self._tool.name else None
+
+    def names(self) -> list[str]:
+        return [self._tool.name]
+
+
+class Harness:
+    """One session of one agent, and everything that runs its turns."""
+
+    def __init__(self, store: SqliteStore, model: ScriptedModel) -> None:
+        self.store = store
+        self.model = model
+        models, tools = ScriptedModels(model), OneTool(load("add", ToolConfig(function=f"{__name__}:add")))
+        clock = SystemClock()
+        self.hub = Hub(store, heartbeat_seconds=60)
+        self.worker = Worker(TurnEnvironment(store, Planner(models, tools), self.hub, clock, MAX_MODEL_CALLS))
+        self.inputs = Inputs(store, self.worker, self.hub, clock)
+        self.agents = Agents(store, models, tools, self.worker)
+        self.sessions = Sessions(store, self.worker, self.hub)
+        self.ref = SessionRef(1, "a", "s")
+
+    async def create(self, **document: Any) -> None:
+        body = {
+            "key": "a",
+            "name": "A",
+            "model": {"name": "scripted", "retry_configuration": {"initial_backoff_ms": 100, "max_retries": 1}},
+            "tool_configurations": {"add": {"type": "lambda"}},
+        }
+        await self.agents.create(OWNER, body | document)
+        await self.sessions.create(OWNER, "a", CreateSessionRequest(key="s", metadata={"plan": "gold"}))
+
+    async def post(self, text: str = "Hello") -> Tail:
+        _, tail = await self.inputs.accept(OWNER, "a", "s", parse({"content": text}), self._follow)
+        return tail
+
+    def _follow(self, claim: Claim) -> Tail:
+        return self.hub.follow(claim.session.id, claim.opened[-1].sequence)
+
+    async def log(self) -> list[Entry]:
+        return (await self.store.list_events(self.ref, EventQuery(limit=100, records=True))).rows
+
+    async def turn(self, text: str = "Hello") -> list[Entry]:
+        """Post an input and wait for the end of its turn; returns the whole log."""
+        tail = await self.post(text)
+        async with asyncio.timeout(20):
+            while not any(node.entry and node.entry.type == "turn_ended" for node in await tail.next()):
+                pass
+        tail.close()
+        return await self.log()
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
+    store = await SqliteStore.open(tmp_path / "s.db", SystemClock())
+    await store.create_tenant("default", "Default")
+    made = Harness(store, ScriptedModel())
+    yield made
+    await made.worker.drain(5)
+    await store.close()
+
+
+def types(entries: list[Entry]) -> list[str]:
+    return [entry.type for entry in entries]
+
+
+def last(entries: list[Entry]) -> Any:
+    return entries[-1].event()
+
+
+async def test_a_plain_answer_ends_the_turn_in_one_commit_with_its_usage(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(think("Hm."), say("Hi."), usage(10, 4))
+    entries = await harness.turn()
+    assert types(entries) == ["input_message", "turn_started", "thinking", "agent_output", "turn_ended"]
+    assert len({entry.created_at for entry in entries[2:]}) == 1
+    assert (last(entries).stop_reason, last(entries).usage.input_tokens, last(entries).usage.model_calls) == (
+        "end_turn",
+        10,
+        1,
+    )
+
+
+async def test_tool_calls_are_answered_before_the_next_model_call(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(call("add", {"a": 2, "b": 3}, "c1"), call("add", {"a": "x", "b": 3}, "c2")).add(say("5"))
+    entries = await harness.turn()
+    assert types(entries)[2:] == [
+        "tool_input",
+        "tool_input",
+        "tool_output",
+        "tool_output",
+        "agent_output",
+        "turn_ended",
+    ]
+    good, bad = entries[4].event(), entries[5].event()
+    assert (good.tool_call_id, good.tool_output, good.error) == ("c1", {"result": 5}, False)
+    assert (bad.tool_call_id, bad.error, bad.tool_output["code"]) == ("c2", True, "tool_arguments_invalid")
+    roles = [type(message).__name__ for message in harness.model.calls[1].request.messages]
+    assert roles == ["UserMessage", "AssistantMessage", "ToolMessage", "ToolMessage"]
+
+
+async def test_a_turn_that_wants_too_many_model_calls_ends_with_limit(harness: Harness) -> None:
+    await harness.create()
+    for number in range(MAX_MODEL_CALLS):
+        harness.model.add(call("add", {"a": number, "b": 1}, f"c{number}"))
+    ended = last(await harness.turn())
+    assert (ended.stop_reason, ended.error.code) == ("limit", "model_call_limit")
+    assert len(harness.model.calls) == MAX_MODEL_CALLS
+
+
+async def test_a_retryable_fault_before_the_first_delta_is_retried(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(fail(ModelFault("model_unavailable", "busy", retryable=True))).add(say("Here."))
+    entries = await harness.turn()
+    assert types(entries)[2:] == ["agent_output", "turn_ended"]
+    assert last(entries).usage.model_calls == 2
+
+
+async def test_retries_run_out(harness: Harness) -> None:
+    await harness.create()
+    for _ in range(2):
+        harness.model.add(fail(ModelFault("model_unavailable", "busy", retryable=True)))
+    ended = last(await harness.turn())
+    assert (ended.stop_reason, ended.error.code, ended.error.message) == ("error", "model_unavailable", "busy")
+
+
+async def test_a_fault_after_a_delta_keeps_what_was_shown_as_partial(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(think("Hm."), say("Half ", whole=True), fail(ModelFault("model_timeout", "slow", retryable=True)))
+    entries = await harness.turn()
+    assert types(entries)[2:] == ["thinking", "agent_output", "turn_ended"]
+    assert (entries[3].event().content, entries[3].event().partial) == ("Half ", True)
+    assert len(harness.model.calls) == 1
+
+
+async def test_the_session_takes_the_next_input_after_a_fault(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(fail(ModelFault("model_rejected", "no", retryable=False))).add(say("Fine."))
+    await harness.turn()
+    assert last(await harness.turn("Again")).stop_reason == "end_turn"
+
+
+async def test_input_while_a_turn_runs_is_refused_and_names_the_turn(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(hang())
+    await harness.post()
+    running = (await harness.log())[0].turn_id
+    with pytest.raises(SessionRunning, match=running):
+        await harness.post()
+
+
+async def test_draining_ends_a_turn_that_waits_for_its_model(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(say("Half", whole=True), hang())
+    await harness.post()
+    await harness.model.arrived(1)
+    await asyncio.sleep(0.05)
+    await harness.worker.drain(5)
+    entries = await harness.log()
+    assert types(entries)[2:] == ["agent_output", "turn_ended"]
+    assert (entries[2].event().partial, last(entries).error.code) == (True, "server_shutdown")
+    assert harness.model.calls[0].closed
+
+
+async def test_deleting_a_running_session_stops_its_model_call(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(hang())
+    await harness.post()
+    await harness.model.arrived(1)
+    await harness.sessions.delete(OWNER, "a", "s", None)
+    assert harness.model.calls[0].closed
+
+
+async def test_what_another_process_left_running_is_closed_at_start(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(call("add", {"a": 1, "b": 1}, "c1")).add(hang())
+    await harness.post()
+    await harness.model.arrived(2)
+    other = Harness(harness.store, ScriptedModel())
+    assert await other.worker.recover() == 1
+    entries = await harness.log()
+    assert types(entries)[2:] == ["tool_input", "tool_output", "turn_ended"]
+    assert last(entries).error.code == "server_restarted"
+    assert fold(entry.event() for entry in entries).open_tool_calls == {}
+
+
+async def test_a_worker_that_lost_its_fence_changes_nothing(harness: Harness) -> None:
+    await harness.create()
+    gate = asyncio.Event()
+    harness.model.add(wait_for(gate), say("Too late."))
+    await harness.post()
+    await harness.model.arrived(1)
+    await Harness(harness.store, ScriptedModel()).worker.recover()
+    before = types(await harness.log())
+    gate.set()
+    await harness.worker.drain(5)
+    assert types(await harness.log()) == before
+
+
+async def test_instructions_and_history_reach_the_model(harness: Harness) -> None:
+    await harness.create(first_step={"instructions": [inline("Plan: ${session.metadata.plan}.")]})
+    harness.model.add(say("One.")).add(say("Two."))
+    await harness.turn("First")
+    await harness.turn("Second")
+    texts = [message.content for message in harness.model.calls[1].request.messages]
+    assert texts == ["Plan: gold.", "First", "One.", "Second"]
+
+
+def inline(template: str) -> dict[str, str]:
+    return {"type": "inline", "name": "i", "template": template}

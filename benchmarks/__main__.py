@@ -19,14 +19,15 @@ from benchmarks.table import Row
 FULL = Size(rounds=5, seconds=1.5, many=100_000, starts=5, followers=5000)
 QUICK = Size(rounds=2, seconds=0.5, many=10_000, starts=2, followers=300)
 
-_HOW = """`make bench`, or `python -m benchmarks` in the root of the repository: three to five minutes, loopback only, on
-temporary data. `--quick` is for CI: fewer rounds, 10,000 sessions and events instead of 100,000. `--rounds N` sets the
-rounds. `--folder PATH` puts the data on another disk; it should be one that is not memory.
+_HOW = """`make bench`, or `python -m benchmarks` in the root of the repository: three to five minutes, loopback only,
+on temporary data. `--quick` is for CI: fewer rounds, 10,000 sessions and events instead of 100,000. `--rounds N` sets
+the rounds. `--folder PATH` puts the data on another disk; it should be one that is not memory.
 """
 _NOTES = """Limit: the bare prototype (`benchmarks/bare.py`) in the same run, or the short session, or the raw query.
 Product and prototype run by turns, under the same uvicorn flags; rates are medians of the rounds, shares are medians of
-the shares within a round. Turns go to 256 sessions, so histories stay short; what a long history costs is a line of its
-own. That line's model reads about twenty events. `generator` is the largest share of one core that the load generator took.
+the shares within a round. Turns go to 256 sessions, so histories stay short; what a long history costs is a line of
+its own, whose model reads about twenty events. `generator` is the largest share of one core that the load generator
+took.
 """
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from sessile.live.hub import Hub
 from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
 from sessile.ports import Authenticator, Clock, Store, TenantRow
+from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
@@ -38,6 +40,9 @@ DEFAULT_TENANT = "default"
 _PURGE_IDLE_SECONDS = 1.0
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
+
+_GC_THRESHOLDS = (20_000, 20, 50)
+"""Collect garbage less often than Python's defaults, which suit short scripts; what was imported is never visited."""
 
 
 class Runtime(Struct, frozen=True):
@@ -69,7 +74,7 @@ async def running(config: Config, providers: Mapping[str, Provider] | None = Non
         clock = SystemClock()
         async with open_store(config) as store:
             hub = Hub(store, config.heartbeat_seconds)
-            env = TurnEnvironment(store, Planner(models, tools), hub, clock, config.max_model_calls)
+            env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
@@ -151,6 +156,9 @@ def serve(
     """
     logs.configure(config.log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, providers, prepare, on_ready or (lambda url, secret: None)))
 

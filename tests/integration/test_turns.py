@@ -14,6 +14,7 @@ from sessile.domain.session import fold
 from sessile.live.hub import Hub
 from sessile.live.tail import Tail
 from sessile.ports import Claim, EventQuery, ModelFault, Principal, SessionRef, Tool
+from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
@@ -58,7 +59,7 @@ class Harness:
         models, tools = ScriptedModels(model), OneTool(load("add", ToolConfig(function=f"{__name__}:add")))
         clock = SystemClock()
         self.hub = Hub(store, heartbeat_seconds=60)
-        self.worker = Worker(TurnEnvironment(store, Planner(models, tools), self.hub, clock, MAX_MODEL_CALLS))
+        self.worker = Worker(TurnEnvironment(store, Planner(models, tools), Histories(store), self.hub, clock, MAX_MODEL_CALLS))
         self.inputs = Inputs(store, self.worker, self.hub, clock)
         self.agents = Agents(store, models, tools, self.worker)
         self.sessions = Sessions(store, self.worker, self.hub)

@@ -54,6 +54,13 @@ def test_a_stream_cut_anywhere(line_end: bytes) -> None:
     assert read(*(stream[at : at + 1] for at in range(len(stream)))) == EXPECTED
 
 
+def test_what_came_before_a_fault_in_the_same_piece_is_not_lost() -> None:
+    deltas = Answer().feed(event({"content": "Half"}) + b"data: {not json\n\n")
+    assert next(deltas) == TextDelta("Half")
+    with pytest.raises(ModelFault):
+        next(deltas)
+
+
 def test_comments_fields_and_no_space_after_the_colon() -> None:
     stream = b": hello\n\nevent: message\nid: 1\nretry: 5\n" + STREAM.replace(b"data: ", b"data:")
     assert read(stream) == EXPECTED

@@ -1,7 +1,6 @@
 """The ASGI application: from a request to its row of the route table, and from whatever happens to an answer."""
 
 import re
-import secrets
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +17,7 @@ from sessile.api.gate import Gate
 from sessile.api.route import Route
 from sessile.auth import roles
 from sessile.ports import Authenticator
-from sessile.wire import codec
+from sessile.wire import codec, ids
 from sessile.wire.errors import MethodNotAllowed, NotFound, SessileError
 
 ROUTES: tuple[Route, ...] = (
@@ -102,6 +101,7 @@ class App:
             if route.roles is not None:
                 call.principal = await self._authenticator.authenticate(call.secret)
                 roles.check(call.principal, route.roles, call.path.get("agent_key"))
+                call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
             return await route.handler(call)
         if path == "/openapi.json" and call.method == "GET":
             return json_response(self._document())
@@ -126,7 +126,7 @@ def _table(routes: Iterable[Route]) -> Table:
 
 def _request_id(headers: dict[bytes, bytes]) -> str:
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+    return given.decode() if _REQUEST_ID.fullmatch(given) else ids.request_id()
 
 
 def _allow(error: SessileError) -> dict[str, Any]:

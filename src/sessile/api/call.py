@@ -97,13 +97,13 @@ class Call:
         return body
 
     def patience(self) -> float | None:
-        """Seconds the caller is ready to wait, from `Request-Timeout-Millis` or `Request-Timeout`."""
+        """Seconds the caller is ready to wait, from `Request-Timeout-Millis` or `Request-Timeout`; at most a day."""
         for name, unit in ((b"request-timeout-millis", 1000), (b"request-timeout", 1)):
             if (text := self.headers.get(name)) is not None:
-                if not text.isdigit() or not 1 <= int(text[:12]) <= MAX_TIMEOUT_SECONDS * unit:
-                    header = name.decode()
-                    raise InvalidParameter(f"{header}: not a number of 1 or more that makes sense.")
-                return int(text) / unit
+                digits = text.lstrip(b"0")
+                if not digits.isdigit():
+                    raise InvalidParameter(f"{name.decode()}: must be an integer of 1 or more.")
+                return min(int(digits[:18]) / unit, MAX_TIMEOUT_SECONDS)
         return None
 
     def if_match(self) -> int | None:

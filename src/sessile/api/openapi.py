@@ -1,6 +1,6 @@
 """The OpenAPI 3.1 document, made from the route table and the wire types: nothing in it is written by hand twice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,6 +11,7 @@ from sessile.api.errors import BadRequestError, Error, NotFoundError
 from sessile.api.route import Route
 from sessile.wire.events import Event
 from sessile.wire.ids import EVENT_ID_PATTERN, KEY_PATTERN, TURN_ID_PATTERN
+from sessile.wire.tool_configurations import VENDOR_TYPES
 
 _PREFIX = "#/components/schemas/"
 _ERRORS: dict[int, tuple[str, type]] = {
@@ -34,26 +35,57 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "The ETag of the session, or `*`",
         "pattern": r'^(\*|"[0-9]{1,18}")$',
     },
-    "Request-Timeout": {"type": "integer", "minimum": 1, "maximum": 86_400, "description": "Seconds to wait"},
+    "Request-Timeout": {"type": "integer", "minimum": 1, "description": "Seconds to wait; more than a day is a day"},
     "Request-Timeout-Millis": {
         "type": "integer",
         "minimum": 1,
-        "maximum": 86_400_000,
         "description": "Milliseconds to wait; beats Request-Timeout",
     },
 }
+_EVERY_HEADER = ("Request-Timeout", "Request-Timeout-Millis")
+"""Request headers of every operation that needs a role."""
+_ANSWER_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {"type": "string", "pattern": "^[0-9A-Za-z._-]{1,100}$", "description": "As in the body of errors"},
+    "ETag": {"type": "string", "pattern": '^"[0-9]+"$', "description": "The version of the session, for If-Match"},
+    "X-Turn-Id": {"type": "string", "pattern": TURN_ID_PATTERN, "description": "The turn that took the input"},
+    "X-Event-Id": {"type": "string", "pattern": EVENT_ID_PATTERN, "description": "The event of the input"},
+    "X-Sessile-Inactive": {
+        "type": "string",
+        "description": "Tool configurations that no model is offered, as `name=type, name=type`; absent without any",
+    },
+    "WWW-Authenticate": {"type": "string"},
+    "Retry-After": {"type": "integer", "description": "Seconds"},
+}
+_OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive"})
+_ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
+_MADE_BY = {
+    "createAgent": {"agent_key": "$response.body#/key"},
+    "createAgentSession": {"agent_key": "$request.path.agent_key", "session_key": "$response.body#/key"},
+    "createAgentInput": {
+        "agent_key": "$request.path.agent_key",
+        "session_key": "$request.path.session_key",
+        "event_id": "$response.header.X-Event-Id",
+        "turn_id": "$response.header.X-Turn-Id",
+    },
+}
+"""What the operations that make something tell about its path: they link to every operation on it."""
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The whole document."""
-    types = [t for route in routes for t in (route.body, route.query, route.answer, route.stream) if t is not None]
+    types = [t for route in routes for t in (route.body, route.answer, route.stream) if t is not None]
     types += [kind for _, kind in _ERRORS.values()]
     schemas, components = msgspec.json.schema_components(types, ref_template=_PREFIX + "{name}")
     by_type = dict(zip(map(id, types), schemas, strict=True))
     _require_envelopes(components)
+    _default_the_input_type(components)
+    _admit_kept_tool_configurations(components)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type)
+        operation = _operation(route, by_type)
+        if links := _links(route, routes):
+            operation["responses"][str(route.status)]["links"] = links
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {
@@ -95,7 +127,8 @@ def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, An
     for status in _statuses(route):
         description, kind = _ERRORS[status]
         content = {"application/json": {"schema": schemas[id(kind)]}}
-        operation["responses"][str(status)] = {"description": description, "content": content}
+        headers = _answer_headers(_ERROR_HEADERS.get(status, ()))
+        operation["responses"][str(status)] = {"description": description, "headers": headers, "content": content}
     return operation
 
 
@@ -109,7 +142,7 @@ def _statuses(route: Route) -> list[int]:
 
 
 def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    success: dict[str, Any] = {"description": route.summary}
+    success: dict[str, Any] = {"description": route.summary, "headers": _answer_headers(route.answer_headers)}
     content = {}
     if route.answer is not None:
         content["application/json"] = {"schema": schemas[id(route.answer)]}
@@ -134,9 +167,29 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         for field in fields(route.query):
             schema = properties[field.encode_name]
             parameters.append({"in": "query", "name": field.encode_name, "required": False, "schema": schema})
-    for name in route.headers:
+    for name in (*route.headers, *(_EVERY_HEADER if route.roles is not None else ())):
         parameters.append({"in": "header", "name": name, "required": False, "schema": _HEADERS[name]})
     return parameters
+
+
+def _answer_headers(names: Sequence[str]) -> dict[str, Any]:
+    return {
+        name: {"required": name not in _OPTIONAL_ANSWER_HEADERS, "schema": _ANSWER_HEADERS[name]}
+        for name in ("X-Request-Id", *names)
+    }
+
+
+def _links(route: Route, routes: Sequence[Route]) -> dict[str, Any]:
+    """Links to every operation on what this one makes."""
+    known = _MADE_BY.get(route.operation, {})
+    made = {name for name in known if "{" + name + "}" not in route.path}
+    links = {}
+    for target in routes:
+        needed = {part[1:-1] for part in target.path.split("/") if part.startswith("{")}
+        if needed & made and needed <= known.keys():
+            parameters = {name: known[name] for name in sorted(needed)}
+            links[target.operation] = {"operationId": target.operation, "parameters": parameters}
+    return links
 
 
 def _require_envelopes(components: dict[str, Any]) -> None:
@@ -147,3 +200,38 @@ def _require_envelopes(components: dict[str, Any]) -> None:
             for name in envelope:
                 schema["properties"][name].pop("default", None)
             schema["required"] = [*schema.get("required", ()), *envelope]
+
+
+def _default_the_input_type(components: dict[str, Any]) -> None:
+    """An input without a type is an `input_message`, and has exactly one of `messages` and `content`."""
+    schema = components["InputMessageRequest"]
+    schema["required"].remove("type")
+    schema["properties"]["type"]["default"] = "input_message"
+    schema["oneOf"] = [{"required": ["messages"]}, {"required": ["content"]}]
+
+
+def _admit_kept_tool_configurations(components: dict[str, Any]) -> None:
+    """Tool configurations of the types that are kept unread have no type of their own in `wire`."""
+    name = "KeptToolConfiguration"
+    for union in list(_unions_with(components, "mcp")):
+        union["anyOf"].append({"$ref": _PREFIX + name})
+        union["discriminator"]["mapping"] |= {kind: _PREFIX + name for kind in sorted(VENDOR_TYPES)}
+    components[name] = {
+        "title": name,
+        "description": "A tool that Sessile does not run: kept as it was given, never offered to a model.",
+        "type": "object",
+        "properties": {"type": {"enum": sorted(VENDOR_TYPES)}},
+        "required": ["type"],
+    }
+
+
+def _unions_with(node: Any, tag: str) -> Iterator[dict[str, Any]]:
+    """Every tagged union in a document that has a member of this tag."""
+    if isinstance(node, dict):
+        if tag in node.get("discriminator", {}).get("mapping", {}):
+            yield node
+        for child in node.values():
+            yield from _unions_with(child, tag)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _unions_with(child, tag)

@@ -31,6 +31,8 @@ class Route(Struct, frozen=True, kw_only=True):
     stream: Any = None
     """The type of the frames of an event stream."""
     headers: tuple[str, ...] = ()
-    """Request headers it reads, by name."""
+    """Request headers it reads, by name, besides those of every operation."""
+    answer_headers: tuple[str, ...] = ()
+    """Headers of its answer, by name, besides those of every answer."""
     errors: tuple[int, ...] = ()
     """Statuses of the errors it may answer with, besides those of every operation."""

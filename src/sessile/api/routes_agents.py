@@ -97,6 +97,7 @@ ROUTES = (
         status=201,
         body=CreateAgentRequest,
         answer=Agent,
+        answer_headers=("X-Sessile-Inactive",),
         errors=(400, 403, 422),
     ),
     Route(
@@ -118,6 +119,7 @@ ROUTES = (
         handler=get,
         roles=_READ,
         answer=Agent,
+        answer_headers=("X-Sessile-Inactive",),
         errors=(403, 404),
     ),
     Route(
@@ -129,6 +131,7 @@ ROUTES = (
         roles=_DEVELOP,
         body=UpdateAgentRequest,
         answer=Agent,
+        answer_headers=("X-Sessile-Inactive",),
         errors=(400, 403, 404, 422),
     ),
     Route(
@@ -140,6 +143,7 @@ ROUTES = (
         roles=_ADMINISTER,
         body=CreateAgentRequest,
         answer=Agent,
+        answer_headers=("X-Sessile-Inactive",),
         errors=(400, 403, 404, 422),
     ),
     Route(

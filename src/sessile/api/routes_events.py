@@ -51,7 +51,7 @@ async def create(call: Call) -> Response:
     hub = call.services.hub
 
     def attach(claim: Claim) -> Tail:
-        return hub.follow(claim.session.id, claim.opened[-1].sequence)
+        return hub.follow(claim.session.id, claim.opened[-1].sequence, deltas=request.stream_response)
 
     claim, tail = await call.services.inputs.accept(
         call.principal, call.path["agent_key"], call.path["session_key"], request, attach
@@ -121,7 +121,7 @@ ROUTES = (
         body=InputMessageRequest,
         answer=InputResponse,
         stream=StreamFrame,
-        headers=("Request-Timeout", "Request-Timeout-Millis"),
+        answer_headers=("X-Turn-Id", "X-Event-Id"),
         errors=(400, 403, 404, 409, 422),
     ),
     Route(

@@ -92,6 +92,7 @@ ROUTES = (
         status=201,
         body=CreateSessionRequest,
         answer=Session,
+        answer_headers=("ETag",),
         errors=(400, 403, 404),
     ),
     Route(
@@ -113,6 +114,7 @@ ROUTES = (
         handler=get,
         roles=_READ,
         answer=Session,
+        answer_headers=("ETag",),
         errors=(403, 404),
     ),
     Route(
@@ -124,6 +126,7 @@ ROUTES = (
         roles=_DEVELOP,
         body=UpdateSessionRequest,
         answer=Session,
+        answer_headers=("ETag",),
         headers=("If-Match",),
         errors=(400, 403, 404, 412),
     ),

@@ -70,6 +70,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="off",
                 interface="asgi3",
                 access_log=False,
+                proxy_headers=False,
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=75,

@@ -3,6 +3,7 @@
 Whatever the log holds, every tool call in the result is answered exactly once, right after the message that made it.
 """
 
+from collections import deque
 from collections.abc import Iterable
 
 from msgspec import Struct, field
@@ -26,33 +27,24 @@ _UNKNOWN_OUTCOME = '{"error":"The outcome of this call is unknown.","code":"tool
 
 
 def build(instructions: str, entries: Iterable[AnyEvent], max_chars: int) -> list[Message]:
-    """The messages for the next model call, from events in log order.
-
-    Hidden events are left out, and with one half of a tool call the other. While the text is longer than `max_chars`
-    the oldest whole turns are dropped; a turn starts at an input, and the last one is always kept.
-    """
-    left = max_chars - len(instructions)
-    kept: list[list[Message]] = []
-    for turn in reversed(_turns(entries)):
-        messages = _messages(turn)
-        left -= sum(map(chars, messages))
-        if kept and left < 0:
-            break
-        if messages:
-            kept.append(messages)
-    head: list[Message] = [SystemMessage(instructions)] if instructions else []
-    return head + [message for messages in reversed(kept) for message in messages]
+    """The messages for the next model call, from events in log order; see `Conversation`."""
+    conversation = Conversation()
+    for event in entries:
+        conversation.add(event)
+    return conversation.messages(instructions, max_chars)
 
 
 def chars(message: Message) -> int:
     """The characters of a message that count towards a limit: its text, and the names and arguments of its calls."""
-    calls = message.tool_calls if isinstance(message, AssistantMessage) else ()
-    return len(message.content) + sum(len(call.name) + len(call.arguments) for call in calls)
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        return len(message.content) + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+    return len(message.content)
 
 
 class _Call(Struct):
     id: str
     input: ToolInputEvent
+    turn: "_Turn"
     output: ToolOutputEvent | None = None
 
     @property
@@ -66,27 +58,78 @@ class _Answer(Struct):
     calls: list[_Call] = field(default_factory=list)
 
 
-_Turn = list[UserMessage | _Answer]
+class _Turn:
+    """What was said in one turn; its messages are made once, and again after a change."""
+
+    __slots__ = ("_messages", "chars", "items")
+
+    def __init__(self) -> None:
+        self.items: list[UserMessage | _Answer] = []
+        self.chars = 0
+        self._messages: list[Message] | None = None
+
+    def changed(self) -> None:
+        self._messages = None
+
+    def messages(self) -> list[Message]:
+        if self._messages is None:
+            self._messages = _messages(self.items)
+            self.chars = sum(map(chars, self._messages))
+        return self._messages
 
 
-class _Fold:
-    """Puts events into turns and answers, and tool outputs to their calls, wherever they stand.
+class Conversation:
+    """The events of a log as the messages of a model, event by event.
 
-    Hidden events take part: they separate answers, and a hidden half of a call is needed to hide the other.
+    Hidden events are left out, and with one half of a tool call the other; they are added all the same, because they
+    separate answers and because a hidden half of a call must be known to hide the other. A turn starts at an input.
     """
 
     def __init__(self) -> None:
-        self.turns: list[_Turn] = [[]]
+        self._turns: deque[_Turn] = deque([_Turn()])
+        self._settled: list[Message] = []
+        """The messages of all turns but the last; what changes in an old turn has them made again."""
+        self._settled_chars = 0
         self._answer: _Answer | None = None
         self._open: dict[str, _Call] = {}
         self._ids: set[str] = set()
 
+    @property
+    def chars(self) -> int:
+        """The characters of all messages."""
+        self._turns[-1].messages()
+        return self._settled_chars + self._turns[-1].chars
+
+    def messages(self, instructions: str, max_chars: int) -> list[Message]:
+        """What the model reads. The oldest turns are forgotten until the text fits; the last one is always there."""
+        last = self._turns[-1].messages()
+        too_many = self.chars + len(instructions) - max_chars
+        while too_many > 0 and len(self._turns) > 1:
+            oldest = self._turns.popleft()
+            del self._settled[: len(oldest.messages())]
+            self._settled_chars -= oldest.chars
+            too_many -= oldest.chars
+        head: list[Message] = [SystemMessage(instructions)] if instructions else []
+        return head + self._settled + last
+
+    def _settle(self, turn: _Turn) -> None:
+        self._settled += turn.messages()
+        self._settled_chars += turn.chars
+
+    def _settle_again(self) -> None:
+        self._settled, self._settled_chars = [], 0
+        for turn in list(self._turns)[:-1]:
+            self._settle(turn)
+
     def add(self, event: AnyEvent) -> None:
+        """Go on by one event of the log."""
         match event:
             case InputMessageEvent():
                 self._answer = None
                 if not event.hidden:
-                    self.turns.append([UserMessage("\n".join(map(_line, event.messages)))])
+                    self._settle(self._turns[-1])
+                    self._turns.append(_Turn())
+                    self._turns[-1].items.append(UserMessage("\n".join(map(_line, event.messages))))
             case ThinkingEvent():
                 if self._answer is not None and self._answer.output_id not in (None, event.output_id):
                     self._answer = None
@@ -95,13 +138,17 @@ class _Fold:
                 if not event.hidden and event.content:
                     answer.texts.append(event.content)
             case ToolInputEvent():
-                call = _Call(self._unique(event), event)
-                self._current(None).calls.append(call)
+                answer = self._current(None)
+                call = _Call(self._unique(event), event, self._turns[-1])
+                answer.calls.append(call)
                 self._open[event.tool_call_id] = call
             case ToolOutputEvent():
                 self._answer = None
                 if found := self._open.pop(event.tool_call_id, None):
                     found.output = event
+                    found.turn.changed()
+                    if found.turn is not self._turns[-1]:
+                        self._settle_again()
             case TurnStartedRecord() | TurnEndedRecord():
                 self._answer = None
             case _:
@@ -109,10 +156,11 @@ class _Fold:
 
     def _current(self, output_id: str | None) -> _Answer:
         """The answer that is being read; another `output_id` starts a new one."""
+        self._turns[-1].changed()
         answer = self._answer
         if answer is None or (output_id and answer.output_id and output_id != answer.output_id):
             answer = self._answer = _Answer()
-            self.turns[-1].append(answer)
+            self._turns[-1].items.append(answer)
         answer.output_id = answer.output_id or output_id
         return answer
 
@@ -127,20 +175,13 @@ class _Fold:
         return id
 
 
-def _turns(entries: Iterable[AnyEvent]) -> list[_Turn]:
-    fold = _Fold()
-    for event in entries:
-        fold.add(event)
-    return fold.turns
-
-
 def _line(part: InputPart) -> str:
     return part.content if isinstance(part, TextPart) else f'Use the skill "{part.skill_name}".'
 
 
-def _messages(turn: _Turn) -> list[Message]:
+def _messages(items: list[UserMessage | _Answer]) -> list[Message]:
     messages: list[Message] = []
-    for item in turn:
+    for item in items:
         if isinstance(item, UserMessage):
             messages.append(item)
             continue

@@ -8,6 +8,7 @@ from sessile.wire import codec
 from sessile.wire.events import AnyEvent, Event
 
 _decode = Decoder(AnyEvent).decode
+"""Decodes a body, which has no envelope: what is stored was checked when it came in."""
 
 
 class Draft(Struct, frozen=True):
@@ -45,7 +46,17 @@ class Entry(Struct, frozen=True):
 
     def event(self) -> AnyEvent:
         """The typed event."""
-        event: AnyEvent = _decode(self.json)
+        event: AnyEvent = _decode(self.body)
+        return self.placed(event)
+
+    def placed(self, event: AnyEvent) -> AnyEvent:
+        """The event of a draft that became this entry, with its envelope filled in."""
+        event.id = self.id
+        event.session_key = self.session_key
+        event.created_at = codec.rfc3339(self.created_at)
+        event.sequence = self.sequence
+        event.turn_id = self.turn_id
+        event.hidden = self.hidden
         return event
 
 

@@ -11,6 +11,8 @@ from sessile.wire.events import LiveFrame, StreamingAgentOutput, StreamingAgentO
 
 MAX_LAG_BYTES = 1024 * 1024
 """A follower that is further behind loses its place, so that the chain behind the slowest one stays bounded."""
+ENDS_OUTPUT = frozenset({"agent_output", "turn_ended"})
+"""Durable events after which no text is in flight."""
 _INSPECTION_BYTES = 64 * 1024
 _FRAME_OVERHEAD = 200
 
@@ -67,6 +69,8 @@ class Channel:
         self.places: set[Place] = set()
         self._output: list[str] = []
         self._waiters: list[asyncio.Future[None]] = []
+        self._patient: list[asyncio.Future[None]] = []
+        """Those who wait for durable events only."""
         self._inspect_at = _INSPECTION_BYTES
 
     def announce(self, entries: Sequence[Entry]) -> None:
@@ -75,7 +79,7 @@ class Channel:
             self._link(Node(entry, None, self.tail.position + len(entry.body) + _FRAME_OVERHEAD))
             self.head = entry.sequence
             self.running = entry.type != "turn_ended"
-            if entry.type in ("agent_output", "turn_ended"):
+            if entry.type in ENDS_OUTPUT:
                 self._forget_output()
         self.wake()
 
@@ -92,7 +96,7 @@ class Channel:
         elif isinstance(frame, StreamingAgentOutputEnd):
             self._forget_output()
         self._link(Node(None, frame, self.tail.position + size))
-        self.wake()
+        self._wake_impatient()
 
     def close(self, reason: str) -> None:
         """End all followers."""
@@ -105,19 +109,21 @@ class Channel:
             return None
         return structs.replace(self.output, content="".join(self._output), offset=0, snapshot=True)
 
-    def wait(self) -> "asyncio.Future[None]":
-        """A future that the next link, or a wake-up, completes."""
+    def wait(self, deltas: bool = True) -> "asyncio.Future[None]":
+        """A future that the next link completes, or, without `deltas`, the next durable one; a wake-up too."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        (self._waiters if deltas else self._patient).append(waiter)
         return waiter
 
     def wake(self) -> None:
         """Complete all waiting futures."""
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        patient, self._patient = self._patient, []
+        _complete(patient)
+        self._wake_impatient()
+
+    def _wake_impatient(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        _complete(waiters)
 
     def attach(self) -> Place:
         """A new follower, at the end of the chain."""
@@ -141,3 +147,9 @@ class Channel:
     def _forget_output(self) -> None:
         self.output = None
         self._output = []
+
+
+def _complete(waiters: list["asyncio.Future[None]"]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -32,10 +32,13 @@ class Hub:
         if channel is not None:
             channel.close("deleted")
 
-    def follow(self, session_id: int, cursor: int) -> Tail:
-        """Follow a session from the event after `cursor` on. The caller closes the tail."""
+    def follow(self, session_id: int, cursor: int, *, deltas: bool = True) -> Tail:
+        """Follow a session from the event after `cursor` on. The caller closes the tail.
+
+        Without `deltas` ephemeral frames wake nobody; they may still come along with a durable event.
+        """
         channel = self._channel(session_id)
-        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds)
+        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
 

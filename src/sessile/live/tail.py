@@ -6,8 +6,9 @@ An announcement is a hint. The log is read whenever the hint does not fit the cu
 import asyncio
 from collections.abc import Callable
 
-from sessile.live.channel import Channel, Node
+from sessile.live.channel import ENDS_OUTPUT, Channel, Node
 from sessile.ports import EventQuery, Store
+from sessile.wire.errors import StorageUnavailable
 
 _CATCH_UP_PAGE = 100
 
@@ -16,10 +17,18 @@ class Tail:
     """One follower of one session, until it is closed.
 
     `next` gives the nodes that came since the last call, in order: every durable event after the cursor exactly once,
-    and ephemeral frames unless the follower was too slow for them.
+    and ephemeral frames unless the follower was too slow for them. Giving up on a call of `next` loses nothing.
     """
 
-    def __init__(self, channel: Channel, store: Store, session_id: int, cursor: int, heartbeat_seconds: float) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        store: Store,
+        session_id: int,
+        cursor: int,
+        heartbeat_seconds: float,
+        deltas: bool = True,
+    ) -> None:
         self.on_leave: Callable[[], None] = lambda: None
         self._channel = channel
         self._place = channel.attach()
@@ -27,8 +36,10 @@ class Tail:
         self._session_id = session_id
         self._cursor = cursor
         self._heartbeat_seconds = heartbeat_seconds
+        self._deltas = deltas
         self._behind = channel.head is None or channel.head > cursor
         self._beat = False
+        self._ready: list[Node] = []
         self._timer = asyncio.get_running_loop().call_later(heartbeat_seconds, self._on_heartbeat)
 
     def close(self) -> None:
@@ -43,57 +54,89 @@ class Tail:
         return self._channel.closed
 
     async def next(self) -> list[Node]:
-        """Wait for something new. An empty list is a heartbeat, or the end when `closed` is set."""
+        """Wait for something new. An empty list is a heartbeat, or the end when `closed` is set.
+
+        While the log cannot be read, it is tried again at every heartbeat.
+        """
         while True:
-            if self._behind:
-                self._behind = False
-                nodes = await self._catch_up()
-            elif self._place.node is None:
-                nodes = await self._skip()
-            else:
-                nodes = await self._take(self._place.node)
-            if nodes or self._channel.closed:
+            try:
+                await self._advance()
+                settled = self._place.node is not None
+            except StorageUnavailable:
+                self._behind = settled = True
+            if self._ready or self._channel.closed:
+                nodes, self._ready = self._ready, []
                 return nodes
             if self._beat:
                 self._beat = False
-                return await self._catch_up()
-            await self._channel.wait()
+                return []
+            if settled:
+                await self._channel.wait(self._deltas)
 
-    async def _take(self, node: Node) -> list[Node]:
-        """What the chain holds beyond `node`; an entry that does not follow the cursor sends us to the log first."""
-        nodes: list[Node] = []
+    async def _advance(self) -> None:
+        """Make everything ready that is there. What is linked during an `await` in here is taken before we wait."""
+        if self._behind:
+            await self._catch_up()
+            self._behind = False
+        if self._place.node is None:
+            await self._skip()
+        else:
+            await self._take(self._place.node, len(self._ready))
+        if self._beat and not self._ready:
+            await self._catch_up()
+
+    async def _take(self, node: Node, frames: int) -> None:
+        """Take what the chain holds beyond `node`. An entry that does not follow the cursor sends us to the log first.
+
+        From `frames` on, `_ready` holds ephemeral frames of the output in flight; they are stale when the log has
+        already given us the entry that ended it.
+        """
         while node.next is not None:
             node = node.next
-            if node.entry is None:
-                nodes.append(node)
+            entry = node.entry
+            if entry is None:
+                self._ready.append(node)
+                self._place.node = node
                 continue
-            if node.entry.sequence > self._cursor + 1:
-                nodes += await self._catch_up(before=node.entry.sequence)
-            if node.entry.sequence > self._cursor:
-                self._cursor = node.entry.sequence
-                nodes.append(node)
-        self._place.node = node
-        return nodes
+            if entry.sequence > self._cursor + 1:
+                await self._catch_up(before=entry.sequence)
+                if self._place.node is None:
+                    return
+            if entry.sequence > self._cursor:
+                self._cursor = entry.sequence
+                self._ready.append(node)
+            elif entry.type in ENDS_OUTPUT:
+                del self._ready[frames:]
+            if entry.type in ENDS_OUTPUT:
+                frames = len(self._ready)
+            self._place.node = node
 
-    async def _skip(self) -> list[Node]:
+    async def _skip(self) -> None:
         """Go to the end of the chain: durable events from the log, then all text so far of the output in flight."""
-        self._place.node = self._channel.tail
-        snapshot = self._channel.snapshot()
-        nodes = await self._catch_up()
-        return nodes if snapshot is None else [*nodes, Node(None, snapshot, 0)]
+        self._place.node, snapshot = self._channel.tail, self._channel.snapshot()
+        try:
+            await self._catch_up()
+        except BaseException:
+            self._place.node = None
+            raise
+        if (node := self._place.node) is None:
+            return  # too slow again
+        frames = len(self._ready)
+        if snapshot is not None:
+            self._ready.append(Node(None, snapshot, 0))
+        await self._take(node, frames)
 
-    async def _catch_up(self, before: int | None = None) -> list[Node]:
-        """Durable events after the cursor, and before another place, from the log."""
-        nodes: list[Node] = []
-        while True:
-            query = EventQuery(cursor=self._cursor, limit=_CATCH_UP_PAGE, records=True, include_hidden=True)
+    async def _catch_up(self, before: int | None = None) -> None:
+        """Make durable events after the cursor, and before another place, ready from the log."""
+        cursor: int | None = self._cursor
+        while cursor is not None:
+            query = EventQuery(cursor=cursor, limit=_CATCH_UP_PAGE, records=True, include_hidden=True)
             page = await self._store.read_log(self._session_id, query)
             entries = [entry for entry in page.rows if before is None or entry.sequence < before]
-            nodes += [Node(entry, None, 0) for entry in entries]
+            self._ready += [Node(entry, None, 0) for entry in entries]
             if entries:
                 self._cursor = entries[-1].sequence
-            if page.next is None or len(entries) < len(page.rows):
-                return nodes
+            cursor = page.next if len(entries) == len(page.rows) else None
 
     def _on_heartbeat(self) -> None:
         self._beat = True

@@ -4,7 +4,7 @@ Providers differ in small ways; every allowance for that is made here.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -267,18 +267,18 @@ class Answer:
         self._calls = _Calls()
         self._usage: _Usage | None = None
 
-    def feed(self, data: bytes) -> list[Delta]:
-        """The deltas in a piece of an event stream. Raises ModelFault."""
-        deltas: list[Delta] = []
+    def feed(self, data: bytes) -> Iterator[Delta]:
+        """The deltas in a piece of an event stream. Raises ModelFault, after the deltas that came before the fault."""
         for line in self._lines.feed(data):
+            deltas: list[Delta] = []
             self._take_line(line, deltas)
+            yield from deltas
             if self.done:
                 break
-        return deltas
 
-    def feed_eof(self) -> list[Delta]:
+    def feed_eof(self) -> Iterator[Delta]:
         """The deltas in a last line that no line end followed."""
-        return [] if self.done else self.feed(b"\n")
+        return iter(()) if self.done else self.feed(b"\n")
 
     def feed_whole(self, body: bytes) -> list[Delta]:
         """The deltas of an answer that came as one JSON object instead of a stream."""

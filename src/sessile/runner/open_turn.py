@@ -1,7 +1,7 @@
 """A turn that is being written: its fence, its totals, what is in flight. Every append of a turn goes through here."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -10,6 +10,7 @@ from sessile.domain.log import Draft, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.ports import Claim, Clock, LiveSink, Store, TurnEnd, TurnProgress
 from sessile.runner import dispatch
+from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import AnyEvent, ContextConsumed, LiveFrame, ToolInputEvent, ToolOutputEvent, TurnError
@@ -32,6 +33,10 @@ class OpenTurn:
         """The model answer that is not in the log yet."""
         self.open_calls: dict[str, ToolInputEvent] = {}
         """Tool calls in the log that have no output there, by tool call id."""
+        self.history = History()
+        """The end of the log as the model reads it; `run_turn` takes the real one."""
+        self._writing = False
+        self._cancelled = False
         self._store = store
         self._sink = sink
         self._clock = clock
@@ -60,9 +65,9 @@ class OpenTurn:
             self._context_usage = context
             self.publish(ContextConsumed(session_context_usage=context, turn_id=self.turn_id, created_at=self.now()))
 
-    async def append(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-        """Append events and return them as they stand in the log."""
-        return await self._commit(events, None)
+    async def append(self, events: Sequence[AnyEvent]) -> None:
+        """Append events; they get their envelopes and join the history."""
+        await self._commit(events, None)
 
     async def end(
         self, stop_reason: StopReason, events: Sequence[AnyEvent] = (), error: TurnError | None = None
@@ -81,37 +86,43 @@ class OpenTurn:
         """End the turn with an error, keeping what was shown of the answer in flight as partial."""
         await self.end("error", self.answer.events(partial=True) if self.answer else (), error)
 
-    async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> list[AnyEvent]:
+    def cancel(self, task: "asyncio.Task[None]") -> None:
+        """Cancel the task that runs this turn: now, or, in the middle of a write, once its outcome is known."""
+        self._cancelled = True
+        if not self._writing:
+            task.cancel()
+
+    async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
         )
         while True:
             try:
-                return await _to_the_end(self._write(events, drafts, progress, end))
+                return await self._write(events, drafts, progress, end)
             except StorageUnavailable:
                 _log.warning("turn_waits_for_storage", turn_id=self.turn_id)
                 await self._clock.sleep(_STORAGE_RETRY_SECONDS)
 
     async def _write(
         self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
-    ) -> list[AnyEvent]:
-        entries = await self._store.append(self.claim.fence, drafts, progress, end)
+    ) -> None:
+        self._writing = True
+        try:
+            entries = await self._store.append(self.claim.fence, drafts, progress, end)
+        finally:
+            self._writing = False
         self.answer = None
-        for event in events:
-            if isinstance(event, ToolInputEvent):
-                self.open_calls[event.tool_call_id] = event
-            elif isinstance(event, ToolOutputEvent):
-                self.open_calls.pop(event.tool_call_id, None)
+        for event, entry in zip(events, entries, strict=False):
+            self._note(entry.placed(event))
+        self.history.last_sequence = entries[-1].sequence
         self._sink.announce(self.claim.session.id, entries)
-        return [] if end else [entry.event() for entry in entries]
+        if self._cancelled and end is None:
+            raise asyncio.CancelledError
 
-
-async def _to_the_end(write: Coroutine[None, None, list[AnyEvent]]) -> list[AnyEvent]:
-    """Wait for a write even when cancelled: a turn must know what of it is in the log before it can be closed."""
-    task = asyncio.ensure_future(write)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    def _note(self, event: AnyEvent) -> None:
+        self.history.conversation.add(event)
+        if isinstance(event, ToolInputEvent):
+            self.open_calls[event.tool_call_id] = event
+        elif isinstance(event, ToolOutputEvent):
+            self.open_calls.pop(event.tool_call_id, None)

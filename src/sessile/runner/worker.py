@@ -16,36 +16,38 @@ _RESTARTED = TurnError(code="server_restarted", message="The server went away wh
 _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
 _log = structlog.get_logger("sessile.runner")
 
+Running = tuple[OpenTurn, "asyncio.Task[None]"]
+
 
 class Worker:
     """The `TurnQueue` of one process: a task for each running turn."""
 
     def __init__(self, env: TurnEnvironment) -> None:
         self._env = env
-        self._running: dict[int, tuple[Claim, asyncio.Task[None]]] = {}
+        self._running: dict[int, Running] = {}
 
     def submit(self, claim: Claim) -> None:
         """Run a claimed turn. Never blocks."""
         session_id = claim.session.id
-        task = asyncio.create_task(self._run(claim), name=claim.turn_id)
-        self._running[session_id] = (claim, task)
+        turn = self._open(claim)
+        task = asyncio.create_task(self._run(turn), name=claim.turn_id)
+        self._running[session_id] = (turn, task)
         task.add_done_callback(lambda _: self._forget(session_id, task))
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
-        await self._cancel([task for key, (_, task) in self._running.items() if key == session_id])
+        await self._cancel([self._running[session_id]] if session_id in self._running else [])
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
-        await self._cancel([task for claim, task in self._running.values() if claim.agent.id == agent_id])
+        running = [(turn, task) for turn, task in self._running.values() if turn.claim.agent.id == agent_id]
+        await self._cancel(running)
+        for turn, _ in running:
+            self._env.sink.close_session(turn.claim.session.id)
 
     async def drain(self, seconds: float) -> None:
         """End all running turns with `server_shutdown`; what has not ended in time is left to the next start."""
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        await self._cancel(list(self._running.values()), seconds)
 
     async def recover(self) -> int:
         """Close every turn that an earlier process left running; returns how many."""
@@ -57,12 +59,12 @@ class Worker:
             _log.warning("turn_closed_at_start", turn_id=claim.turn_id, session_key=claim.session.key)
         return len(claims)
 
-    async def _run(self, claim: Claim) -> None:
-        turn = self._open(claim)
+    async def _run(self, turn: OpenTurn) -> None:
         try:
             await run_turn(turn, self._env)
+            self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
-            _log.info("turn_lost", turn_id=claim.turn_id, session_key=claim.session.key)
+            _log.info("turn_lost", turn_id=turn.turn_id, session_key=turn.claim.session.key)
         except asyncio.CancelledError:
             await self._fail(turn, _SHUTDOWN)
         except ModelFault as fault:
@@ -70,7 +72,7 @@ class Worker:
         except SessileError as error:
             await self._fail(turn, TurnError(code=error.code, message=error.message))
         except Exception:  # a defect in one turn must end that turn durably, never leave it running or end the worker
-            _log.exception("turn_failed", turn_id=claim.turn_id, session_key=claim.session.key)
+            _log.exception("turn_failed", turn_id=turn.turn_id, session_key=turn.claim.session.key)
             await self._fail(turn, _INTERNAL)
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
@@ -95,12 +97,13 @@ class Worker:
     def _open(self, claim: Claim) -> OpenTurn:
         return OpenTurn(claim, self._env.store, self._env.sink, self._env.clock)
 
-    async def _cancel(self, tasks: list["asyncio.Task[None]"]) -> None:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    async def _cancel(self, running: list[Running], seconds: float | None = None) -> None:
+        for turn, task in running:
+            turn.cancel(task)
+        if running:
+            await asyncio.wait([task for _, task in running], timeout=seconds)
 
     def _forget(self, session_id: int, task: "asyncio.Task[None]") -> None:
-        if self._running.get(session_id, (None, None))[1] is task:
+        running = self._running.get(session_id)
+        if running is not None and running[1] is task:
             del self._running[session_id]

@@ -1,6 +1,5 @@
 """Use-cases of input: check it, append it, hand its turn on."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,19 +50,13 @@ class Inputs:
         `attach` makes whatever follows the turn, after the commit and before the turn starts.
 
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        Draining, StorageUnavailable; after any of these nothing was stored.
+        Draining, StorageUnavailable; after any of these nothing was stored. A caller that may be cancelled
+        shields this: an input that is durable must get its turn.
         """
         if self._draining:
             raise Draining
         event = _event(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        accepting = asyncio.ensure_future(self._accept(ref, event, attach))
-        # Whoever asked may go away; an input that is durable gets its turn all the same.
-        return await asyncio.shield(accepting)
-
-    async def _accept(
-        self, ref: SessionRef, event: InputMessageEvent, attach: Callable[[Claim], Follower]
-    ) -> tuple[Claim, Follower]:
         claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit)
         self._live.announce(claim.session.id, claim.opened)
         follower = attach(claim)

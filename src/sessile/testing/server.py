@@ -21,7 +21,7 @@ class ServerProcess:
     """`sessile serve` in a process of its own, as a context manager; leaving it ends the process.
 
     `config` is the text of `sessile.toml`, written beside `data` in `folder`, where tool modules are looked for too.
-    A second `start` after `kill` or `terminate` uses the same data folder.
+    A second `start` after `kill` or `terminate` uses the same data folder. In `env`, None removes a variable.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ServerProcess:
         config: str = "",
         *,
         arguments: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         command: Sequence[str] = (sys.executable, "-m", "sessile"),
     ) -> None:
         self.folder = folder
@@ -41,7 +41,8 @@ class ServerProcess:
         self._config_file.write_text(config)
         self._command = [*command, "serve", "--port", "0", "--data", str(self.data)]
         self._command += ["--config", str(self._config_file), *arguments]
-        self._env = {**os.environ, "SESSILE_OWNER_KEY": OWNER_KEY, "PYTHONUNBUFFERED": "1", **(env or {})}
+        wanted = {**os.environ, "SESSILE_OWNER_KEY": OWNER_KEY, "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._env = {name: value for name, value in wanted.items() if value is not None}
         self._process: subprocess.Popen[bytes] | None = None
         self._stdout: list[bytes] = []
         self._stderr: list[bytes] = []

@@ -85,6 +85,11 @@ class Upstream:
         self._answers.append(steps)
         return self
 
+    def reset(self) -> None:
+        """Forget all requests and all answers in the queue: the next request has the number 1."""
+        self.requests.clear()
+        self._answers.clear()
+
     async def arrived(self, number: int) -> Received:
         """The request with this number, counted from 1, as soon as it has come. Raises TimeoutError."""
         async with asyncio.timeout(WAIT_SECONDS), self._arrival:

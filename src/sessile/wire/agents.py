@@ -4,12 +4,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from sessile.wire.ids import Key, Name, Timestamp
-from sessile.wire.limits import MAX_DESCRIPTION_CHARS, MAX_TEMPLATE_CHARS
+from sessile.wire.ids import KEY_PATTERN, Key, Name, Timestamp
+from sessile.wire.limits import MAX_DESCRIPTION_CHARS, MAX_KEY_CHARS, MAX_TEMPLATE_CHARS
 from sessile.wire.tool_configurations import ToolConfiguration
 
 Description = Annotated[str, Meta(max_length=MAX_DESCRIPTION_CHARS)]
 StepName = Annotated[str, Meta(min_length=1, max_length=255)]
+_STEP_NAMES = Meta(extra_json_schema={"propertyNames": {"minLength": 1, "maxLength": 255}})
+_CONFIGURATION_NAMES = Meta(extra_json_schema={"propertyNames": {"pattern": KEY_PATTERN, "maxLength": MAX_KEY_CHARS}})
 TemplateType = Literal["velocity", "text"]
 Template = Annotated[str, Meta(max_length=MAX_TEMPLATE_CHARS)]
 Metadata = dict[str, Any]
@@ -156,12 +158,14 @@ class CreateAgentRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     key: Key | UnsetType = UNSET
     name: Name
     description: Description | UnsetType | None = UNSET
-    tool_configurations: dict[str, ToolConfiguration | None] = field(default_factory=dict)
+    tool_configurations: Annotated[dict[str, ToolConfiguration | None], _CONFIGURATION_NAMES] = field(
+        default_factory=dict
+    )
     skills: dict[str, AgentSkill | None] | UnsetType = UNSET
     model: AgentModel
     first_step: FirstAgentStep | UnsetType = UNSET
     first_step_name: StepName | UnsetType = UNSET
-    steps: dict[str, AgentStep] | UnsetType = UNSET
+    steps: Annotated[dict[str, AgentStep], _STEP_NAMES] | UnsetType = UNSET
     metadata: Metadata = field(default_factory=dict)
     enabled: bool = True
     compaction: CompactionConfig | UnsetType = UNSET
@@ -192,16 +196,29 @@ class UpdateAgentRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
     name: Name | UnsetType = UNSET
     description: Description | UnsetType | None = UNSET
-    tool_configurations: dict[str, ToolConfiguration | None] | UnsetType | None = UNSET
+    tool_configurations: Annotated[dict[str, ToolConfiguration | None], _CONFIGURATION_NAMES] | UnsetType | None = UNSET
     skills: dict[str, AgentSkill | None] | UnsetType | None = UNSET
     model: AgentModel | UnsetType = UNSET
     first_step: UpdateFirstAgentStep | UnsetType = UNSET
     first_step_name: StepName | UnsetType = UNSET
     metadata: Metadata | UnsetType | None = UNSET
     enabled: bool | UnsetType | None = UNSET
-    compaction: CompactionConfig | UnsetType = UNSET
-    tool_output_offloading: ToolOutputOffloading | UnsetType = UNSET
-    steps: dict[str, UpdateAgentStep | None] | UnsetType | None = UNSET
+    compaction: CompactionConfig | UnsetType | None = UNSET
+    tool_output_offloading: ToolOutputOffloading | UnsetType | None = UNSET
+    steps: Annotated[dict[str, UpdateAgentStep | None], _STEP_NAMES] | UnsetType | None = UNSET
+
+
+class ShownAgentStep(AgentStep, kw_only=True):
+    """A step as an answer shows it."""
+
+    instructions: list[StepInstruction]
+    output_parser: OutputParser
+
+
+class ShownFirstAgentStep(ShownAgentStep, kw_only=True):
+    """The first step as an answer shows it."""
+
+    name: StepName
 
 
 class Agent(Struct, kw_only=True):
@@ -211,12 +228,12 @@ class Agent(Struct, kw_only=True):
     key: Key
     name: Name
     description: Description | UnsetType = UNSET
-    tool_configurations: dict[str, ToolConfiguration | None]
+    tool_configurations: Annotated[dict[str, ToolConfiguration | None], _CONFIGURATION_NAMES]
     skills: dict[str, AgentSkill | None] | UnsetType = UNSET
     model: AgentModel
-    first_step: FirstAgentStep
+    first_step: ShownFirstAgentStep
     first_step_name: StepName
-    steps: dict[str, AgentStep] | UnsetType = UNSET
+    steps: Annotated[dict[str, ShownAgentStep], _STEP_NAMES] | UnsetType = UNSET
     metadata: Metadata
     enabled: bool
     compaction: CompactionConfig | UnsetType = UNSET

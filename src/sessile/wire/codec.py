@@ -63,6 +63,7 @@ def invalid_field(message: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
 
 
+@lru_cache(maxsize=256)
 def rfc3339(micros: int) -> str:
     """Microseconds since the epoch as RFC 3339 in UTC, always with six digits."""
     seconds, fraction = divmod(micros, 1_000_000)

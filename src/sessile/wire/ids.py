@@ -1,7 +1,8 @@
 """Identifiers: how they look, how they are made, and what an event id says about its place in the log."""
 
+import os
 import re
-import secrets
+from collections import deque
 from typing import Annotated
 
 from msgspec import Meta
@@ -21,12 +22,14 @@ Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 
 _SEQUENCE_DIGITS = 10
 _EVENT_ID = re.compile(rf"aev_([0-9a-f]{{{_SEQUENCE_DIGITS}}})[0-9a-f]{{20}}")
+_RANDOM_BYTES = 10
+_POOL = 256
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 def event_id(sequence: int) -> str:
     """An unguessable event id that sorts by `sequence` among the ids of its session."""
-    return f"aev_{sequence:0{_SEQUENCE_DIGITS}x}{secrets.token_hex(10)}"
+    return f"aev_{sequence:0{_SEQUENCE_DIGITS}x}{_random()}"
 
 
 def sequence_of(event_id: str) -> int | None:
@@ -37,17 +40,22 @@ def sequence_of(event_id: str) -> int | None:
 
 def turn_id() -> str:
     """A new turn id."""
-    return f"trn_{secrets.token_hex(12)}"
+    return f"trn_{_random()}"
 
 
 def output_id() -> str:
     """A new id for one model attempt; every delta of the attempt carries it."""
-    return f"out_{secrets.token_hex(8)}"
+    return f"out_{_random()[:16]}"
 
 
 def tool_call_id() -> str:
     """An id for a tool call whose model gave it none."""
-    return f"call_{secrets.token_hex(10)}"
+    return f"call_{_random()}"
+
+
+def request_id() -> str:
+    """An id for a request whose caller gave it none."""
+    return f"req_{_random()[:16]}"
 
 
 def agent_key(name: str) -> str:
@@ -60,7 +68,20 @@ def session_key(name: str) -> str:
     return _slugged("ase", name)
 
 
+_randoms: deque[str] = deque()
+
+
+def _random() -> str:
+    """Eighty unguessable bits in hex. The kernel is asked for many at a time: a system call for each is slow."""
+    while True:
+        try:
+            return _randoms.popleft()
+        except IndexError:
+            pool = os.urandom(_RANDOM_BYTES * _POOL)
+            _randoms.extend(pool[i : i + _RANDOM_BYTES].hex() for i in range(0, len(pool), _RANDOM_BYTES))
+
+
 def _slugged(prefix: str, name: str) -> str:
     slug = _NOT_SLUG.sub("-", name[:80].lower()).strip("-")[:24].rstrip("-")
-    tail = secrets.token_hex(8)
+    tail = _random()[:16]
     return f"{prefix}_{slug}_{tail}" if slug else f"{prefix}_{tail}"

@@ -133,11 +133,11 @@ WebGetAuth = WebGetNoAuth | WebGetBearerAuth | WebGetHeaderAuth | WebGetClientCr
 
 
 class WebGetParameters(Struct, forbid_unknown_fields=True):
-    """Arguments of a web request. `headers` is a map, or one `$ref` to a map."""
+    """Arguments of a web request. `headers` is a map; one that holds only `$ref` stands for another map."""
 
     url: str | EagerReference | UnsetType = UNSET
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] | UnsetType = UNSET
-    headers: dict[str, Any] | UnsetType = UNSET
+    headers: dict[str, str | EagerReference] | UnsetType = UNSET
     body: str | EagerReference | UnsetType = UNSET
     follow_redirects: bool | EagerReference | UnsetType = UNSET
     timeout_seconds: int | EagerReference | UnsetType = UNSET

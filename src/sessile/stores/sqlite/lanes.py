@@ -97,16 +97,35 @@ class ReadLane(Lane):
 
 
 class WriteLane(Lane):
-    """Group commit: one transaction a batch, one savepoint a verb; nothing is answered before the commit returns."""
+    """Group commit: one transaction a batch; nothing is answered before the commit returns.
+
+    A verb that fails has no effect. Most verbs fail before they write; when one fails after it has written, the whole
+    batch runs again with a savepoint for each verb, so verbs must be functions of the database alone.
+    """
 
     def _run_batch(self, connection: sqlite3.Connection, batch: list[Job]) -> list[Outcome]:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._run_alone(connection, verb, future) for verb, future in batch]
-            connection.execute("COMMIT")
+            outcomes = self._run_together(connection, batch)
+            if outcomes is None:
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                outcomes = [self._run_alone(connection, verb, future) for verb, future in batch]
+            _commit(connection)
         except sqlite3.Error as error:
             _roll_back(connection)
             return _all_failed(batch, error)
+        return outcomes
+
+    def _run_together(self, connection: sqlite3.Connection, batch: list[Job]) -> list[Outcome] | None:
+        """The outcomes of all verbs, or None when one of them failed and left something behind."""
+        outcomes = []
+        for verb, future in batch:
+            before = connection.total_changes
+            outcome = _outcome(verb, connection, future)
+            if outcome[2] is not None and connection.total_changes != before:
+                return None
+            outcomes.append(outcome)
         return outcomes
 
     def _run_alone(self, connection: sqlite3.Connection, verb: Verb[Any], future: "asyncio.Future[Any]") -> Outcome:
@@ -132,6 +151,21 @@ def _outcome(verb: Verb[Any], connection: sqlite3.Connection, future: "asyncio.F
 def _all_failed(batch: list[Job], error: sqlite3.Error) -> list[Outcome]:
     _log.error("storage_failed", error=str(error), kind=getattr(error, "sqlite_errorname", None), verbs=len(batch))
     return [(future, None, StorageUnavailable()) for _, future in batch]
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    """Commit, or leave nothing behind that a recovery would take for committed.
+
+    A commit whose fsync failed is undone in this process only: its frames stand whole in the WAL, and after a crash the
+    next process would find them there. The next transaction goes over them, so let it be one that changes nothing.
+    """
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        _roll_back(connection)
+        with contextlib.suppress(sqlite3.Error):  # its own fsync may fail too: it is the overwriting that counts
+            connection.execute("PRAGMA user_version = 0")
+        raise
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,9 @@
 """The log of a session in SQLite: accept, append, read. Functions of a connection, run inside a lane's transaction."""
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit, Claim, EventQuery, Fence, Page, SessionRef, TurnEnd, TurnProgress
@@ -89,7 +91,7 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
         before = after + _EXAMINED + 1
         more, edge = before <= head, before - 1
     else:
-        before = head + 1 if query.cursor is None else query.cursor
+        before = head + 1 if query.cursor is None else min(query.cursor, head + 1)
         after = max(before - _EXAMINED - 1, 0)
         more, edge = after > 0, after + 1
     values = {
@@ -126,11 +128,18 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     return claims
 
 
-def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Iterable[Entry]) -> None:
-    db.executemany(
-        _QUERIES["insert_event"],
-        [(tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body) for e in entries],
-    )
+def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+    values: list[Any] = []
+    for e in entries:
+        values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)
+    db.execute(_insert_events(len(entries)), values)
+
+
+@lru_cache(maxsize=256)
+def _insert_events(count: int) -> str:
+    """One statement for several rows: every statement costs the interpreter a hand-over between threads."""
+    head, _, row = _QUERIES["insert_event"].partition("VALUES ")
+    return f"{head}VALUES {', '.join([row] * count)}"
 
 
 def _last_shown(entries: Sequence[Entry]) -> str | None:

@@ -1,6 +1,8 @@
 """Brings a database file to the current schema, one transaction a migration."""
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 
 from sessile.ports import Clock
 from sessile.stores.queries import load_migrations, statements
@@ -26,8 +28,21 @@ def migrate(connection: sqlite3.Connection, clock: Clock) -> None:
         raise StorageUnavailable(f"The database has schema version {max(newer)}; this Sessile knows {max(known)}.")
     for version, name, script in migrations:
         if version not in applied:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in statements(script):
-                connection.execute(statement)
-            connection.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", (version, name, clock.now()))
-            connection.execute("COMMIT")
+            with _transaction(connection):
+                if connection.execute("SELECT 1 FROM schema_migrations WHERE version = ?", (version,)).fetchone():
+                    continue  # another process that opened the same file was faster
+                for statement in statements(script):
+                    connection.execute(statement)
+                connection.execute("INSERT INTO schema_migrations VALUES (?, ?, ?)", (version, name, clock.now()))
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

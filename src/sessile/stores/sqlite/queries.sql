@@ -140,7 +140,8 @@ WHERE id = ?;
 
 -- name: fenced_turn
 -- The turn that a fence names, and the head of its session's log.
-SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id FROM turns t JOIN sessions s ON s.id = t.session_id
+SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id
+FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
 WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running = 1;
 
 -- name: advance_session
@@ -175,7 +176,7 @@ WHERE session_id = :session_id AND sequence = :sequence;
 
 -- name: session_key
 -- The key and the head of a session, by its internal id.
-SELECT key, last_sequence FROM sessions WHERE id = :session_id;
+SELECT s.key, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
 -- name: list_events_asc
 -- Events between two places of a log, oldest first, of some types or all.

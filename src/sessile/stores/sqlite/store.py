@@ -1,6 +1,7 @@
 """The embedded store: the `Store` port on SQLite. Verbs only; threads and commits are in `lanes`."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +126,7 @@ class SqliteStore:
         self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
     ) -> Page[AgentRow]:
         name = "list_agents" if enabled is None else "list_agents_enabled"
-        values = {"tenant_id": tenant_id, "cursor": cursor or _LAST, "limit": limit + 1, "enabled": enabled}
+        values = {"tenant_id": tenant_id, "cursor": _before(cursor), "limit": limit + 1, "enabled": enabled}
 
         def verb(db: sqlite3.Connection) -> Page[AgentRow]:
             found = [rows.agent(row) for row in db.execute(_QUERIES[name], values)]
@@ -197,7 +198,7 @@ class SqliteStore:
         def verb(db: sqlite3.Connection) -> Page[SessionRow]:
             agent = {"tenant_id": tenant_id, "key": agent_key}
             agent_id: int = _one(db, "get_agent_id", agent, "agent", agent_key)[0]
-            values = {"agent_id": agent_id, "agent_key": agent_key, "cursor": cursor or _LAST, "limit": limit + 1}
+            values = {"agent_id": agent_id, "agent_key": agent_key, "cursor": _before(cursor), "limit": limit + 1}
             found = [rows.session(row) for row in db.execute(_QUERIES["list_sessions"], values)]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
@@ -269,12 +270,15 @@ class SqliteStore:
 
 
 def _connect_all(path: Path, clock: Clock) -> list[sqlite3.Connection]:
-    try:
-        writer = _connect(path)
-        migrate(writer, clock)
-        return [writer, *(_connect(path, "PRAGMA query_only = ON") for _ in range(_READERS))]
-    except sqlite3.Error as error:
-        raise StorageUnavailable(f"The database cannot be opened: {error}.") from None
+    with contextlib.ExitStack() as opened:
+        try:
+            writer = opened.enter_context(contextlib.closing(_connect(path)))
+            migrate(writer, clock)
+            readers = [_connect(path, "PRAGMA query_only = ON") for _ in range(_READERS)]
+        except sqlite3.Error as error:
+            raise StorageUnavailable(f"The database cannot be opened: {error}.") from None
+        opened.pop_all()
+        return [writer, *readers]
 
 
 def _connect(path: Path, *settings: str) -> sqlite3.Connection:
@@ -318,6 +322,10 @@ def _session(db: sqlite3.Connection, ref: SessionRef) -> SessionRow:
 def _locate(db: sqlite3.Connection, ref: SessionRef) -> int:
     session_id: int = _one(db, "locate_session", _ref(ref), "session", ref.session_key)[0]
     return session_id
+
+
+def _before(cursor: int | None) -> int:
+    return _LAST if cursor is None else cursor
 
 
 def _matching(session: SessionRow, if_match: int | None) -> SessionRow:

@@ -1,0 +1,74 @@
+"""The history a turn gives its model: the end of the log, as much as the window pays for. Remembered between turns."""
+
+from collections import OrderedDict
+
+from msgspec import Struct, field
+
+from sessile.domain.context import Conversation
+from sessile.domain.log import Entry
+from sessile.ports import Claim, EventQuery, Store
+
+_PAGE = 64
+_REMEMBERED_CHARS = 16 * 1024 * 1024
+_OVERHEAD_CHARS = 2_000
+"""What a remembered history costs besides its text."""
+
+
+class History(Struct):
+    """A conversation up to one place of its log, for a model with a budget of characters."""
+
+    budget: int = 0
+    conversation: Conversation = field(default_factory=Conversation)
+    last_sequence: int = 0
+    chars: int = 0
+
+
+class Histories:
+    """Histories of sessions that ran here lately. A log that has moved on since then is read again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[int, History] = OrderedDict()
+        self._chars = 0
+
+    async def take(self, claim: Claim, budget: int) -> History:
+        """The history of a claimed turn, its own input last."""
+        history = self._kept.pop(claim.session.id, None)
+        if history is not None:
+            self._chars -= history.chars
+        if history is None or history.last_sequence != claim.session.last_sequence or history.budget != budget:
+            history = await self._read(claim, budget)
+        for entry in claim.opened:
+            history.conversation.add(entry.event())
+            history.last_sequence = entry.sequence
+        return history
+
+    def keep(self, claim: Claim, history: History) -> None:
+        """Remember a history after its turn has ended."""
+        history.chars = history.conversation.chars + _OVERHEAD_CHARS
+        self._kept[claim.session.id] = history
+        self._chars += history.chars
+        while self._chars > _REMEMBERED_CHARS:
+            _, dropped = self._kept.popitem(last=False)
+            self._chars -= dropped.chars
+
+    async def _read(self, claim: Claim, budget: int) -> History:
+        """Read the log backwards until the budget is spent, and start at an input.
+
+        Hidden events are read too: one half of a tool call may be hidden.
+        """
+        entries: list[Entry] = []
+        left = budget
+        cursor = claim.session.last_sequence + 1 if claim.session.last_sequence else None
+        while cursor is not None and left > 0:
+            query = EventQuery(cursor=cursor, limit=_PAGE, order="desc", records=True, include_hidden=True)
+            page = await self._store.read_log(claim.session.id, query)
+            entries += page.rows
+            left -= sum(len(entry.body) for entry in page.rows)
+            cursor = page.next
+        while cursor is not None and entries and entries[-1].type != "input_message":
+            entries.pop()
+        history = History(budget, last_sequence=claim.session.last_sequence)
+        for entry in reversed(entries):
+            history.conversation.add(entry.event())
+        return history

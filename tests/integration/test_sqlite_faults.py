@@ -1,0 +1,291 @@
+"""The embedded store when the disk is full, the file is locked, or one verb of a batch is wrong; and its query plans."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sessile.ports import SessionChanges, SessionRef
+from sessile.stores.queries import load_queries
+from sessile.stores.sqlite.store import SqliteStore
+from sessile.testing.clock import FakeClock
+from sessile.testing.store_world import (
+    AGENT,
+    DOCUMENT,
+    DONE,
+    EVERYTHING,
+    NOTHING,
+    SESSION,
+    accept,
+    admit_all,
+    answered,
+    new_session,
+    new_tenant,
+    purge_all,
+    read_all,
+    said,
+    sequences,
+    shown,
+    thought,
+    whole_turn,
+)
+from sessile.wire import ids
+from sessile.wire.errors import KeyTaken, NotFound, StorageUnavailable
+
+QUERIES = load_queries("sessile.stores.sqlite")
+LARGE = b'{"blob":"' + b"x" * 60_000 + b'"}'
+HOT_QUERIES = (
+    "list_events_asc",
+    "list_events_desc",
+    "list_sessions",
+    "list_agents",
+    "list_agents_enabled",
+    "session_for_input",
+    "get_session",
+    "locate_session",
+    "session_key",
+    "fenced_turn",
+    "get_event",
+    "get_turn",
+    "get_agent",
+    "find_key",
+    "advance_session",
+    "stop_session",
+    "next_purge",
+    "purge_events",
+    "purge_turns",
+    "purge_sessions",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sessile.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(path, FakeClock())
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def ref(store: SqliteStore) -> SessionRef:
+    return SessionRef(await new_tenant(store), AGENT, SESSION)
+
+
+async def on_writer(store: SqliteStore, sql: str) -> list[Any]:
+    """Run a statement on the writing connection, in a batch of its own."""
+    return await store._writer.run(lambda db: db.execute(sql).fetchall())
+
+
+@contextmanager
+def held(store: SqliteStore) -> Iterator[None]:
+    """Keep the writer busy, so that what is queued meanwhile becomes one batch."""
+    taken, go = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> None:
+        taken.set()
+        go.wait(30)
+
+    store._writer.run(hold)
+    taken.wait(30)
+    try:
+        yield
+    finally:
+        go.set()
+
+
+async def one_batch(store: SqliteStore, *verbs: Awaitable[Any]) -> list[Any]:
+    """The outcomes of verbs that are committed together."""
+    with held(store):
+        tasks = [asyncio.ensure_future(verb) for verb in verbs]
+        await asyncio.sleep(0.01)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def limit_pages(store: SqliteStore) -> None:
+    """Fill the disk: not a page more than there are."""
+    ((pages,),) = await on_writer(store, "PRAGMA page_count")
+    await on_writer(store, f"PRAGMA max_page_count = {pages}")
+
+
+async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: SqliteStore, ref: SessionRef) -> None:
+    claim = await accept(store, ref)
+    agent = await store.get_agent(ref.tenant_id, AGENT)
+    other = await new_session(store, ref.tenant_id, "other")
+    before = await store.get_session(ref), await store.get_session(other)
+    await limit_pages(store)
+    outcomes = await one_batch(
+        store,
+        new_session(store, ref.tenant_id, "small"),
+        store.append(claim.fence, [thought("y" * 60_000)], NOTHING),
+        store.append(claim.fence, [answered()], NOTHING, DONE),
+        store.accept_input(other, said(), ids.turn_id(), admit_all),
+        store.save_agent(ref.tenant_id, AGENT, b"{}", False, 1),
+        store.create_agent(ref.tenant_id, "small", DOCUMENT, True),
+        store.create_tenant("small", "Small"),
+        store.update_session(ref, SessionChanges(name="renamed"), None),
+        store.delete_session(other, None),
+        store.delete_agent(ref.tenant_id, AGENT),
+        store.take_unfinished_turns(),
+        store.purge(),
+        store.ping(),
+        new_session(store, ref.tenant_id, SESSION),
+    )
+    assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * 14
+    assert (await store.get_session(ref), await store.get_session(other)) == before
+    assert await store.get_agent(ref.tenant_id, AGENT) == agent
+    assert len(await store.list_tenants()) == 1
+    assert shown(await read_all(store, before[0].id)) == shown(claim.opened)
+    with pytest.raises(NotFound):
+        await store.get_session(SessionRef(ref.tenant_id, AGENT, "small"))
+
+    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await new_session(store, ref.tenant_id, "large", metadata=LARGE)
+    assert sequences(await store.append(claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
+    assert (await on_writer(store, "PRAGMA integrity_check")) == [("ok",)]
+
+
+async def test_a_full_disk_that_undoes_one_statement_fails_that_verb_only(store: SqliteStore, ref: SessionRef) -> None:
+    await limit_pages(store)
+    large, accepted = await one_batch(
+        store, new_session(store, ref.tenant_id, "large", metadata=LARGE), accept(store, ref)
+    )
+    assert isinstance(large, StorageUnavailable)
+    assert shown(await read_all(store, accepted.session.id)) == shown(accepted.opened)
+    with pytest.raises(NotFound):
+        await store.get_session(SessionRef(ref.tenant_id, AGENT, "large"))
+    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await new_session(store, ref.tenant_id, "large", metadata=LARGE)
+
+
+async def test_a_locked_file_is_unavailable_until_it_is_not(store: SqliteStore, ref: SessionRef, path: Path) -> None:
+    await on_writer(store, "PRAGMA busy_timeout = 50")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        outcomes = await one_batch(store, accept(store, ref), new_session(store, ref.tenant_id, "new"), store.ping())
+        assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * 3
+        assert (await store.get_session(ref)).status == "unstarted"
+        other.execute("ROLLBACK")
+    await store.ping()
+    assert sequences(await whole_turn(store, ref)) == [1, 2, 3, 4]
+
+
+async def test_one_verbs_refusal_leaves_the_others_of_its_batch_alone(store: SqliteStore, ref: SessionRef) -> None:
+    made, taken, accepted, running, missing, last = await one_batch(
+        store,
+        new_session(store, ref.tenant_id, "first"),
+        new_session(store, ref.tenant_id, SESSION),
+        accept(store, ref),
+        accept(store, ref),
+        store.delete_session(SessionRef(ref.tenant_id, AGENT, "no"), None),
+        new_session(store, ref.tenant_id, "last"),
+    )
+    assert (made.session_key, last.session_key) == ("first", "last")
+    assert isinstance(taken, KeyTaken)
+    assert isinstance(missing, NotFound)
+    assert running.id == accepted.turn_id
+    assert len(await read_all(store, accepted.session.id)) == 2
+
+
+async def test_a_defect_in_one_verb_reaches_its_caller_only(store: SqliteStore, ref: SessionRef) -> None:
+    def defect(*_: object) -> None:
+        raise KeyError("a defect")
+
+    made, broken, half, last = await one_batch(
+        store,
+        new_session(store, ref.tenant_id, "first"),
+        store.accept_input(ref, said(), ids.turn_id(), defect),
+        store._writer.run(lambda db: (db.execute("DELETE FROM sessions"), defect())),
+        new_session(store, ref.tenant_id, "last"),
+    )
+    assert (made.session_key, last.session_key) == ("first", "last")
+    assert (type(broken), type(half)) == (KeyError, KeyError)
+    assert (await store.get_session(ref)).status == "unstarted"
+
+
+async def test_an_error_in_one_read_leaves_the_others_alone(store: SqliteStore, ref: SessionRef) -> None:
+    outcomes = await asyncio.gather(
+        store._readers.run(lambda db: db.execute("SELECT * FROM no_such_table")),
+        store.get_session(ref),
+        store.get_session(SessionRef(ref.tenant_id, AGENT, "no")),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[0], StorageUnavailable)
+    assert outcomes[1] == await store.get_session(ref)
+    assert isinstance(outcomes[2], NotFound)
+
+
+async def test_readers_cannot_write(store: SqliteStore) -> None:
+    with pytest.raises(StorageUnavailable):
+        await store._readers.run(lambda db: db.execute("DELETE FROM tenants"))
+
+
+async def test_a_closed_store_is_unavailable(path: Path) -> None:
+    store = await SqliteStore.open(path, FakeClock())
+    await store.close()
+    for verb in (store.list_tenants(), store.ping()):
+        with pytest.raises(StorageUnavailable):
+            await verb
+
+
+async def test_purging_leaves_no_row_behind(store: SqliteStore, ref: SessionRef) -> None:
+    for number in range(3):
+        session = await new_session(store, ref.tenant_id, f"s{number}")
+        for _ in range(3):
+            await whole_turn(store, session, *[thought()] * 200)
+    await whole_turn(store, ref)
+    await store.delete_session(ref, None)
+    await store.delete_agent(ref.tenant_id, AGENT)
+    await purge_all(store)
+    for table in ("sessions", "turns", "events", "agents", "purges"):
+        assert await on_writer(store, f"SELECT count(*) FROM {table}") == [(0,)], table
+
+
+async def commits(store: SqliteStore, *verbs: Awaitable[Any], together: bool) -> int:
+    """How many transactions the verbs took."""
+    seen: list[str] = []
+    await store._writer.run(lambda db: db.set_trace_callback(seen.append))
+    seen.clear()
+    outcomes = await one_batch(store, *verbs) if together else await asyncio.gather(*verbs)
+    assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    found = seen.count("COMMIT")
+    await store._writer.run(lambda db: db.set_trace_callback(None))
+    return found
+
+
+async def test_appends_that_wait_together_share_a_commit(store: SqliteStore, ref: SessionRef) -> None:
+    fence = (await accept(store, ref)).fence
+    waiting = [store.append(fence, [thought()], NOTHING) for _ in range(64)]
+    assert await commits(store, *waiting, together=True) == 2  # one of them is the verb that held the writer
+    unforced = [store.append(fence, [thought()], NOTHING) for _ in range(64)]
+    assert await commits(store, *unforced, together=False) <= 16
+    log = await store.list_events(ref, EVERYTHING)
+    assert sequences(log.rows) == list(range(1, 101))
+
+
+class _Anything(dict[str, Any]):
+    def __missing__(self, name: str) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("name", HOT_QUERIES)
+async def test_a_hot_query_neither_scans_nor_sorts(store: SqliteStore, name: str) -> None:
+    query = QUERIES[name]
+    values: Any = (1,) * query.count("?") if "?" in query else _Anything()
+
+    def plan(db: sqlite3.Connection) -> list[str]:
+        return [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values)]
+
+    steps = await store._readers.run(plan)
+    assert steps
+    for step in steps:
+        assert "TEMP B-TREE" not in step, steps
+        assert "SCAN" not in step or step == "SCAN purges", steps  # the oldest row of a short list, in its own order

@@ -132,7 +132,8 @@ def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Se
     values: list[Any] = []
     for e in entries:
         values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)
-    db.execute(_insert_events(len(entries)), values)
+    if entries:
+        db.execute(_insert_events(len(entries)), values)
 
 
 @lru_cache(maxsize=256)

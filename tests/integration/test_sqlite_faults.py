@@ -95,7 +95,7 @@ def held(store: SqliteStore) -> Iterator[None]:
         go.wait(30)
 
     store._writer.run(hold)
-    taken.wait(30)
+    assert taken.wait(30)
     try:
         yield
     finally:
@@ -170,7 +170,8 @@ async def test_a_locked_file_is_unavailable_until_it_is_not(store: SqliteStore, 
     await on_writer(store, "PRAGMA busy_timeout = 50")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        outcomes = await one_batch(store, accept(store, ref), new_session(store, ref.tenant_id, "new"), store.ping())
+        verbs = accept(store, ref), new_session(store, ref.tenant_id, "new"), store.ping()
+        outcomes = await asyncio.gather(*verbs, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * 3
         assert (await store.get_session(ref)).status == "unstarted"
         other.execute("ROLLBACK")

@@ -67,7 +67,10 @@ class Call:
 
     def query(self, type: type[T]) -> T:
         """The query parameters. Raises InvalidParameter for unknown, doubled or malformed ones."""
-        pairs = parse_qsl(self._query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=50)
+        try:
+            pairs = parse_qsl(self._query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=50)
+        except ValueError:
+            raise InvalidParameter("There are more than 50 query parameters.") from None
         values = dict(pairs)
         if len(values) != len(pairs):
             raise InvalidParameter("A query parameter is given twice.")

@@ -35,6 +35,8 @@ class Error(Struct, kw_only=True, omit_defaults=True):
     code: str
     messages: list[str]
     request_id: str
+    id: str | UnsetType = UNSET
+    """What was not found, or the turn that is running."""
 
 
 class BadRequestError(Error, kw_only=True, omit_defaults=True):

@@ -86,7 +86,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         if links := _links(route, routes):
             operation["responses"][str(route.status)]["links"] = links
         paths.setdefault(route.path, {})[route.method.lower()] = operation
-    return {
+    whole: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "Sessile",
@@ -103,6 +103,8 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             },
         },
     }
+    _publish_patterns(whole)
+    return whole
 
 
 def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -235,3 +237,15 @@ def _unions_with(node: Any, tag: str) -> Iterator[dict[str, Any]]:
     elif isinstance(node, list):
         for child in node:
             yield from _unions_with(child, tag)
+
+
+def _publish_patterns(value: Any) -> None:
+    """Python's end of text is `\\Z`; in a JSON schema it is `$`."""
+    if isinstance(value, list):
+        for child in value:
+            _publish_patterns(child)
+    elif isinstance(value, dict):
+        if isinstance(pattern := value.get("pattern"), str):
+            value["pattern"] = pattern.replace(r"\Z", "$")
+        for child in value.values():
+            _publish_patterns(child)

@@ -16,19 +16,27 @@ from sessile.wire.limits import MAX_HEADER_BYTES, MAX_URL_BYTES
 _GRACE_SECONDS = 1
 """What streams get after the drain, to say goodbye."""
 _MAX_HEAD_BYTES = 2 * (MAX_HEADER_BYTES + MAX_URL_BYTES)
-_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_HEAD_TOO_LARGE_BODY = b'{"code":"headers_too_large","messages":["The request head does not end."],"request_id":""}'
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"connection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+) % (len(_HEAD_TOO_LARGE_BODY), _HEAD_TOO_LARGE_BODY)
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which by itself reads a request head of any size into memory."""
 
     _head_bytes = 0
-    _in_body = False
+    _in_head = True
+    _advanced = False
 
     def data_received(self, data: bytes) -> None:
         """Give up on a head that does not end; smaller ones that are too large get their answer from the gate."""
+        self._advanced = False
         super().data_received(data)
-        if not self._in_body:
+        if self._advanced:
+            self._head_bytes = 0
+        elif self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.transport.write(_HEAD_TOO_LARGE)
@@ -36,12 +44,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
-        self._in_body = True
+        self._in_head, self._advanced = False, True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The next byte belongs to another request."""
-        self._in_body, self._head_bytes = False, 0
+        self._in_head = self._advanced = True
         super().on_message_complete()
 
 

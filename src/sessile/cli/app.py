@@ -1,11 +1,13 @@
 """The commands and their options."""
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from sessile.cli import admin, serving
 from sessile.config import Config, ConfigError, load
@@ -73,10 +75,9 @@ def keys_create(
 @keys_app.command("list")
 def keys_list(tenant: Tenant = admin.DEFAULT_TENANT, data: Data = None, config: ConfigFile = None) -> None:
     """Show the keys of a tenant, never their secrets."""
-    table = Table("id", "name", "roles", "created", "revoked")
-    for key in admin.list_keys(_load(config, data=data), tenant):
-        table.add_row(key.id, key.name, key.roles, key.created_at, key.revoked_at or "")
-    _out.print(table)
+    keys = admin.list_keys(_load(config, data=data), tenant)
+    rows = [(key.id, key.name, key.roles, key.created_at, key.revoked_at or "") for key in keys]
+    _print_table(("id", "name", "roles", "created", "revoked"), rows)
 
 
 @keys_app.command("revoke")
@@ -88,7 +89,7 @@ def keys_revoke(
 ) -> None:
     """Revoke a key for ever. A running server refuses it within a second."""
     admin.revoke_key(_load(config, data=data), tenant, key_id)
-    _errors.print(f"{key_id} is revoked.")
+    _errors.print(f"{key_id} is revoked.", markup=False)
 
 
 @tenants_app.command("create")
@@ -105,10 +106,8 @@ def tenants_create(
 @tenants_app.command("list")
 def tenants_list(data: Data = None, config: ConfigFile = None) -> None:
     """Show the tenants."""
-    table = Table("key", "name", "created")
-    for tenant in admin.list_tenants(_load(config, data=data)):
-        table.add_row(tenant.key, tenant.name, tenant.created_at)
-    _out.print(table)
+    tenants = admin.list_tenants(_load(config, data=data))
+    _print_table(("key", "name", "created"), [(tenant.key, tenant.name, tenant.created_at) for tenant in tenants])
 
 
 def main() -> None:
@@ -116,8 +115,20 @@ def main() -> None:
     try:
         app()
     except (ConfigError, SessileError) as error:
-        _errors.print(f"sessile: {error}", style="red", soft_wrap=True)
+        _errors.print(f"sessile: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(1)
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people, whose first column is never cut; lines with tabs for programs."""
+    cells = [[" ".join(cell.split()) for cell in row] for row in rows]
+    if not _out.is_terminal:
+        print("\n".join("\t".join(row) for row in cells))
+        return
+    table = Table(Column(headings[0], no_wrap=True), *headings[1:])
+    for row in cells:
+        table.add_row(*map(Text, row))
+    _out.print(table)
 
 
 def _load(config: str | None, **overrides: object) -> Config:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from sessile.compose import Runtime
 from sessile.compose import serve as run_server
@@ -54,7 +55,7 @@ def _read_sample(path: str) -> dict[str, Any]:
 
 
 def _greet(console: Console, config: Config, url: str, secret: str | None, agent_key: str | None) -> None:
-    console.print(f"\n[bold]Sessile[/bold] is ready at [bold]{url}[/bold]  (data in {config.data})")
+    console.print(f"\n[bold]Sessile[/bold] is ready at [bold]{url}[/bold]  (data in {escape(config.data)})")
     if config.no_auth:
         console.print("Anybody on this machine is the owner (--no-auth).")
     elif secret:

@@ -97,9 +97,11 @@ def unknown_tools(document: Mapping[str, Any], known: Collection[str]) -> list[s
     return list(dict.fromkeys(tool for _, tool in active_tools(document) if tool not in known))
 
 
-def _check(body: Document, type: type[CreateAgentRequest] | type[UpdateAgentRequest]) -> None:
+def _check(body: Any, type: type[CreateAgentRequest] | type[UpdateAgentRequest]) -> None:
     """Check all but the tool configurations of types that are kept unread."""
-    configurations = body.get("tool_configurations")
+    if not isinstance(body, dict):
+        codec.convert(body, type)
+    configurations = body.get("tool_configurations") if isinstance(body, dict) else None
     if isinstance(configurations, dict):
         for name in configurations:
             if not _CONFIGURATION_NAME.fullmatch(name):

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 
 import aiohttp
+import structlog
 
 from sessile.models.openai_faults import protocol_fault, shorten, status_fault
 from sessile.models.openai_wire import MAX_LINE_BYTES, Answer, call_ids, encode_request
@@ -22,6 +23,8 @@ _HEADERS = {
     "Content-Type": "application/json",
     "User-Agent": "sessile",
 }
+
+_log = structlog.get_logger("sessile.models")
 
 
 class HttpSession:
@@ -168,8 +171,8 @@ class OpenAIChat:
             )
         if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
             return ModelFault("model_rejected", "The model's base_url is not a URL.", retryable=False)
-        reason = shorten(str(error), key) or type(error).__name__
-        return ModelFault("model_unavailable", f"The connection to the provider failed: {reason}", retryable=True)
+        _log.warning("provider_connection_failed", model=self._name, error=shorten(str(error), key))
+        return ModelFault("model_unavailable", "The connection to the model's provider failed.", retryable=True)
 
 
 def _is_stream(response: aiohttp.ClientResponse) -> bool:

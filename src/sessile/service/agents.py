@@ -31,7 +31,8 @@ class Agents:
 
     async def create(self, principal: Principal, body: Any) -> AgentView:
         """Raises InvalidRequest, KeyTaken, UnknownModel, UnknownTool, TemplateInvalid."""
-        document = self._checked(agents.normalize(body), body.get("key") or "")
+        document = agents.normalize(body)
+        self._check(document, body.get("key", ""))
         encoded, enabled = codec.encode(document), document["enabled"]
         if "key" in body:
             return self._view(await self._store.create_agent(principal.tenant_id, body["key"], encoded, enabled))
@@ -61,13 +62,15 @@ class Agents:
         """Change what was sent. Raises as `create`, and NotFound."""
         while True:
             row = await self._store.get_agent(principal.tenant_id, key)
-            document = self._checked(agents.patched(msgspec.json.decode(row.document), changes), key)
+            document = agents.patched(msgspec.json.decode(row.document), changes)
+            self._check(document, key)
             if saved := await self._save(row, document):
                 return saved
 
     async def replace(self, principal: Principal, key: str, body: Any) -> AgentView:
         """Replace the whole document; a `key` in it must be the same. Raises as `create`, and NotFound."""
-        document = self._checked(agents.normalize(body), key)
+        document = agents.normalize(body)
+        self._check(document, key)
         if body.get("key", key) != key:
             raise codec.invalid_field("The key of an agent cannot be changed. - at `$.key`")
         while True:
@@ -101,14 +104,13 @@ class Agents:
         )
         return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
 
-    def _checked(self, document: dict[str, Any], key: str) -> dict[str, Any]:
-        """The document, if this server can run it."""
+    def _check(self, document: dict[str, Any], key: str) -> None:
+        """Raise what keeps this server from running the document."""
         self._models.get(document["model"]["name"])
         if unknown := agents.unknown_tools(document, self._tools.names()):
             known = ", ".join(self._tools.names()) or "none"
             raise UnknownTool(f"No tool is configured as {', '.join(unknown)}. Configured tools: {known}.")
         Instructions.of(key, document)
-        return document
 
     def _view(self, row: AgentRow) -> AgentView:
         document: dict[str, Any] = msgspec.json.decode(row.document)

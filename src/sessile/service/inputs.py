@@ -51,7 +51,7 @@ class Inputs:
 
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
         Draining, StorageUnavailable; after any of these nothing was stored. A caller that may be cancelled
-        shields this: an input that is durable must get its turn.
+        while its process goes on shields this: an input that is durable must get its turn.
         """
         if self._draining:
             raise Draining

@@ -78,7 +78,7 @@ class InlineInstruction(Struct, tag_field="type", tag="inline", forbid_unknown_f
 class ReferenceInstruction(Struct, tag_field="type", tag="reference", forbid_unknown_fields=True):
     """An instruction kept elsewhere. Kept; not acted on yet."""
 
-    id: Annotated[str, Meta(pattern="^ins_[0-9a-zA-Z_-]+$")]
+    id: Annotated[str, Meta(pattern=r"^ins_[0-9a-zA-Z_-]+\Z")]
     version: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
 
 
@@ -92,7 +92,7 @@ class DefaultOutputParser(Struct, tag_field="type", tag="default", forbid_unknow
 class JsonSchemaSpec(Struct, forbid_unknown_fields=True):
     """A named JSON schema."""
 
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]+$", min_length=1)]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]+\Z", min_length=1)]
     schema: dict[str, Any]
     description: str | UnsetType = UNSET
     strict: bool | UnsetType | None = UNSET
@@ -120,7 +120,7 @@ class TemplatedReminder(Struct, tag_field="type", tag="templated", forbid_unknow
 class GlossaryExpansionReminder(Struct, tag_field="type", tag="glossary_expansion", forbid_unknown_fields=True):
     """A glossary reminder. Kept; not acted on."""
 
-    glossary_key: Annotated[str, Meta(pattern="^[a-zA-Z0-9_=\\-]+$", min_length=1, max_length=50)]
+    glossary_key: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_=\-]+\Z", min_length=1, max_length=50)]
 
 
 Reminder = TemplatedReminder | GlossaryExpansionReminder

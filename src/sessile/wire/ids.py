@@ -9,9 +9,10 @@ from msgspec import Meta
 
 from sessile.wire.limits import MAX_AGENT_NAME_CHARS, MAX_KEY_CHARS
 
-KEY_PATTERN = "^[0-9a-zA-Z_-]+$"
-EVENT_ID_PATTERN = "^aev_[0-9a-zA-Z_-]+$"
-TURN_ID_PATTERN = "^trn_[0-9a-f]+$"
+# Python's `$` also matches before a last line break; `\\Z` does not. The OpenAPI document shows it as `$`.
+KEY_PATTERN = r"^[0-9a-zA-Z_-]+\Z"
+EVENT_ID_PATTERN = r"^aev_[0-9a-zA-Z_-]+\Z"
+TURN_ID_PATTERN = r"^trn_[0-9a-f]+\Z"
 
 Key = Annotated[str, Meta(pattern=KEY_PATTERN, min_length=1, max_length=MAX_KEY_CHARS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_NAME_CHARS)]

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sessile.wire.events import ContractEvent, InputPart, TurnError
-from sessile.wire.ids import EVENT_ID_PATTERN, Key, TurnId
+from sessile.wire.ids import Key, TurnId
 from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES
 from sessile.wire.sessions import StopReason
 
 InputText = Annotated[str, Meta(min_length=1, max_length=MAX_INPUT_CHARS)]
 Behavior = Literal["steer", "follow_up"]
-Since = Annotated[str, Meta(pattern=f"^(start|{EVENT_ID_PATTERN[1:-1]})$")]
+Since = Annotated[str, Meta(pattern=r"^(start|aev_[0-9a-zA-Z_-]+)\Z")]
 
 
 class InputMessageRequest(Struct, kw_only=True, tag_field="type", tag="input_message", forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ VENDOR_TYPES = frozenset(
 )
 """Types that real callers configure and that Sessile does not run: kept as given, never offered to a model."""
 
-ToolId = Annotated[str, Meta(pattern="^tol_.*", max_length=255)]
+ToolId = Annotated[str, Meta(pattern=r"^tol_.*\Z", max_length=255)]
 Transform = Annotated[str, Meta(max_length=4096)]
 DescriptionTemplate = Annotated[str, Meta(max_length=10_000)]
 Arguments = dict[str, Any]
@@ -194,7 +194,7 @@ class ArtifactGrepToolConfiguration(_ToolConfiguration, kw_only=True, tag="artif
 class ImageReadParameters(Struct, forbid_unknown_fields=True):
     """Arguments of an image read."""
 
-    artifact_id: Annotated[str, Meta(pattern="^art_[a-z0-9_-]+$")] | UnsetType = UNSET
+    artifact_id: Annotated[str, Meta(pattern=r"^art_[a-z0-9_-]+\Z")] | UnsetType = UNSET
     detail: Literal["auto", "low", "high"] | UnsetType = UNSET
 
 

@@ -14,6 +14,7 @@ from sessile.wire.errors import FenceLost, NotFound, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
 
 _QUERIES = load_queries("sessile.stores.sqlite")
+_UNTIL_IT_STOPS = "wait until it has stopped. Queueing an input and interrupting a turn are not built yet."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -32,7 +33,7 @@ def accept_input(db: sqlite3.Connection, ref: SessionRef, input: Draft, turn_id:
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
     admit(agent, session)
     if session.status == "running":
-        raise SessionRunning(f"Turn {row[11]} of this session is running. Wait until it has stopped.", id=row[11])
+        raise SessionRunning(f"Turn {row[11]} of this session is running; {_UNTIL_IT_STOPS}", id=row[11])
     first = session.last_sequence + 1
     event_id = ids.event_id(first)
     started = draft(TurnStartedRecord(input_event_id=event_id))

@@ -138,13 +138,17 @@ class Fence(Struct, frozen=True):
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit."""
+    """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.
+
+    `usage`: what the turn has used so far, JSON.
+    """
 
     agent: AgentRow
     session: SessionRow
     turn_id: str
     fence: Fence
     opened: list[Entry]
+    usage: bytes = b"{}"
 
 
 class TurnProgress(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The embedded store when the disk is full, the file is locked, or one verb of a batch is wrong; and its query plans."""
+"""The embedded store on a full disk, with a locked file, or with a wrong verb in a batch; and its query plans."""
 
 import asyncio
 import sqlite3

@@ -136,10 +136,10 @@ async def test_a_store_of_a_newer_version_does_not_open(path: Path, database: sq
         await SqliteStore.open(path, FakeClock())
 
 
-async def test_a_file_that_is_no_database_does_not_open(path: Path) -> None:
+def test_a_file_that_is_no_database_does_not_open(path: Path) -> None:
     path.write_bytes(b"This is not a database at all. " * 100)
     with pytest.raises(StorageUnavailable, match="cannot be opened"):
-        await SqliteStore.open(path, FakeClock())
+        asyncio.run(SqliteStore.open(path, FakeClock()))
 
 
 async def test_stores_that_open_a_new_file_at_once_all_work(path: Path) -> None:

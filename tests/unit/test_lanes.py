@@ -22,6 +22,7 @@ class Database(sqlite3.Connection):
         super().__init__(path, isolation_level=None, check_same_thread=False)
         self.executed: list[str] = []
         self.failing = False
+        self.committing = threading.Event()
         self.may_commit = threading.Event()
         self.may_commit.set()
         super().execute("PRAGMA journal_mode = WAL")
@@ -29,6 +30,7 @@ class Database(sqlite3.Connection):
     def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
         self.executed.append(sql)
         if sql == "COMMIT":
+            self.committing.set()
             assert self.may_commit.wait(30)
             if self.failing:
                 raise sqlite3.OperationalError("disk I/O error")
@@ -84,8 +86,7 @@ async def together(lane: WriteLane, database: Database, *verbs: Verb) -> list[An
     """The outcomes of one batch."""
     database.may_commit.clear()
     first = lane.run(lambda db: None)
-    while "COMMIT" not in database.executed:
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(database.committing.wait, 30)
     futures = [lane.run(verb) for verb in verbs]
     database.executed.clear()
     database.may_commit.set()
@@ -96,8 +97,7 @@ async def together(lane: WriteLane, database: Database, *verbs: Verb) -> list[An
 async def test_nothing_is_answered_before_the_commit_returns(writer: WriteLane, database: Database) -> None:
     database.may_commit.clear()
     futures = [writer.run(write(word)) for word in "abc"]
-    while "COMMIT" not in database.executed:
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(database.committing.wait, 30)
     await asyncio.sleep(0.02)
     assert not any(future.done() for future in futures)
     database.may_commit.set()

@@ -101,13 +101,14 @@ class Call:
 
     def patience(self) -> float | None:
         """Seconds the caller is ready to wait, from `Request-Timeout-Millis` or `Request-Timeout`; at most a day."""
-        for name, unit in ((b"request-timeout-millis", 1000), (b"request-timeout", 1)):
+        seconds = None
+        for name, unit in ((b"request-timeout", 1), (b"request-timeout-millis", 1000)):
             if (text := self.headers.get(name)) is not None:
                 digits = text.lstrip(b"0")
                 if not digits.isdigit():
                     raise InvalidParameter(f"{name.decode()}: must be an integer of 1 or more.")
-                return min(int(digits[:18]) / unit, MAX_TIMEOUT_SECONDS)
-        return None
+                seconds = min(int(digits[:18]) / unit, MAX_TIMEOUT_SECONDS)
+        return seconds
 
     def if_match(self) -> int | None:
         """The version an `If-Match` header asks for; None when it is missing or `*`."""

@@ -33,7 +33,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "type": "string",
         "description": "The ETag of the session, or `*`",
-        "pattern": r'^(\*|"[0-9]{1,18}")$',
+        "anyOf": [{"const": "*"}, {"pattern": '^"[0-9]{1,18}"$'}],
     },
     "Request-Timeout": {"type": "integer", "minimum": 1, "description": "Seconds to wait; more than a day is a day"},
     "Request-Timeout-Millis": {

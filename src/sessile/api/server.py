@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sessile.config import ConfigError
 from sessile.wire.limits import MAX_HEADER_BYTES, MAX_URL_BYTES
 
 _GRACE_SECONDS = 1
@@ -90,8 +91,8 @@ class HttpServer(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say where."""
-        await super().startup(sockets)
+        """Listen, then say where. Raises ConfigError for an address that cannot be had."""
+        await super().startup(sockets or await _listen(self.config.host, self.config.port))
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -114,3 +115,13 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
         if self._draining is None:
             self._draining = asyncio.ensure_future(self._drain())
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address of the host; uvicorn by itself ends the process when there is none."""
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [socket.create_server(address[:2], family=family) for family, _, _, _, address in dict.fromkeys(found)]
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None

@@ -123,7 +123,8 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     """A table for people, whose first column is never cut; lines with tabs for programs."""
     cells = [[" ".join(cell.split()) for cell in row] for row in rows]
     if not _out.is_terminal:
-        print("\n".join("\t".join(row) for row in cells))
+        for row in cells:
+            print("\t".join(row))
         return
     table = Table(Column(headings[0], no_wrap=True), *headings[1:])
     for row in cells:

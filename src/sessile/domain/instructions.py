@@ -12,6 +12,8 @@ class Instructions(Struct, frozen=True):
 
     templates: tuple[templates.Template, ...]
     agent: dict[str, Any]
+    constant: str | None
+    """The text, when it is the same for every turn."""
 
     @classmethod
     def of(cls, agent_key: str, document: dict[str, Any]) -> Self:
@@ -28,11 +30,12 @@ class Instructions(Struct, frozen=True):
             "description": document.get("description", ""),
             "metadata": document["metadata"],
         }
-        return cls(tuple(texts), agent)
+        constant = "\n\n".join(text.render({}) for text in texts) if not any(text.paths for text in texts) else None
+        return cls(tuple(texts), agent, constant)
 
     def render(self, session: dict[str, Any], date: str) -> str:
         """The text for one turn; `date` is the day as YYYY-MM-DD. Raises TemplateInvalid."""
-        if not self.templates:
-            return ""
+        if self.constant is not None:
+            return self.constant
         scope = {"agent": self.agent, "session": session, "currentDate": date}
         return "\n\n".join(template.render(scope) for template in self.templates)

@@ -114,11 +114,13 @@ class Tail:
     async def _skip(self) -> None:
         """Go to the end of the chain: durable events from the log, then all text so far of the output in flight."""
         self._place.node, snapshot = self._channel.tail, self._channel.snapshot()
+        read = False
         try:
             await self._catch_up()
-        except BaseException:
-            self._place.node = None
-            raise
+            read = True
+        finally:
+            if not read:
+                self._place.node = None
         if (node := self._place.node) is None:
             return  # too slow again
         frames = len(self._ready)

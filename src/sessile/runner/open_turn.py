@@ -40,7 +40,7 @@ class OpenTurn:
         self._store = store
         self._sink = sink
         self._clock = clock
-        self._usage = Usage()
+        self._usage = msgspec.json.decode(claim.usage, type=Usage)
         self._session_usage = msgspec.json.decode(claim.session.usage, type=Usage)
         self._context_usage: SessionContextUsage | None = None
 

@@ -33,7 +33,10 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     Raises ModelFault after the last retry, UnknownModel, TemplateInvalid, FenceLost; the worker ends the turn then.
     """
     plan = env.planner.plan(turn.claim.agent)
-    instructions = plan.instructions.render(turn.claim.session.scope(), codec.rfc3339(env.clock.now())[:10])
+    instructions = plan.instructions.constant
+    if instructions is None:
+        today = codec.rfc3339(env.clock.now())[:10]
+        instructions = plan.instructions.render(turn.claim.session.scope(), today)
     budget = history_chars(plan.model.context_window)
     turn.history = await env.histories.take(turn.claim, budget)
 

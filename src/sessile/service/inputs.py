@@ -70,7 +70,7 @@ class Inputs:
         if not session.enabled:
             raise SessionDisabled(f"The session {session.key!r} is not enabled and takes no input.")
         instructions = self._compiled(agent)
-        if instructions.templates:
+        if instructions.constant is None:
             instructions.render(session.scope(), codec.rfc3339(self._clock.now())[:10])
 
     def _compiled(self, agent: AgentRow) -> Instructions:

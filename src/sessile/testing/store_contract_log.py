@@ -156,6 +156,16 @@ class LogContract(Fixtures):
         with pytest.raises(FenceLost):
             await store.append(claim.fence, [answered()], NOTHING)
 
+    async def test_an_unfinished_turn_brings_what_it_has_used(self, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        assert msgspec.json.decode(claim.usage, type=Usage) == Usage()
+        used = Usage(5, 1, 2, 0, 1)
+        progress = TurnProgress(turn_usage=used, session_usage=used, context_usage=None)
+        await store.append(claim.fence, [thought()], progress)
+        (taken,) = await store.take_unfinished_turns()
+        assert msgspec.json.decode(taken.usage, type=Usage) == used
+        assert msgspec.json.decode(taken.session.usage, type=Usage) == used
+
     async def test_unfinished_turns_are_claimed_under_a_new_fence(self, store: Store, ref: SessionRef) -> None:
         ended = await new_session(store, ref.tenant_id, "ended")
         await whole_turn(store, ended)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
@@ -78,8 +79,7 @@ def _whole_second(seconds: int) -> str:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
+        double = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise InvalidJson(f"The key {double[:100]!r} is given twice in one object.")
     return value
 

@@ -3,11 +3,12 @@
 Sessile keeps all of them. It runs `lambda`: a Python function that the server's configuration registers.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from sessile.wire.ids import Key, Name, Timestamp
+from sessile.wire.ids import Key, Name
 
 VENDOR_TYPES = frozenset(
     {
@@ -25,6 +26,7 @@ ToolId = Annotated[str, Meta(pattern=r"^tol_.*\Z", max_length=255)]
 Transform = Annotated[str, Meta(max_length=4096)]
 DescriptionTemplate = Annotated[str, Meta(max_length=10_000)]
 Arguments = dict[str, Any]
+Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class EagerReference(Struct, forbid_unknown_fields=True):
@@ -40,8 +42,8 @@ class _ToolConfiguration(Struct, kw_only=True, tag_field="type", forbid_unknown_
     description_template: DescriptionTemplate | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
     metadata: dict[str, Any] | UnsetType = UNSET
-    created_at: Timestamp | UnsetType = UNSET
-    updated_at: Timestamp | UnsetType = UNSET
+    created_at: Moment | UnsetType = UNSET
+    updated_at: Moment | UnsetType = UNSET
     output_transform: Transform | UnsetType = UNSET
     input_transform: Transform | UnsetType = UNSET
 

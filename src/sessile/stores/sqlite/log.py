@@ -115,7 +115,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     claims = []
     for row in db.execute(_QUERIES["unfinished_turns"]).fetchall():
         session = rows.session(row)
-        turn, turn_id, token = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        turn, turn_id, token, usage = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
         db.execute(_QUERIES["raise_fence"], {"id": turn})
         claims.append(
             Claim(
@@ -124,6 +124,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
                 turn_id=turn_id,
                 fence=Fence(session.id, turn, token + 1),
                 opened=[],
+                usage=rows.stored_json(usage),
             )
         )
     return claims

@@ -54,7 +54,7 @@ def session(row: Row) -> SessionRow:
         key=row[4],
         name=row[5],
         description=row[6],
-        metadata=_bytes(row[7]),
+        metadata=stored_json(row[7]),
         enabled=bool(row[8]),
         tti_minutes=row[9],
         version=row[10],
@@ -62,7 +62,7 @@ def session(row: Row) -> SessionRow:
         stop_reason=row[12],
         last_sequence=row[13],
         last_event_id=row[14],
-        usage=_bytes(row[15]),
+        usage=stored_json(row[15]),
         context_usage=row[16],
         created_at=row[17],
         updated_at=row[18],
@@ -80,7 +80,7 @@ def turn(row: Row) -> TurnRow:
         running=bool(row[5]),
         stop_reason=row[6],
         error=row[7],
-        usage=_bytes(row[8]),
+        usage=stored_json(row[8]),
         created_at=row[9],
         ended_at=row[10],
     )
@@ -91,5 +91,6 @@ def entry(session_key: str, row: Row) -> Entry:
     return Entry(row[0], session_key, row[1], row[2], row[3], row[4], bool(row[5]), row[6])
 
 
-def _bytes(value: bytes | str) -> bytes:
+def stored_json(value: bytes | str) -> bytes:
+    """A JSON column, which holds text where a query wrote its first value."""
     return value.encode() if isinstance(value, str) else value

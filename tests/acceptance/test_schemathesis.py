@@ -1,0 +1,294 @@
+"""The server against its own OpenAPI document: generated requests, right and wrong, to every operation."""
+
+import asyncio
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import from_schema
+from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
+from schemathesis.hooks import unregister
+
+from acceptance.stage import WAIT_SECONDS, Stage
+from sessile.testing.script import say, usage
+from sessile.testing.upstream import Decide
+
+pytestmark = pytest.mark.acceptance
+with_the_stage = pytest.mark.asyncio(loop_scope="module")
+
+SEED = 20260101
+Document = dict[str, Any]
+Statuses = dict[str, Counter[int]]
+Hook = Callable[..., Any]
+
+CONFIG: Document = {
+    "seed": SEED,
+    "generation": {"deterministic": True, "database": "none", "with-security-parameters": False, "max-examples": 8},
+    "continue-on-failure": True,
+    "cache": {"enabled": False},
+}
+
+NOT_BUILT = {
+    "CreateSessionRequest": ("from_session", "secrets"),
+    "UpdateSessionRequest": ("secrets",),
+    "InputMessageRequest": ("since", "behavior"),
+}
+"""Fields of the contract that are documented, and answered 400 `not_supported` until they are built."""
+NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
+REFERENCES = {
+    "CreateAgentRequest": ("first_step_name",),
+    "UpdateAgentRequest": ("first_step_name",),
+    **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
+    **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
+}
+"""Fields that must name something elsewhere in the same document, which no schema can say."""
+REFUSALS = {
+    "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
+    "precondition_failed": "Which version a session has, no document knows.",
+    "agent_disabled": "An earlier request has disabled it.",
+    "session_disabled": "An earlier request has disabled it.",
+    "unknown_tool": "Which functions a server has, no document knows.",
+}
+"""Refusals of requests that the document allows. Besides: JSON Schema takes 1.0 for an integer, the server does not."""
+CHAIN = {"createAgent", "createAgentSession", "getAgent", "deleteAgent"}
+"""Operations that chains must have gone through, or they prove nothing."""
+MUTATING = frozenset({"PATCH", "PUT", "DELETE"})
+
+
+@pytest.fixture(scope="module")
+def settings() -> str:
+    return 'log_level = "error"'
+
+
+@pytest.fixture(scope="module")
+def tools() -> dict[str, str]:
+    return {"tools": 'def ping() -> str:\n    """Answer."""\n    return "pong"\n'}
+
+
+@pytest.fixture(scope="module")
+def tool_settings() -> str:
+    return '[tools.ping]\nfunction = "tools:ping"\n'
+
+
+@pytest.fixture(scope="module")
+def decide() -> Decide | None:
+    return lambda request: [say("Hello."), usage(1, 1)]
+
+
+def narrowed(document: Document) -> Document:
+    """The document with what only this installation knows, and without what is documented but not built yet."""
+    schemas = document["components"]["schemas"]
+    schemas["AgentModel"]["properties"]["name"] = {"const": "scripted"}
+    # Which functions a server has is its own configuration.
+    schemas["LambdaToolConfiguration"]["properties"]["tool_id"] = {"const": "tol_ping"}
+    # A template names what there is; a text without a dollar sign names nothing.
+    for name in ("InlineInstruction", "TemplatedReminder"):
+        schemas[name]["properties"]["template"]["pattern"] = "^[^$#]*$"
+    for name, fields in [*NOT_BUILT.items(), *REFERENCES.items()]:
+        for field in fields:
+            del schemas[name]["properties"][field]
+    for item in document["paths"].values():
+        for operation in item.values():
+            operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in NOT_BUILT_PARAMETERS]
+            for parameter in operation["parameters"]:
+                if parameter["name"] == "page_key":
+                    # Opaque: only an earlier page gives one that is right. An empty one means the first page.
+                    parameter["schema"] = {"const": ""}
+            for answer in operation["responses"].values():
+                if (stream := answer.get("content", {}).get("text/event-stream")) is not None:
+                    _describe_the_frames(stream)
+    return document
+
+
+def _describe_the_frames(stream: Document) -> None:
+    """In OpenAPI 3.1 the schema of a stream is that of a frame's data; 3.2 can say so, which schemathesis reads."""
+    frame = stream.pop("schema")
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": frame}
+    stream["itemSchema"] = {
+        "type": "object",
+        "properties": {"event": {"enum": sorted(frame["discriminator"]["mapping"])}, "data": data},
+        "required": ["event", "data"],
+    }
+
+
+class Seeds:
+    """Things that are there, made through the API; mutating requests get their own."""
+
+    def __init__(self, url: str, headers: dict[str, str]) -> None:
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=WAIT_SECONDS)
+        self._shared = self._fresh()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def fill(self, case: schemathesis.Case) -> None:
+        """Let a request that is otherwise right reach something that exists, and make something that does not yet."""
+        keys = self._shared
+        if case.path_parameters and not _is_negative(case, "path"):
+            keys = self._fresh(*case.path_parameters) if case.method.upper() in MUTATING else self._shared
+            case.path_parameters = {name: keys[name] for name in case.path_parameters}
+        if isinstance(case.body, dict) and "key" in case.body and not _is_negative(case, "body"):
+            case.body = {**case.body, "key": keys["agent_key"] if case.method == "PUT" else secrets.token_hex(8)}
+
+    def _fresh(self, *names: str) -> dict[str, str]:
+        agent = self._post("/v2/agents", {"name": "Seed", "model": {"name": "scripted"}})["key"]
+        if names == ("agent_key",):
+            return {"agent_key": agent}
+        session = self._post(f"/v2/agents/{agent}/sessions", {})["key"]
+        if names and not {"event_id", "turn_id"} & set(names):
+            return {"agent_key": agent, "session_key": session}
+        turn = self._post(f"/v2/agents/{agent}/sessions/{session}/events", {"content": "Hello"})
+        event_id = turn["events"][0]["id"]
+        return {"agent_key": agent, "session_key": session, "event_id": event_id, "turn_id": turn["turn_id"]}
+
+    def _post(self, path: str, body: Document) -> Any:
+        answer = self._client.post(path, json=body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
+
+def _is_negative(case: schemathesis.Case, location: str) -> bool:
+    """Whether this part of a request is meant to be wrong."""
+    parts = {} if case.meta is None else case.meta.components
+    return any(place.value == location and info.mode.is_negative for place, info in parts.items())
+
+
+def run(document: Document, stage: Stage, config: Document, *hooks: Hook) -> tuple[Statuses, list[str]]:
+    """Run the engine: how often each operation answered with each status, and what failed."""
+    config = {**config, "base-url": stage.server.url, "auth": {"openapi": {"api_key": {"api_key": stage.server.key}}}}
+    schema = schemathesis.openapi.from_dict(document, config=SchemathesisConfig.from_dict(config))
+    statuses: Statuses = defaultdict(Counter)
+    failures: list[str] = []
+    for event in _events(schema, hooks):
+        if isinstance(event, FatalError):
+            raise event.exception
+        if isinstance(event, NonFatalError):
+            failures.append(f"{event.label}: {event.value!r}")
+        if isinstance(event, ScenarioFinished):
+            for case_id, interaction in event.recorder.interactions.items():
+                operation = event.recorder.cases[case_id].value.operation.definition.raw["operationId"]
+                if interaction.response is not None:
+                    statuses[operation][interaction.response.status_code] += 1
+            for case_id, checks in event.recorder.checks.items():
+                for check in checks:
+                    if check.failure_info is not None:
+                        failures.append(_told(event, case_id, check))
+    print(*failures, sep="\n")
+    return statuses, failures
+
+
+def without_success(document: Document, statuses: Statuses) -> list[str]:
+    """The operations that never answered 2xx; prints how often each operation answered with each status."""
+    print(*(f"{name}: {dict(sorted(seen.items()))}" for name, seen in statuses.items()), sep="\n")
+    operations = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    return [name for name in operations if not any(200 <= status < 300 for status in statuses[name])]
+
+
+def filter_failure(
+    context: schemathesis.HookContext, failure: Any, case: schemathesis.Case, response: schemathesis.Response
+) -> bool:
+    """Drop what is no failure: refusals that no schema can tell, and headers that by HTTP are ignored when unknown."""
+    if failure.checks == ("negative_data_rejection",):
+        return "in header - object with unexpected properties" not in failure.message
+    if failure.checks == ("positive_data_acceptance",):
+        answer = response.json()
+        not_integers = set(answer.get("field_errors", {}).values()) == {"Expected `int`, got `float`"}
+        return answer["code"] not in REFUSALS and not not_integers
+    return True
+
+
+def _events(schema: Any, hooks: Sequence[Hook]) -> Iterator[Any]:
+    """The events of a run, with hooks that end with it: schemathesis knows hooks on calls only for all schemas."""
+    for hook in hooks:
+        schemathesis.hook(hook)
+    try:
+        yield from from_schema(schema).execute()
+    finally:
+        for hook in hooks:
+            unregister(hook)
+
+
+def _told(event: ScenarioFinished, case_id: str, check: Any) -> str:
+    failure = check.failure_info.failure
+    answer = event.recorder.interactions[case_id].response
+    text = "" if answer is None else f"{answer.status_code} {answer.text[:400]}"
+    return f"{check.name}: {failure.message}\n    {check.failure_info.code_sample[:400]}\n    {text}"
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def document(stage: Stage) -> Document:
+    return narrowed((await stage.client.get("/openapi.json")).json())
+
+
+@with_the_stage
+async def test_every_operation_keeps_to_the_document(stage: Stage, document: Document) -> None:
+    seeds = await asyncio.to_thread(Seeds, stage.server.url, stage.server.headers)
+
+    def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Document) -> None:
+        seeds.fill(case)
+
+    config = {
+        **CONFIG,
+        "phases": {"examples": {"enabled": False}, "stateful": {"enabled": False}},
+        # The body of this one is that of createAgent, and its coverage is a third of the whole run.
+        "operations": [{"include-operation-id": "replaceAgent", "phases": {"coverage": {"enabled": False}}}],
+    }
+    with closing(seeds):
+        statuses, failures = await asyncio.to_thread(run, document, stage, config, before_call, filter_failure)
+    assert failures == []
+    assert without_success(document, statuses) == []
+
+
+@with_the_stage
+async def test_chains_of_operations_keep_to_the_document(stage: Stage, document: Document) -> None:
+    phases = {name: {"enabled": False} for name in ("examples", "coverage", "fuzzing")}
+    # Only the links of the document: what schemathesis infers beside them fills half of a path and ends at a 404.
+    stateful = {"enabled": True, "max-steps": 12, "inference": {"algorithms": []}, "link-calibration": False}
+    generation = {**CONFIG["generation"], "mode": "positive", "max-examples": 20, "allow-x00": False}
+    config = {**CONFIG, "generation": generation, "phases": {**phases, "stateful": stateful}}
+
+    def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Document) -> None:
+        if isinstance(case.body, dict) and "key" in case.body:
+            case.body = {name: value for name, value in case.body.items() if name != "key"}
+
+    statuses, failures = await asyncio.to_thread(run, document, stage, config, before_call, filter_failure)
+    assert failures == []
+    assert CHAIN.isdisjoint(without_success(document, statuses))
+
+
+@with_the_stage
+async def test_every_link_of_the_document_leads_to_what_was_made(stage: Stage, document: Document) -> None:
+    bodies: Document = {
+        "createAgent": {"name": "Linked", "model": {"name": "scripted"}},
+        "createAgentSession": {},
+        "createAgentInput": {"content": "Hello"},
+    }
+    operations = {
+        operation["operationId"]: (method, path, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+    followed, parameters = set(), {}
+    for name, body in bodies.items():
+        _, path, operation = operations[name]
+        made = await stage.client.post(path.format(**parameters), json=body)
+        values = {f"$request.path.{key}": value for key, value in parameters.items()}
+        values |= {f"$response.body#/{key}": value for key, value in made.json().items()}
+        values |= {
+            f"$response.header.{key}": made.headers[key] for key in ("X-Turn-Id", "X-Event-Id") if key in made.headers
+        }
+        for link in operation["responses"]["201"]["links"].values():
+            method, target, _ = operations[link["operationId"]]
+            found = {key: values[expression] for key, expression in link["parameters"].items()}
+            parameters |= found
+            followed.add(link["operationId"])
+            if method == "get":
+                assert (await stage.client.get(target.format(**found))).status_code == 200
+    assert followed == {name for name, (_, path, _) in operations.items() if "{" in path}

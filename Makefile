@@ -14,6 +14,7 @@ $(BIN)/.installed: pyproject.toml
 
 $(BIN)/.installed-dev: $(BIN)/.installed dev-requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement dev-requirements.txt
+	command -v cc >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang
 	touch $@
 
 run: $(BIN)/.installed ## Start a server with a sample agent, on embedded defaults

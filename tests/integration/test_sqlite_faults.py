@@ -2,9 +2,8 @@
 
 import asyncio
 import sqlite3
-import threading
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -85,29 +84,9 @@ async def on_writer(store: SqliteStore, sql: str) -> list[Any]:
     return await store._writer.run(lambda db: db.execute(sql).fetchall())
 
 
-@contextmanager
-def held(store: SqliteStore) -> Iterator[None]:
-    """Keep the writer busy, so that what is queued meanwhile becomes one batch."""
-    taken, go = threading.Event(), threading.Event()
-
-    def hold(_: sqlite3.Connection) -> None:
-        taken.set()
-        go.wait(30)
-
-    store._writer.run(hold)
-    assert taken.wait(30)
-    try:
-        yield
-    finally:
-        go.set()
-
-
 async def one_batch(store: SqliteStore, *verbs: Awaitable[Any]) -> list[Any]:
-    """The outcomes of verbs that are committed together."""
-    with held(store):
-        tasks = [asyncio.ensure_future(verb) for verb in verbs]
-        await asyncio.sleep(0.01)
-    return await asyncio.gather(*tasks, return_exceptions=True)
+    """The outcomes of verbs that are committed together: all are queued before the loop turns to the writer."""
+    return await asyncio.gather(*verbs, return_exceptions=True)
 
 
 async def limit_pages(store: SqliteStore) -> None:
@@ -250,12 +229,12 @@ async def test_purging_leaves_no_row_behind(store: SqliteStore, ref: SessionRef)
         assert await on_writer(store, f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
-async def commits(store: SqliteStore, *verbs: Awaitable[Any], together: bool) -> int:
+async def commits(store: SqliteStore, *verbs: Awaitable[Any]) -> int:
     """How many transactions the verbs took."""
     seen: list[str] = []
     await store._writer.run(lambda db: db.set_trace_callback(seen.append))
     seen.clear()
-    outcomes = await one_batch(store, *verbs) if together else await asyncio.gather(*verbs)
+    outcomes = await one_batch(store, *verbs)
     assert not [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     found = seen.count("COMMIT")
     await store._writer.run(lambda db: db.set_trace_callback(None))
@@ -264,12 +243,9 @@ async def commits(store: SqliteStore, *verbs: Awaitable[Any], together: bool) ->
 
 async def test_appends_that_wait_together_share_a_commit(store: SqliteStore, ref: SessionRef) -> None:
     fence = (await accept(store, ref)).fence
-    waiting = [store.append(fence, [thought()], NOTHING) for _ in range(64)]
-    assert await commits(store, *waiting, together=True) == 2  # one of them is the verb that held the writer
-    unforced = [store.append(fence, [thought()], NOTHING) for _ in range(64)]
-    assert await commits(store, *unforced, together=False) <= 16
+    assert await commits(store, *[store.append(fence, [thought()], NOTHING) for _ in range(64)]) == 1
     log = await store.list_events(ref, EVERYTHING)
-    assert sequences(log.rows) == list(range(1, 101))
+    assert sequences(log.rows) == list(range(1, 67))
 
 
 class _Anything(dict[str, Any]):

@@ -47,7 +47,7 @@ def database(tmp_path: Path) -> Database:
 
 @pytest.fixture
 async def writer(database: Database) -> AsyncIterator[WriteLane]:
-    lane = WriteLane([database], "writer")
+    lane = WriteLane(database)
     yield lane
     database.may_commit.set()
     await lane.close()
@@ -55,7 +55,7 @@ async def writer(database: Database) -> AsyncIterator[WriteLane]:
 
 @pytest.fixture
 async def reader(database: Database, tmp_path: Path) -> AsyncIterator[ReadLane]:
-    lane = ReadLane([Database(tmp_path / "lane.db")], "reader")
+    lane = ReadLane([Database(tmp_path / "lane.db")])
     yield lane
     await lane.close()
 
@@ -167,7 +167,7 @@ async def test_a_cancelled_caller_harms_no_other(writer: WriteLane, database: Da
 
 
 async def test_closing_runs_what_was_queued_and_takes_no_more(database: Database, reader: ReadLane) -> None:
-    lane = WriteLane([database], "writer")
+    lane = WriteLane(database)
     futures = [lane.run(write(word)) for word in "abc"]
     await lane.close()
     assert await asyncio.gather(*futures) == ["a", "b", "c"]

@@ -1,4 +1,4 @@
-"""Threads that own SQLite connections: one writer that commits in groups, and readers. They know no verb."""
+"""How verbs get at SQLite: a writer that commits in groups, and readers on threads. They know no verb."""
 
 import asyncio
 import contextlib
@@ -17,30 +17,158 @@ Verb = Callable[[sqlite3.Connection], Result]
 Job = tuple[Verb[Any], "asyncio.Future[Any]"]
 Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
-MAX_BATCH = 256
+MAX_BATCH = 64
+"""Verbs of one transaction at most, so that a batch holds the event loop for a few milliseconds at the worst."""
+_LOCK_SECONDS = 2.0
 _log = structlog.get_logger("sessile.store")
 
 
-class Lane:
-    """Runs verbs on threads with a connection each. All verbs that wait are taken together.
+class WriteLane:
+    """Group commit: one transaction for all verbs that wait; nothing is answered before its commit returns.
 
-    `run` may be called from the event loop that made the lane only. A verb that raises SessileError has no effect; a
-    failure of the database becomes StorageUnavailable.
+    Verbs run on the event loop: each is some microseconds of work on pages in memory, less than it costs to hand the
+    interpreter to a thread and back for every statement. What waits for the disk or for a lock runs on a thread.
+
+    A verb that fails has no effect. Most verbs fail before they write; when one fails after it has written, the whole
+    batch runs again with a savepoint for each verb, so verbs must be functions of the database alone.
     """
 
-    def __init__(self, connections: list[sqlite3.Connection], name: str) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[Job] = []
+        self._busy = False
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._disk = SimpleQueue[Callable[[], None] | None]()
+        self._thread = threading.Thread(target=self._work, name="sessile-writer", daemon=True)
+        self._thread.start()
+        connection.execute("PRAGMA busy_timeout = 0")
+
+    def run(self, verb: Verb[Result]) -> "asyncio.Future[Result]":
+        """Queue a verb. Cancelling the future does not undo the verb."""
+        future: asyncio.Future[Result] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(StorageUnavailable("The store is closed."))
+            return future
+        self._waiting.append((verb, future))
+        if not self._busy:
+            self._busy = True
+            self._idle.clear()
+            self._loop.call_soon(self._begin)
+        return future
+
+    async def close(self) -> None:
+        """Run what was queued, then close the connection."""
+        self._closed = True
+        await self._idle.wait()
+        self._disk.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:
+            self._disk.put(lambda: self._wait_for_lock(batch))
+        else:
+            self._run_batch(batch)
+
+    def _run_batch(self, batch: list[Job]) -> None:
+        try:
+            outcomes = self._run_together(batch)
+            if outcomes is None:
+                self._connection.execute("ROLLBACK")
+                self._connection.execute("BEGIN IMMEDIATE")
+                outcomes = [self._run_alone(verb, future) for verb, future in batch]
+        except sqlite3.Error as error:
+            _roll_back(self._connection)
+            self._finish(_all_failed(batch, error))
+        else:
+            self._disk.put(lambda: self._commit(batch, outcomes))
+
+    def _run_together(self, batch: list[Job]) -> list[Outcome] | None:
+        """The outcomes of all verbs, or None when one of them failed and left something behind."""
+        outcomes = []
+        for verb, future in batch:
+            before = self._connection.total_changes
+            outcome = _outcome(verb, self._connection, future)
+            if outcome[2] is not None and self._connection.total_changes != before:
+                return None
+            outcomes.append(outcome)
+        return outcomes
+
+    def _run_alone(self, verb: Verb[Any], future: "asyncio.Future[Any]") -> Outcome:
+        self._connection.execute("SAVEPOINT verb")
+        outcome = _outcome(verb, self._connection, future)
+        if outcome[2] is not None:
+            self._connection.execute("ROLLBACK TO verb")
+        self._connection.execute("RELEASE verb")
+        return outcome
+
+    def _finish(self, outcomes: list[Outcome]) -> None:
+        _deliver(outcomes)
+        if self._waiting:
+            self._loop.call_soon(self._begin)
+        else:
+            self._busy = False
+            self._idle.set()
+
+    def _work(self) -> None:
+        """The thread: one wait for the disk or for a lock after the other."""
+        while (job := self._disk.get()) is not None:
+            job()
+
+    def _commit(self, batch: list[Job], outcomes: list[Outcome]) -> None:
+        """On the thread: commit, or leave nothing behind that a recovery would take for committed.
+
+        A commit whose fsync failed is undone in this process only: its frames stand whole in the WAL, and after a crash
+        the next process would find them there. The next transaction goes over them, so let it be one that changes
+        nothing.
+        """
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(self._connection)
+            with contextlib.suppress(sqlite3.Error):  # its own fsync may fail too: it is the overwriting that counts
+                self._connection.execute("PRAGMA user_version = 0")
+            outcomes = _all_failed(batch, error)
+        self._loop.call_soon_threadsafe(self._finish, outcomes)
+
+    def _wait_for_lock(self, batch: list[Job]) -> None:
+        """On the thread: another process writes; wait a while for its lock."""
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_SECONDS * 1000)}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("PRAGMA busy_timeout = 0")
+        except sqlite3.Error as error:
+            self._loop.call_soon_threadsafe(self._finish, _all_failed(batch, error))
+        else:
+            self._loop.call_soon_threadsafe(self._run_batch, batch)
+
+
+class ReadLane:
+    """Runs reading verbs on threads with a connection each; all that wait are taken together.
+
+    Every batch reads one snapshot, taken after its verbs were queued: what was acknowledged before is seen. A failure
+    of the database becomes StorageUnavailable.
+    """
+
+    def __init__(self, connections: list[sqlite3.Connection]) -> None:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, args=(connection,), name=f"sessile-{name}-{number}", daemon=True)
+            threading.Thread(target=self._work, args=(connection,), name=f"sessile-reader-{number}", daemon=True)
             for number, connection in enumerate(connections)
         ]
         for thread in self._threads:
             thread.start()
 
     def run(self, verb: Verb[Result]) -> "asyncio.Future[Result]":
-        """Queue a verb. Cancelling the future does not undo the verb."""
+        """Queue a verb."""
         future: asyncio.Future[Result] = self._loop.create_future()
         if self._closed:
             future.set_exception(StorageUnavailable("The store is closed."))
@@ -62,10 +190,10 @@ class Lane:
             while not stop:
                 batch, stop = self._take()
                 if batch:
-                    outcomes = self._run_batch(connection, batch)
-                    self._loop.call_soon_threadsafe(_deliver, outcomes)
+                    self._loop.call_soon_threadsafe(_deliver, self._run_batch(connection, batch))
 
     def _take(self) -> tuple[list[Job], bool]:
+        """Wait for a job and take all that wait with it; True at the end."""
         batch: list[Job] = []
         job = self._jobs.get()
         while job is not None:
@@ -79,13 +207,6 @@ class Lane:
         return batch, True
 
     def _run_batch(self, connection: sqlite3.Connection, batch: list[Job]) -> list[Outcome]:
-        raise NotImplementedError
-
-
-class ReadLane(Lane):
-    """Every batch reads one snapshot, taken after the verbs were queued: what was acknowledged before is seen."""
-
-    def _run_batch(self, connection: sqlite3.Connection, batch: list[Job]) -> list[Outcome]:
         try:
             connection.execute("BEGIN")
             outcomes = [_outcome(verb, connection, future) for verb, future in batch]
@@ -96,47 +217,6 @@ class ReadLane(Lane):
         return outcomes
 
 
-class WriteLane(Lane):
-    """Group commit: one transaction a batch; nothing is answered before the commit returns.
-
-    A verb that fails has no effect. Most verbs fail before they write; when one fails after it has written, the whole
-    batch runs again with a savepoint for each verb, so verbs must be functions of the database alone.
-    """
-
-    def _run_batch(self, connection: sqlite3.Connection, batch: list[Job]) -> list[Outcome]:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = self._run_together(connection, batch)
-            if outcomes is None:
-                connection.execute("ROLLBACK")
-                connection.execute("BEGIN IMMEDIATE")
-                outcomes = [self._run_alone(connection, verb, future) for verb, future in batch]
-            _commit(connection)
-        except sqlite3.Error as error:
-            _roll_back(connection)
-            return _all_failed(batch, error)
-        return outcomes
-
-    def _run_together(self, connection: sqlite3.Connection, batch: list[Job]) -> list[Outcome] | None:
-        """The outcomes of all verbs, or None when one of them failed and left something behind."""
-        outcomes = []
-        for verb, future in batch:
-            before = connection.total_changes
-            outcome = _outcome(verb, connection, future)
-            if outcome[2] is not None and connection.total_changes != before:
-                return None
-            outcomes.append(outcome)
-        return outcomes
-
-    def _run_alone(self, connection: sqlite3.Connection, verb: Verb[Any], future: "asyncio.Future[Any]") -> Outcome:
-        connection.execute("SAVEPOINT verb")
-        outcome = _outcome(verb, connection, future)
-        if outcome[2] is not None:
-            connection.execute("ROLLBACK TO verb")
-        connection.execute("RELEASE verb")
-        return outcome
-
-
 def _outcome(verb: Verb[Any], connection: sqlite3.Connection, future: "asyncio.Future[Any]") -> Outcome:
     try:
         return future, verb(connection), None
@@ -144,28 +224,13 @@ def _outcome(verb: Verb[Any], connection: sqlite3.Connection, future: "asyncio.F
         if not connection.in_transaction:
             raise  # a full disk or an I/O error has undone the whole batch, the verbs that seemed to succeed too
         return _all_failed([(verb, future)], error)[0]
-    except BaseException as error:  # a defect in one verb is for its caller to see, and must not end this thread
+    except BaseException as error:  # a defect in one verb is for its caller to see, and must not end the lane
         return future, None, error
 
 
 def _all_failed(batch: list[Job], error: sqlite3.Error) -> list[Outcome]:
     _log.error("storage_failed", error=str(error), kind=getattr(error, "sqlite_errorname", None), verbs=len(batch))
     return [(future, None, StorageUnavailable()) for _, future in batch]
-
-
-def _commit(connection: sqlite3.Connection) -> None:
-    """Commit, or leave nothing behind that a recovery would take for committed.
-
-    A commit whose fsync failed is undone in this process only: its frames stand whole in the WAL, and after a crash the
-    next process would find them there. The next transaction goes over them, so let it be one that changes nothing.
-    """
-    try:
-        connection.execute("COMMIT")
-    except sqlite3.Error:
-        _roll_back(connection)
-        with contextlib.suppress(sqlite3.Error):  # its own fsync may fail too: it is the overwriting that counts
-            connection.execute("PRAGMA user_version = 0")
-        raise
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

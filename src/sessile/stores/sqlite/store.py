@@ -38,7 +38,7 @@ from sessile.wire.ids import sequence_of
 
 _QUERIES = load_queries("sessile.stores.sqlite")
 _READERS = 2
-_PURGE_SLICE = 500
+_PURGE_SLICE = 100
 _LAST = 2**62
 """A cursor behind everything."""
 
@@ -48,8 +48,8 @@ class SqliteStore:
 
     def __init__(self, connections: list[sqlite3.Connection], clock: Clock) -> None:
         self._clock = clock
-        self._writer = WriteLane(connections[:1], "writer")
-        self._readers = ReadLane(connections[1:], "reader")
+        self._writer = WriteLane(connections[0])
+        self._readers = ReadLane(connections[1:])
 
     @classmethod
     async def open(cls, path: str | Path, clock: Clock) -> Self:

@@ -1,5 +1,6 @@
 """The ASGI application: from a request to its row of the route table, and from whatever happens to an answer."""
 
+import contextlib
 import re
 import time
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import compile_path
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from sessile.api import errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
 from sessile.api.call import Call, Services, json_response
@@ -47,19 +48,10 @@ class App:
         started = time.perf_counter()
         call = Call(scope, receive, self._services, "")
         call.request_id = _request_id(call.headers)
-        status = 500
-
-        async def watched_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         response = await self._answer(scope, call)
-        try:
-            await response(scope, receive, watched_send)
-        except ClientDisconnect:
-            status = 499
+        status = response.status_code
+        with contextlib.suppress(ClientDisconnect):
+            await response(scope, receive, send)
         level = _log.error if status >= 500 else _log.info
         level(
             "request",
@@ -81,7 +73,7 @@ class App:
         except Exception:  # the one place where a defect in a handler becomes an answer instead of a dropped connection
             _log.exception("request_failed", request_id=call.request_id, method=call.method, path=scope["path"])
             response = errors.render(SessileError(), call.request_id)
-        response.headers["x-request-id"] = call.request_id
+        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
         for name, value in headers.items():
             response.headers[name] = value
         return response

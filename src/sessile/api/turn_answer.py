@@ -23,6 +23,8 @@ from sessile.wire.events import (
     TurnEndedRecord,
 )
 
+_GATHER_SECONDS = 0.001
+"""Deltas that come this soon after a write go out together in the next: the write is half of what a delta costs."""
 _STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -30,9 +32,11 @@ async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
     """All durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
     entries = [claim.opened[0]]
     try:
-        async with asyncio.timeout(patience):
-            while entries[-1].type != "turn_ended" and not tail.closed:
-                entries += _entries_of(claim, await tail.next())
+        if patience is None:
+            await _collect(claim, tail, entries)
+        else:
+            async with asyncio.timeout(patience):
+                await _collect(claim, tail, entries)
     except TimeoutError:
         pass
     finally:
@@ -46,6 +50,11 @@ async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
         codec.encode(ended.stop_reason if ended else None),
         codec.encode(ended.error if ended else None),
     )
+
+
+async def _collect(claim: Claim, tail: Tail, entries: list[Entry]) -> None:
+    while entries[-1].type != "turn_ended" and not tail.closed:
+        entries += _entries_of(claim, await tail.next())
 
 
 class TurnStream(StreamingResponse):
@@ -71,19 +80,27 @@ class TurnStream(StreamingResponse):
         yield sse.frame("input_message", claim.opened[0].json)
         while not stream.ended:
             try:
-                async with asyncio.timeout_at(deadline):
-                    nodes = await tail.next()
+                nodes = await _next(tail, deadline)
             except TimeoutError:
                 yield _frame(StreamEnd(status="running"))
                 return
             if nodes:
                 if chunk := stream.render(nodes):
                     yield chunk
+                if nodes[-1].entry is None:
+                    await tail.gather(_GATHER_SECONDS)
             elif tail.closed:
-                yield _frame(StreamEnd(status="stopped"))
+                yield _frame(StreamEnd(status="stopped", reason=tail.closed))
                 return
             else:
                 yield sse.HEARTBEAT
+
+
+async def _next(tail: Tail, deadline: float | None) -> list[Node]:
+    if deadline is None:
+        return await tail.next()
+    async with asyncio.timeout_at(deadline):
+        return await tail.next()
 
 
 class _Stream:

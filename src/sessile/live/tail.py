@@ -73,6 +73,13 @@ class Tail:
             if settled:
                 await self._channel.wait(self._deltas)
 
+    async def gather(self, seconds: float) -> None:
+        """Let ephemeral frames gather for a while; a durable event ends the wait."""
+        waiter = self._channel.wait(deltas=False)
+        timer = asyncio.get_running_loop().call_later(seconds, _complete, waiter)
+        await waiter
+        timer.cancel()
+
     async def _advance(self) -> None:
         """Make everything ready that is there. What is linked during an `await` in here is taken before we wait."""
         if self._behind:
@@ -144,3 +151,8 @@ class Tail:
         self._beat = True
         self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._on_heartbeat)
         self._channel.wake()
+
+
+def _complete(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -305,6 +305,8 @@ class StreamEnd(Struct, kw_only=True, tag_field="type", tag="end"):
 
     status: Literal["running", "stopped"] | UnsetType = UNSET
     stop_reason: StopReason | UnsetType | None = UNSET
+    reason: str | UnsetType = UNSET
+    """`deleted` when the session is gone."""
 
 
 LiveFrame = (

@@ -149,8 +149,27 @@ class WriteLane:
             self._loop.call_soon_threadsafe(self._run_batch, batch)
 
 
+class LookupLane:
+    """Runs look-ups by key and pages of rows at once, on the event loop: they touch a few pages, mostly in memory."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def run(self, verb: Verb[Result]) -> Result:
+        """Run a reading verb. What was acknowledged before is seen. Raises StorageUnavailable."""
+        try:
+            return verb(self._connection)
+        except sqlite3.Error as error:
+            _log_failure(error, 1)
+            raise StorageUnavailable from None
+
+    def close(self) -> None:
+        """Close the connection; look-ups after that raise StorageUnavailable."""
+        self._connection.close()
+
+
 class ReadLane:
-    """Runs reading verbs on threads with a connection each; all that wait are taken together.
+    """Runs verbs that read much on threads with a connection each; all that wait are taken together.
 
     Every batch reads one snapshot, taken after its verbs were queued: what was acknowledged before is seen. A failure
     of the database becomes StorageUnavailable.
@@ -229,8 +248,12 @@ def _outcome(verb: Verb[Any], connection: sqlite3.Connection, future: "asyncio.F
 
 
 def _all_failed(batch: list[Job], error: sqlite3.Error) -> list[Outcome]:
-    _log.error("storage_failed", error=str(error), kind=getattr(error, "sqlite_errorname", None), verbs=len(batch))
+    _log_failure(error, len(batch))
     return [(future, None, StorageUnavailable()) for _, future in batch]
+
+
+def _log_failure(error: sqlite3.Error, verbs: int) -> None:
+    _log.error("storage_failed", error=str(error), kind=getattr(error, "sqlite_errorname", None), verbs=verbs)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -64,11 +64,12 @@ WHERE id = :id AND version = :expected_version;
 DELETE FROM agents WHERE id = :id;
 
 -- name: insert_session
--- Add a session.
+-- Add a session to an agent; no row comes back when the agent is not there.
 INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
     last_sequence, usage, created_at, updated_at)
-VALUES (:tenant_id, :agent_id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, '{}', :now, :now)
-RETURNING id;
+SELECT :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, '{}', :now, :now
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
+RETURNING id, agent_id;
 
 -- name: get_session
 -- One session by the keys of its agent and its own.

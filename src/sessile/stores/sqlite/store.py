@@ -30,7 +30,7 @@ from sessile.ports import (
 )
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite import log, rows
-from sessile.stores.sqlite.lanes import ReadLane, WriteLane
+from sessile.stores.sqlite.lanes import LookupLane, ReadLane, WriteLane
 from sessile.stores.sqlite.migrate import migrate
 from sessile.wire import codec
 from sessile.wire.errors import KeyTaken, NotFound, PreconditionFailed, StorageUnavailable
@@ -49,7 +49,8 @@ class SqliteStore:
     def __init__(self, connections: list[sqlite3.Connection], clock: Clock) -> None:
         self._clock = clock
         self._writer = WriteLane(connections[0])
-        self._readers = ReadLane(connections[1:])
+        self._lookups = LookupLane(connections[1])
+        self._readers = ReadLane(connections[2:])
 
     @classmethod
     async def open(cls, path: str | Path, clock: Clock) -> Self:
@@ -58,6 +59,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self._readers.close()
+        self._lookups.close()
         await self._writer.close()
 
     async def ping(self) -> None:
@@ -67,13 +69,13 @@ class SqliteStore:
         now = self._clock.now()
 
         def verb(db: sqlite3.Connection) -> TenantRow:
-            row_id = _insert(db, "insert_tenant", "tenant", {"key": key, "name": name, "now": now})
+            (row_id,) = _insert(db, "insert_tenant", "tenant", {"key": key, "name": name, "now": now})
             return TenantRow(id=row_id, key=key, name=name, created_at=now)
 
         return await self._writer.run(verb)
 
     async def list_tenants(self) -> list[TenantRow]:
-        return await self._readers.run(lambda db: [rows.tenant(row) for row in db.execute(_QUERIES["list_tenants"])])
+        return self._lookups.run(lambda db: [rows.tenant(row) for row in db.execute(_QUERIES["list_tenants"])])
 
     async def create_key(self, key: ApiKeyRow, digest: bytes) -> None:
         values = {
@@ -88,7 +90,7 @@ class SqliteStore:
         await self._writer.run(lambda db: db.execute(_QUERIES["insert_key"], values) and None)
 
     async def list_keys(self, tenant_id: int) -> list[ApiKeyRow]:
-        return await self._readers.run(
+        return self._lookups.run(
             lambda db: [rows.api_key(row) for row in db.execute(_QUERIES["list_keys"], {"tenant_id": tenant_id})]
         )
 
@@ -106,21 +108,21 @@ class SqliteStore:
             row = db.execute(_QUERIES["find_key"], {"digest": digest}).fetchone()
             return rows.api_key(row) if row else None
 
-        return await self._readers.run(verb)
+        return self._lookups.run(verb)
 
     async def create_agent(self, tenant_id: int, key: str, document: bytes, enabled: bool) -> AgentRow:
         now = self._clock.now()
         values = {"tenant_id": tenant_id, "key": key, "document": document, "enabled": enabled, "now": now}
 
         def verb(db: sqlite3.Connection) -> AgentRow:
-            row_id = _insert(db, "insert_agent", "agent", values)
+            (row_id,) = _insert(db, "insert_agent", "agent", values)
             return rows.agent((row_id, tenant_id, key, enabled, 1, document, now, now))
 
         return await self._writer.run(verb)
 
     async def get_agent(self, tenant_id: int, key: str) -> AgentRow:
         values = {"tenant_id": tenant_id, "key": key}
-        return await self._readers.run(lambda db: rows.agent(_one(db, "get_agent", values, "agent", key)))
+        return self._lookups.run(lambda db: rows.agent(_one(db, "get_agent", values, "agent", key)))
 
     async def list_agents(
         self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
@@ -132,7 +134,7 @@ class SqliteStore:
             found = [rows.agent(row) for row in db.execute(_QUERIES[name], values)]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
-        return await self._readers.run(verb)
+        return self._lookups.run(verb)
 
     async def save_agent(
         self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int
@@ -158,13 +160,23 @@ class SqliteStore:
 
     async def create_session(self, tenant_id: int, agent_key: str, new: NewSession) -> SessionRow:
         now = self._clock.now()
-        values: dict[str, Any] = {name: getattr(new, name) for name in new.__struct_fields__}
-        values |= {"tenant_id": tenant_id, "now": now}
+        values = {
+            "tenant_id": tenant_id,
+            "agent_key": agent_key,
+            "key": new.key,
+            "name": new.name,
+            "description": new.description,
+            "metadata": new.metadata,
+            "enabled": new.enabled,
+            "tti_minutes": new.tti_minutes,
+            "now": now,
+        }
 
         def verb(db: sqlite3.Connection) -> SessionRow:
-            agent = {"tenant_id": tenant_id, "key": agent_key}
-            agent_id: int = _one(db, "get_agent_id", agent, "agent", agent_key)[0]
-            row_id = _insert(db, "insert_session", "session", values | {"agent_id": agent_id})
+            row = _insert(db, "insert_session", "session", values)
+            if row is None:
+                raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
+            row_id, agent_id = row
             return SessionRow(
                 id=row_id,
                 tenant_id=tenant_id,
@@ -190,7 +202,7 @@ class SqliteStore:
         return await self._writer.run(verb)
 
     async def get_session(self, ref: SessionRef) -> SessionRow:
-        return await self._readers.run(lambda db: _session(db, ref))
+        return self._lookups.run(lambda db: _session(db, ref))
 
     async def list_sessions(
         self, tenant_id: int, agent_key: str, *, cursor: int | None, limit: int
@@ -202,7 +214,7 @@ class SqliteStore:
             found = [rows.session(row) for row in db.execute(_QUERIES["list_sessions"], values)]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
-        return await self._readers.run(verb)
+        return self._lookups.run(verb)
 
     async def update_session(self, ref: SessionRef, changes: SessionChanges, if_match: int | None) -> SessionRow:
         now = self._clock.now()
@@ -256,14 +268,14 @@ class SqliteStore:
                 raise NotFound(f"There is no event {event_id!r} in this session.", id=event_id)
             return rows.entry(ref.session_key, row)
 
-        return await self._readers.run(verb)
+        return self._lookups.run(verb)
 
     async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
         def verb(db: sqlite3.Connection) -> TurnRow:
             values = {"session_id": _locate(db, ref), "turn_id": turn_id}
             return rows.turn(_one(db, "get_turn", values, "turn", turn_id))
 
-        return await self._readers.run(verb)
+        return self._lookups.run(verb)
 
     async def take_unfinished_turns(self) -> list[Claim]:
         return await self._writer.run(log.take_unfinished_turns)
@@ -294,14 +306,13 @@ def _connect(path: Path, *settings: str) -> sqlite3.Connection:
     return connection
 
 
-def _insert(db: sqlite3.Connection, query: str, noun: str, values: dict[str, Any]) -> int:
-    """Insert a row whose key may be taken."""
+def _insert(db: sqlite3.Connection, query: str, noun: str, values: dict[str, Any]) -> Any:
+    """Insert a row whose key may be taken; returns what the query returns."""
     try:
-        row_id: int = db.execute(_QUERIES[query], values).fetchone()[0]
+        return db.execute(_QUERIES[query], values).fetchone()
     except sqlite3.IntegrityError:
         message = f"The {noun} key {values['key']!r} is already in use."
         raise KeyTaken(message, field_errors={"key": message}) from None
-    return row_id
 
 
 def _one(db: sqlite3.Connection, query: str, values: dict[str, Any], noun: str, key: str) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
-from sessile.domain.log import Entry
+from sessile.domain.log import Entry, draft
 from sessile.domain.session import fold
 from sessile.live.hub import Hub
 from sessile.live.tail import Tail
@@ -25,11 +25,14 @@ from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.script import call, fail, hang, say, think, usage, wait_for
 from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
 from sessile.tools.python import PythonTool, load
+from sessile.wire import ids
 from sessile.wire.errors import SessionRunning
+from sessile.wire.events import InputMessageEvent, TextPart
 from sessile.wire.sessions import CreateSessionRequest
 
 OWNER = Principal(tenant_id=1, key_id=None, roles=frozenset({"owner"}), agent_roles={})
 MAX_MODEL_CALLS = 3
+SAID = draft(InputMessageEvent(messages=[TextPart(content="Hello")], content="Hello"))
 
 
 def add(a: int, b: int) -> int:
@@ -207,6 +210,16 @@ async def test_draining_ends_a_turn_that_waits_for_its_model(harness: Harness) -
     assert types(entries)[2:] == ["agent_output", "turn_ended"]
     assert (entries[2].event().partial, last(entries).error.code) == (True, "server_shutdown")
     assert harness.model.calls[0].closed
+
+
+async def test_a_turn_that_is_cancelled_before_it_starts_is_closed_all_the_same(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(hang())
+    claim = await harness.store.accept_input(harness.ref, SAID, ids.turn_id(), lambda agent, session: None)
+    harness.worker.submit(claim)
+    await harness.worker.drain(5)
+    assert last(await harness.log()).error.code == "server_shutdown"
+    assert harness.model.calls == []
 
 
 async def test_deleting_a_running_session_stops_its_model_call(harness: Harness) -> None:

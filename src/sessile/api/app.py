@@ -13,7 +13,7 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from sessile.api import errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
-from sessile.api.call import Call, Services, json_response
+from sessile.api.call import Call, JsonResponse, Services
 from sessile.api.gate import Gate
 from sessile.api.route import Route
 from sessile.auth import roles
@@ -96,7 +96,7 @@ class App:
                 call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
             return await route.handler(call)
         if path == "/openapi.json" and call.method == "GET":
-            return json_response(self._document())
+            return JsonResponse(self._document())
         raise NotFound(f"There is nothing at {path[:200]!r}.")
 
     def _document(self) -> bytes:

@@ -125,9 +125,16 @@ class Call:
         return self.headers.get(b"accept", b"").split(b",")[0].split(b";")[0].strip() == media
 
 
-def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer from encoded bytes."""
-    return Response(body, status, headers, "application/json")
+class JsonResponse(Response):
+    """A JSON answer from encoded bytes; header names are in lower case."""
+
+    def __init__(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self.body = body
+        self.status_code = status
+        self.background = None
+        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.encode(), value.encode("latin-1")))
 
 
 def _parameters(values: dict[str, str], type: type[T]) -> T:

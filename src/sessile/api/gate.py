@@ -22,7 +22,10 @@ class Gate:
 
     def check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises HeadersTooLarge, HostNotAllowed, OriginNotAllowed."""
-        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        size = 0
+        for name, value in scope["headers"]:
+            size += len(name) + len(value) + 4
+        if size > MAX_HEADER_BYTES:
             raise HeadersTooLarge(f"The headers are larger than {MAX_HEADER_BYTES} bytes.")
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
             raise HeadersTooLarge(f"The request line is longer than {MAX_URL_BYTES} bytes.")

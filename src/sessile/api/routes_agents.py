@@ -3,7 +3,7 @@
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api.call import Call, json_response
+from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth.roles import RequiredRoles
@@ -54,7 +54,7 @@ async def list_agents(call: Call) -> Response:
         enabled=None if query.enabled is UNSET else query.enabled,
     )
     metadata = encode_cursor("agents", page.next)
-    return json_response(page_body("agents", [view.json for view in page.rows], metadata))
+    return JsonResponse(page_body("agents", [view.json for view in page.rows], metadata))
 
 
 async def get(call: Call) -> Response:
@@ -83,7 +83,7 @@ def _shown(view: AgentView, status: int = 200) -> Response:
     if view.inactive:
         names = sorted(view.inactive)
         headers = {"x-sessile-inactive": ", ".join(f"{name}={view.inactive[name]}" for name in names)[:4096]}
-    return json_response(view.json, status, headers)
+    return JsonResponse(view.json, status, headers)
 
 
 ROUTES = (

@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from sessile.api import turn_answer
-from sessile.api.call import Call, json_response
+from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth.roles import RequiredRoles
@@ -59,7 +59,7 @@ async def create(call: Call) -> Response:
     headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
     if request.stream_response:
         return turn_answer.TurnStream(claim, tail, patience, headers)
-    return json_response(await turn_answer.whole(claim, tail, patience), 201, headers)
+    return JsonResponse(await turn_answer.whole(claim, tail, patience), 201, headers)
 
 
 async def list_events(call: Call) -> Response:
@@ -82,21 +82,21 @@ async def list_events(call: Call) -> Response:
         ),
     )
     metadata = encode_cursor(listing, page.next)
-    return json_response(page_body("events", [entry.json for entry in page.rows], metadata))
+    return JsonResponse(page_body("events", [entry.json for entry in page.rows], metadata))
 
 
 async def get(call: Call) -> Response:
     """GET …/events/{event_id}"""
     path = call.path
     entry = await call.services.events.get(call.principal, path["agent_key"], path["session_key"], path["event_id"])
-    return json_response(entry.json)
+    return JsonResponse(entry.json)
 
 
 async def get_turn(call: Call) -> Response:
     """GET …/turns/{turn_id}"""
     path = call.path
     turn = await call.services.events.get_turn(call.principal, path["agent_key"], path["session_key"], path["turn_id"])
-    return json_response(codec.encode(turn))
+    return JsonResponse(codec.encode(turn))
 
 
 ROUTES = (

@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 from starlette.responses import Response
 
-from sessile.api.call import Call, json_response
+from sessile.api.call import Call, JsonResponse
 from sessile.api.route import Route
 
 
@@ -17,13 +17,13 @@ class Health(Struct):
 
 async def healthz(call: Call) -> Response:
     """GET /healthz"""
-    return json_response(b'{"status":"ok"}')
+    return JsonResponse(b'{"status":"ok"}')
 
 
 async def readyz(call: Call) -> Response:
     """GET /readyz"""
     await call.services.store.ping()
-    return json_response(b'{"status":"ok"}')
+    return JsonResponse(b'{"status":"ok"}')
 
 
 ROUTES = (

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api.call import Call, json_response
+from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth.roles import RequiredRoles
@@ -52,7 +52,7 @@ async def list_sessions(call: Call) -> Response:
         call.principal, call.path["agent_key"], cursor=decode_cursor("sessions", query.page_key), limit=query.limit
     )
     metadata = encode_cursor("sessions", page.next)
-    return json_response(page_body("sessions", [codec.encode(shown(row)) for row in page.rows], metadata))
+    return JsonResponse(page_body("sessions", [codec.encode(shown(row)) for row in page.rows], metadata))
 
 
 async def get(call: Call) -> Response:
@@ -78,7 +78,7 @@ async def delete(call: Call) -> Response:
 
 
 def _shown(row: SessionRow, status: int = 200) -> Response:
-    return json_response(codec.encode(shown(row)), status, {"etag": f'"{row.version}"'})
+    return JsonResponse(codec.encode(shown(row)), status, {"etag": f'"{row.version}"'})
 
 
 ROUTES = (

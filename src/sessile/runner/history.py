@@ -38,9 +38,9 @@ class Histories:
             self._chars -= history.chars
         if history is None or history.last_sequence != claim.session.last_sequence or history.budget != budget:
             history = await self._read(claim, budget)
-        for entry in claim.opened:
-            history.conversation.add(entry.event())
-            history.last_sequence = entry.sequence
+        if claim.opened:
+            history.conversation.add(claim.opened[0].event())
+            history.last_sequence = claim.opened[-1].sequence
         return history
 
     def keep(self, claim: Claim, history: History) -> None:

@@ -35,7 +35,7 @@ class OpenTurn:
         """Tool calls in the log that have no output there, by tool call id."""
         self.history = History()
         """The end of the log as the model reads it; `run_turn` takes the real one."""
-        self._writing = False
+        self._cancellable = False
         self._cancelled = False
         self._store = store
         self._sink = sink
@@ -86,10 +86,16 @@ class OpenTurn:
         """End the turn with an error, keeping what was shown of the answer in flight as partial."""
         await self.end("error", self.answer.events(partial=True) if self.answer else (), error)
 
+    def begin(self) -> None:
+        """The task of this turn has started; until then a cancelled task would never close the turn."""
+        self._cancellable = True
+        if self._cancelled:
+            raise asyncio.CancelledError
+
     def cancel(self, task: "asyncio.Task[None]") -> None:
-        """Cancel the task that runs this turn: now, or, in the middle of a write, once its outcome is known."""
+        """Cancel the task that runs this turn: now, or once it has started, or once the outcome of a write is known."""
         self._cancelled = True
-        if not self._writing:
+        if self._cancellable:
             task.cancel()
 
     async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
@@ -107,11 +113,11 @@ class OpenTurn:
     async def _write(
         self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
     ) -> None:
-        self._writing = True
+        self._cancellable = False
         try:
             entries = await self._store.append(self.claim.fence, drafts, progress, end)
         finally:
-            self._writing = False
+            self._cancellable = True
         self.answer = None
         for event, entry in zip(events, entries, strict=False):
             self._note(entry.placed(event))

@@ -32,7 +32,6 @@ class Worker:
         turn = self._open(claim)
         task = asyncio.create_task(self._run(turn), name=claim.turn_id)
         self._running[session_id] = (turn, task)
-        task.add_done_callback(lambda _: self._forget(session_id, task))
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
@@ -61,6 +60,7 @@ class Worker:
 
     async def _run(self, turn: OpenTurn) -> None:
         try:
+            turn.begin()
             await run_turn(turn, self._env)
             self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
@@ -74,6 +74,8 @@ class Worker:
         except Exception:  # a defect in one turn must end that turn durably, never leave it running or end the worker
             _log.exception("turn_failed", turn_id=turn.turn_id, session_key=turn.claim.session.key)
             await self._fail(turn, _INTERNAL)
+        finally:
+            self._forget(turn)
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         _log.warning("turn_error", turn_id=turn.turn_id, code=error.code, error=error.message)
@@ -103,7 +105,8 @@ class Worker:
         if running:
             await asyncio.wait([task for _, task in running], timeout=seconds)
 
-    def _forget(self, session_id: int, task: "asyncio.Task[None]") -> None:
-        running = self._running.get(session_id)
-        if running is not None and running[1] is task:
-            del self._running[session_id]
+    def _forget(self, turn: OpenTurn) -> None:
+        """The next turn of the session may be running already: it was accepted the moment this one had ended."""
+        running = self._running.get(turn.claim.session.id)
+        if running is not None and running[0] is turn:
+            del self._running[turn.claim.session.id]

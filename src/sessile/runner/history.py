@@ -33,9 +33,7 @@ class Histories:
 
     async def take(self, claim: Claim, budget: int) -> History:
         """The history of a claimed turn, its own input last."""
-        history = self._kept.pop(claim.session.id, None)
-        if history is not None:
-            self._chars -= history.chars
+        history = self._forget(claim.session.id)
         if history is None or history.last_sequence != claim.session.last_sequence or history.budget != budget:
             history = await self._read(claim, budget)
         if claim.opened:
@@ -45,12 +43,18 @@ class Histories:
 
     def keep(self, claim: Claim, history: History) -> None:
         """Remember a history after its turn has ended."""
+        self._forget(claim.session.id)
         history.chars = history.conversation.chars + _OVERHEAD_CHARS
         self._kept[claim.session.id] = history
         self._chars += history.chars
         while self._chars > _REMEMBERED_CHARS:
-            _, dropped = self._kept.popitem(last=False)
-            self._chars -= dropped.chars
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, session_id: int) -> History | None:
+        history = self._kept.pop(session_id, None)
+        if history is not None:
+            self._chars -= history.chars
+        return history
 
     async def _read(self, claim: Claim, budget: int) -> History:
         """Read the log backwards until the budget is spent, and start at an input.

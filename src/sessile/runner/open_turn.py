@@ -33,8 +33,8 @@ class OpenTurn:
         """The model answer that is not in the log yet."""
         self.open_calls: dict[str, ToolInputEvent] = {}
         """Tool calls in the log that have no output there, by tool call id."""
-        self.history = History()
-        """The end of the log as the model reads it; `run_turn` takes the real one."""
+        self.history: History | None = None
+        """The end of the log as the model reads it, once the turn has taken it."""
         self._cancellable = False
         self._cancelled = False
         self._store = store
@@ -121,13 +121,15 @@ class OpenTurn:
         self.answer = None
         for event, entry in zip(events, entries, strict=False):
             self._note(entry.placed(event))
-        self.history.last_sequence = entries[-1].sequence
+        if self.history is not None and entries:
+            self.history.last_sequence = entries[-1].sequence
         self._sink.announce(self.claim.session.id, entries)
         if self._cancelled and end is None:
             raise asyncio.CancelledError
 
     def _note(self, event: AnyEvent) -> None:
-        self.history.conversation.add(event)
+        if self.history is not None:
+            self.history.conversation.add(event)
         if isinstance(event, ToolInputEvent):
             self.open_calls[event.tool_call_id] = event
         elif isinstance(event, ToolOutputEvent):

@@ -38,10 +38,10 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
         today = codec.rfc3339(env.clock.now())[:10]
         instructions = plan.instructions.render(turn.claim.session.scope(), today)
     budget = history_chars(plan.model.context_window)
-    turn.history = await env.histories.take(turn.claim, budget)
+    history = turn.history = await env.histories.take(turn.claim, budget)
 
     for calls_made in range(1, env.max_model_calls + 1):
-        messages = turn.history.conversation.messages(instructions, budget)
+        messages = history.conversation.messages(instructions, budget)
         answer = await call_model(turn, plan, messages, env.clock)
         if not answer.tool_calls:
             await turn.end("end_turn", answer.events())

@@ -62,7 +62,8 @@ class Worker:
         try:
             turn.begin()
             await run_turn(turn, self._env)
-            self._env.histories.keep(turn.claim, turn.history)
+            if turn.history is not None:
+                self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
             _log.info("turn_lost", turn_id=turn.turn_id, session_key=turn.claim.session.key)
         except asyncio.CancelledError:

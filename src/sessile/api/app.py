@@ -73,7 +73,7 @@ class App:
         except Exception:  # the one place where a defect in a handler becomes an answer instead of a dropped connection
             _log.exception("request_failed", request_id=call.request_id, method=call.method, path=scope["path"])
             response = errors.render(SessileError(), call.request_id)
-        response.raw_headers.append((b"x-request-id", call.request_id.encode()))
+        response.headers["x-request-id"] = call.request_id
         for name, value in headers.items():
             response.headers[name] = value
         return response

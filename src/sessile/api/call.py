@@ -126,15 +126,9 @@ class Call:
 
 
 class JsonResponse(Response):
-    """A JSON answer from encoded bytes; header names are in lower case."""
+    """A JSON answer from encoded bytes."""
 
-    def __init__(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.body = body
-        self.status_code = status
-        self.background = None
-        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-        for name, value in (headers or {}).items():
-            self.raw_headers.append((name.encode(), value.encode("latin-1")))
+    media_type = "application/json"
 
 
 def _parameters(values: dict[str, str], type: type[T]) -> T:

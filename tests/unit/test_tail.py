@@ -438,3 +438,16 @@ async def test_closing_twice_is_closing_once_and_stops_the_heartbeat() -> None:
     await asyncio.sleep(10 * SOON)
     assert world.log.reads == reads
     assert tail._channel.places == set()
+
+
+async def test_waits_that_time_out_leave_nothing_behind(world: World) -> None:
+    tail = world.follow()
+    for _ in range(50):
+        await tail.gather(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0):
+            await tail.next()
+    channel = world.hub._channel(SESSION)
+    assert not channel._waiters
+    assert not channel._patient
+    tail.close()

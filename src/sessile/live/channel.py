@@ -68,8 +68,8 @@ class Channel:
         """Why the channel was closed, once it was."""
         self.places: set[Place] = set()
         self._output: list[str] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self._patient: list[asyncio.Future[None]] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._patient: set[asyncio.Future[None]] = set()
         """Those who wait for durable events only."""
         self._inspect_at = _INSPECTION_BYTES
 
@@ -112,17 +112,22 @@ class Channel:
     def wait(self, deltas: bool = True) -> "asyncio.Future[None]":
         """A future that the next link completes, or, without `deltas`, the next durable one; a wake-up too."""
         waiter = asyncio.get_running_loop().create_future()
-        (self._waiters if deltas else self._patient).append(waiter)
+        (self._waiters if deltas else self._patient).add(waiter)
         return waiter
+
+    def give_up(self, waiter: "asyncio.Future[None]") -> None:
+        """Nobody waits for this future any more."""
+        self._waiters.discard(waiter)
+        self._patient.discard(waiter)
 
     def wake(self) -> None:
         """Complete all waiting futures."""
-        patient, self._patient = self._patient, []
+        patient, self._patient = self._patient, set()
         _complete(patient)
         self._wake_impatient()
 
     def _wake_impatient(self) -> None:
-        waiters, self._waiters = self._waiters, []
+        waiters, self._waiters = self._waiters, set()
         _complete(waiters)
 
     def attach(self) -> Place:
@@ -149,7 +154,7 @@ class Channel:
         self._output = []
 
 
-def _complete(waiters: list["asyncio.Future[None]"]) -> None:
+def _complete(waiters: set["asyncio.Future[None]"]) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)

@@ -71,14 +71,21 @@ class Tail:
                 self._beat = False
                 return []
             if settled:
-                await self._channel.wait(self._deltas)
+                waiter = self._channel.wait(self._deltas)
+                try:
+                    await waiter
+                finally:
+                    self._channel.give_up(waiter)
 
     async def gather(self, seconds: float) -> None:
         """Let ephemeral frames gather for a while; a durable event ends the wait."""
         waiter = self._channel.wait(deltas=False)
         timer = asyncio.get_running_loop().call_later(seconds, _complete, waiter)
-        await waiter
-        timer.cancel()
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._channel.give_up(waiter)
 
     async def _advance(self) -> None:
         """Make everything ready that is there. What is linked during an `await` in here is taken before we wait."""

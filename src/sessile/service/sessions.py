@@ -1,5 +1,7 @@
 """Use-cases over sessions: create, show, list, change, delete."""
 
+from typing import Any, cast
+
 import msgspec
 from msgspec import UNSET
 
@@ -80,7 +82,7 @@ def shown(row: SessionRow) -> Session:
         agent_key=row.agent_key,
         name=row.name,
         description=UNSET if row.description is None else row.description,
-        metadata=msgspec.json.decode(row.metadata),
+        metadata=cast(Any, msgspec.Raw(row.metadata)),  # JSON already: it is copied into the answer, not read
         enabled=row.enabled,
         status=row.status,
         stop_reason=row.stop_reason,

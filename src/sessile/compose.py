@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
+import structlog
 import uvloop
 from msgspec import Struct
 
@@ -38,11 +39,14 @@ from sessile.wire.errors import StorageUnavailable
 
 DEFAULT_TENANT = "default"
 _PURGE_IDLE_SECONDS = 1.0
+_STRAY_SECONDS = 0.3
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
 
 _GC_THRESHOLDS = (20_000, 20, 50)
 """Collect garbage less often than Python's defaults, which suit short scripts; what was imported is never visited."""
+
+_log = structlog.get_logger("sessile")
 
 
 class Runtime(Struct, frozen=True):
@@ -69,7 +73,7 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
 async def running(config: Config, providers: Mapping[str, Provider] | None = None) -> AsyncIterator[Runtime]:
     """Everything but HTTP: the store, the models and tools, and a worker that has closed what was left unfinished."""
     with _owned(_folder(config)):
-        models = Registry(config.models, {**default_providers(), **(providers or {})})
+        models = Registry(config.models, {**default_providers(), **(providers or {})}, config.provider_models)
         tools = ToolRegistry(config.tools)
         clock = SystemClock()
         async with open_store(config) as store:
@@ -116,6 +120,9 @@ async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None
         key_id = f"key_env_{digest.hex()[:12]}"
         row = keys.new_key(tenant.id, "SESSILE_OWNER_KEY", ["owner"], {}, clock.now(), key_id)
         await store.create_key(row, digest)
+        stored = await store.find_key(digest)
+        if stored is None or stored.revoked_at is not None or stored.tenant_id != tenant.id:
+            raise ConfigError("SESSILE_OWNER_KEY holds a key that was revoked or is another tenant's; choose another.")
         for old in existing:
             if old.key_id.startswith("key_env_") and old.key_id != key_id:
                 await store.revoke_key(tenant.id, old.key_id)
@@ -183,6 +190,19 @@ async def _serve(
             app, config.host, config.port, drain, config.shutdown_seconds, lambda url: on_ready(url, secret)
         )
         await server.serve()
+    await _end_stray_tasks()
+
+
+async def _end_stray_tasks() -> None:
+    """A tool that swallows its cancellation would keep the process alive for ever; the store is closed by now."""
+    stray = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in stray:
+        task.cancel()
+    if stray and (await asyncio.wait(stray, timeout=_STRAY_SECONDS))[1]:
+        _log.error("tasks_would_not_end", tasks=[task.get_name() for task in stray])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 async def _purge_for_ever(store: Store) -> None:

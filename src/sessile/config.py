@@ -50,8 +50,10 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     max_model_calls: Annotated[int, Meta(ge=1, le=1000)] = 25
     """Model calls in one turn; the turn ends with `limit` when it wants more."""
     heartbeat_seconds: Positive = 10
-    shutdown_seconds: Positive = 4
+    shutdown_seconds: Positive = 3
     """How long running turns may take to end once the server was told to stop."""
+    provider_models: bool = True
+    """Whether agents may name `provider:model` beside what `models` lists. That uses this server's provider keys."""
     models: dict[str, ModelConfig] = field(default_factory=dict)
     tools: dict[str, ToolConfig] = field(default_factory=dict)
 

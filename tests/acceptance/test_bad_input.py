@@ -682,6 +682,24 @@ async def test_events_as_a_stream_are_not_there_yet(stage: Stage, place: Place) 
     refused(await stage.client.get(f"{place.session}/events", headers=headers), 406, "not_acceptable")
 
 
+@pytest.mark.parametrize("header", ["idempotency-key", "if-match"])
+async def test_a_header_whose_promise_is_not_kept_yet_is_refused(stage: Stage, place: Place, header: str) -> None:
+    answer = await stage.client.post(f"{place.session}/events", json={"content": "Hi."}, headers={header: '"1"'})
+    refused(answer, 400, "not_supported")
+
+
+async def test_trailers_of_a_chunked_body_are_let_go(stage: Stage, place: Place) -> None:
+    parts = urlsplit(stage.server.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    head = f"POST {place.session}/events HTTP/1.1\r\nhost: localhost\r\nx-api-key: {stage.server.key}\r\n"
+    writer.write(head.encode() + b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")
+    writer.write(b"2\r\n{}\r\n0\r\n" + b"x-trailer: %b\r\n" % (b"y" * 1000) * 2000 + b"\r\n")
+    await writer.drain()
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 400")
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_after_all_of_it_the_server_answers_and_has_logged_no_defect(stage: Stage, place: Place) -> None:
     assert (await stage.client.get("/readyz")).json() == {"status": "ok"}
     assert await stage.log(place.session, records="true") == []

@@ -40,9 +40,19 @@ async def waits() -> str:
     finally:
         await asyncio.sleep(60)
     return "over"
+
+
+async def stays() -> str:
+    """Does not let itself be cancelled."""
+    Path("started").touch()
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
 '''
 TOOL_TABLES = "\n".join(
-    f'[tools.{n}]\nfunction = "lifecycle_tools:{n}"\ntimeout_seconds = 50' for n in ("sleeps", "waits")
+    f'[tools.{n}]\nfunction = "lifecycle_tools:{n}"\ntimeout_seconds = 50' for n in ("sleeps", "waits", "stays")
 )
 
 
@@ -139,7 +149,7 @@ async def test_sigterm_answers_those_who_wait_for_a_whole_turn(server: ServerPro
         assert (body["status"], body["stop_reason"], body["error"]["code"]) == ("stopped", "error", "server_shutdown")
 
 
-@pytest.mark.parametrize("tool", ["sleeps", "waits"])
+@pytest.mark.parametrize("tool", ["sleeps", "waits", "stays"])
 async def test_sigterm_does_not_wait_for_a_tool(server: ServerProcess, upstream: Upstream, tool: str) -> None:
     async with started(server, upstream) as stage:
         session = await stage.conversation(tool_configurations=lambdas(tool))
@@ -186,7 +196,7 @@ async def test_a_crash_in_a_model_call_ends_the_turn_at_the_next_start(
         assert types(await stage.log(session, records="true")) == records
 
 
-@pytest.mark.parametrize("tool", ["sleeps", "waits"])
+@pytest.mark.parametrize("tool", ["sleeps", "waits", "stays"])
 async def test_a_crash_in_a_tool_call_answers_the_call_at_the_next_start(
     server: ServerProcess, upstream: Upstream, tool: str
 ) -> None:
@@ -266,6 +276,8 @@ def test_the_owner_key_of_the_environment_replaces_the_one_before(tmp_path: Path
     with ServerProcess(tmp_path, env={"SESSILE_OWNER_KEY": new}) as server:
         assert httpx.get(f"{server.url}/v2/agents", headers={"x-api-key": new}).status_code == 200
         assert httpx.get(f"{server.url}/v2/agents", headers={"x-api-key": old}).status_code == 401
+    with pytest.raises(RuntimeError, match="was revoked"):
+        ServerProcess(tmp_path, env={"SESSILE_OWNER_KEY": old}).start()
 
 
 def test_no_auth_works_on_loopback(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sessile.clock import SystemClock
 from sessile.config import ToolConfig
 from sessile.domain.log import Entry, draft
 from sessile.domain.session import fold
+from sessile.domain.turn import ModelAnswer
 from sessile.live.hub import Hub
 from sessile.live.tail import Tail
 from sessile.ports import Claim, EventQuery, ModelFault, Principal, SessionRef, Tool
@@ -26,7 +27,7 @@ from sessile.testing.script import call, fail, hang, say, think, usage, wait_for
 from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
 from sessile.tools.python import PythonTool, load
 from sessile.wire import ids
-from sessile.wire.errors import SessionRunning
+from sessile.wire.errors import SessionRunning, StorageUnavailable
 from sessile.wire.events import InputMessageEvent, TextPart
 from sessile.wire.sessions import CreateSessionRequest
 
@@ -220,6 +221,48 @@ async def test_a_turn_that_is_cancelled_before_it_starts_is_closed_all_the_same(
     await harness.worker.drain(5)
     assert last(await harness.log()).error.code == "server_shutdown"
     assert harness.model.calls == []
+
+
+async def test_an_input_that_was_queued_before_a_drain_is_closed_too(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(hang())
+    posting = asyncio.ensure_future(harness.post())
+    await asyncio.sleep(0)
+    await harness.worker.drain(5)
+    await posting
+    await harness.worker.drain(5)
+    assert last(await harness.log()).error.code == "server_shutdown"
+
+
+async def test_a_drain_does_not_wait_for_a_store_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = asyncio.Event()
+
+    async def refuse(*_: object) -> None:
+        refused.set()
+        raise StorageUnavailable
+
+    await harness.create()
+    harness.model.add(say("Hi."))
+    monkeypatch.setattr(harness.store, "append", refuse)
+    await harness.post()
+    await refused.wait()
+    async with asyncio.timeout(20):
+        await harness.worker.drain(60)
+    monkeypatch.undo()
+    assert types(await harness.log()) == ["input_message", "turn_started"]
+    assert await Harness(harness.store, ScriptedModel()).worker.recover() == 1
+
+
+async def test_a_turn_whose_answer_cannot_be_kept_ends_all_the_same(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object, **__: object) -> list[object]:
+        raise ValueError
+
+    await harness.create()
+    harness.model.add(say("Hi."))
+    monkeypatch.setattr(ModelAnswer, "events", defect)
+    assert last(await harness.turn()).error.code == "internal_error"
 
 
 async def test_deleting_a_running_session_stops_its_model_call(harness: Harness) -> None:

@@ -1,16 +1,15 @@
 """The ASGI application: from a request to its row of the route table, and from whatever happens to an answer."""
 
-import contextlib
 import re
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import structlog
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
+from structlog.contextvars import bind_contextvars
 
 from sessile.api import errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
 from sessile.api.call import Call, JsonResponse, Services
@@ -48,14 +47,13 @@ class App:
         started = time.perf_counter()
         call = Call(scope, receive, self._services, "")
         call.request_id = _request_id(call.headers)
+        bind_contextvars(request_id=call.request_id)
         response = await self._answer(scope, call)
         status = response.status_code
-        with contextlib.suppress(ClientDisconnect):
-            await response(scope, receive, send)
+        await response(scope, receive, send)
         level = _log.error if status >= 500 else _log.info
         level(
             "request",
-            request_id=call.request_id,
             method=call.method,
             path=scope["path"],
             status=status,
@@ -71,7 +69,7 @@ class App:
         except SessileError as error:
             response = errors.render(error, call.request_id, _allow(error))
         except Exception:  # the one place where a defect in a handler becomes an answer instead of a dropped connection
-            _log.exception("request_failed", request_id=call.request_id, method=call.method, path=scope["path"])
+            _log.exception("request_failed", method=call.method, path=scope["path"])
             response = errors.render(SessileError(), call.request_id)
         response.headers["x-request-id"] = call.request_id
         for name, value in headers.items():
@@ -88,7 +86,8 @@ class App:
                 return Response(status_code=204, headers=preflight)
             route = by_method.get(call.method)
             if route is None:
-                raise MethodNotAllowed(f"{call.method} is not allowed here; {', '.join(sorted(by_method))} is.")
+                allowed = sorted(by_method)
+                raise MethodNotAllowed(f"{call.method} is not allowed here; use {', '.join(allowed)}.", allowed=allowed)
             call.path = match.groupdict()
             if route.roles is not None:
                 call.principal = await self._authenticator.authenticate(call.secret)
@@ -122,6 +121,4 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 
 def _allow(error: SessileError) -> dict[str, Any]:
-    if not isinstance(error, MethodNotAllowed):
-        return {}
-    return {"allow": error.message.partition("; ")[2].removesuffix(" is.")}
+    return {"allow": ", ".join(error.allowed)} if isinstance(error, MethodNotAllowed) else {}

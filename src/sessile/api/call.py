@@ -15,7 +15,7 @@ from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
 from sessile.wire import codec
-from sessile.wire.errors import InvalidParameter, TooLarge, UnsupportedMediaType
+from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
 from sessile.wire.limits import MAX_BODY_BYTES
 
 T = TypeVar("T")
@@ -120,7 +120,13 @@ class Call:
             raise InvalidParameter('if-match: must be an ETag of the session, such as "1".')
         return int(version)
 
-    def accepts_only(self, media: bytes) -> bool:
+    def refuse_unbuilt(self, *names: bytes) -> None:
+        """Raise NotSupported for a request header whose promise is not kept yet: ignoring it would mislead."""
+        for name in names:
+            if name in self.headers:
+                raise NotSupported(f"The header {name.decode()} is not supported here yet.")
+
+    def asks_first_for(self, media: bytes) -> bool:
         """Whether the Accept header asks for this media type first."""
         return self.headers.get(b"accept", b"").split(b",")[0].split(b";")[0].strip() == media
 

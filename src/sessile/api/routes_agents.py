@@ -6,25 +6,11 @@ from starlette.responses import Response
 from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
-from sessile.auth.roles import RequiredRoles
+from sessile.auth import roles
 from sessile.service.agents import AgentView
 from sessile.wire.agents import Agent, CreateAgentRequest, ListAgentsResponse, UpdateAgentRequest
 from sessile.wire.errors import NotSupported
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
-
-_READ_ALL = frozenset({"agent_viewer", "agent_developer", "agent_administrator", "viewer", "administrator", "owner"})
-_ADMINISTER = RequiredRoles(
-    api=frozenset({"agent_administrator", "administrator", "owner"}), agent=frozenset({"agent_administrator"})
-)
-_CREATE = RequiredRoles(api=_ADMINISTER.api)
-_LIST = RequiredRoles(
-    api=_READ_ALL, agent=frozenset({"agent_user", "agent_viewer", "agent_developer", "agent_administrator"})
-)
-_READ = RequiredRoles(api=_READ_ALL, agent=frozenset({"agent_viewer", "agent_developer", "agent_administrator"}))
-_DEVELOP = RequiredRoles(
-    api=frozenset({"agent_developer", "agent_administrator", "administrator", "owner"}),
-    agent=frozenset({"agent_developer", "agent_administrator"}),
-)
 
 
 class ListAgentsQuery(Struct, forbid_unknown_fields=True):
@@ -38,6 +24,7 @@ class ListAgentsQuery(Struct, forbid_unknown_fields=True):
 
 async def create(call: Call) -> Response:
     """POST /v2/agents"""
+    call.refuse_unbuilt(b"idempotency-key")
     return _shown(await call.services.agents.create(call.principal, await call.json()), 201)
 
 
@@ -48,7 +35,7 @@ async def list_agents(call: Call) -> Response:
         raise NotSupported("filter: Not supported yet.", field_errors={"filter": "Not supported yet."})
     page = await call.services.agents.list(
         call.principal,
-        _LIST.api,
+        roles.AGENT_LISTERS.api,
         cursor=decode_cursor("agents", query.page_key),
         limit=query.limit,
         enabled=None if query.enabled is UNSET else query.enabled,
@@ -93,7 +80,7 @@ ROUTES = (
         operation="createAgent",
         summary="Create an agent",
         handler=create,
-        roles=_CREATE,
+        roles=roles.CREATORS,
         status=201,
         body=CreateAgentRequest,
         answer=Agent,
@@ -106,7 +93,7 @@ ROUTES = (
         operation="listAgents",
         summary="List agents, newest first",
         handler=list_agents,
-        roles=_LIST,
+        roles=roles.AGENT_LISTERS,
         query=ListAgentsQuery,
         answer=ListAgentsResponse,
         errors=(400, 403),
@@ -117,7 +104,7 @@ ROUTES = (
         operation="getAgent",
         summary="Show an agent",
         handler=get,
-        roles=_READ,
+        roles=roles.READERS,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
         errors=(403, 404),
@@ -128,7 +115,7 @@ ROUTES = (
         operation="updateAgent",
         summary="Change the fields of an agent that are sent",
         handler=update,
-        roles=_DEVELOP,
+        roles=roles.DEVELOPERS,
         body=UpdateAgentRequest,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
@@ -140,7 +127,7 @@ ROUTES = (
         operation="replaceAgent",
         summary="Replace the whole document of an agent",
         handler=replace,
-        roles=_ADMINISTER,
+        roles=roles.ADMINISTRATORS,
         body=CreateAgentRequest,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
@@ -152,7 +139,7 @@ ROUTES = (
         operation="deleteAgent",
         summary="Delete an agent and its sessions",
         handler=delete,
-        roles=_ADMINISTER,
+        roles=roles.ADMINISTRATORS,
         status=204,
         errors=(403, 404),
     ),

@@ -9,7 +9,7 @@ from sessile.api import turn_answer
 from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
-from sessile.auth.roles import RequiredRoles
+from sessile.auth import roles
 from sessile.live.tail import Tail
 from sessile.ports import Claim, EventQuery
 from sessile.service.inputs import parse
@@ -18,16 +18,6 @@ from sessile.wire.errors import NotAcceptable
 from sessile.wire.events import AnyEvent, ListEventsResponse, StreamFrame, Turn
 from sessile.wire.inputs import InputMessageRequest, InputResponse
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
-
-_WRITE = RequiredRoles(
-    api=frozenset({"agent_user", "agent_developer", "agent_administrator", "administrator", "owner"}),
-    agent=frozenset({"agent_user", "agent_developer", "agent_administrator"}),
-)
-_READ = RequiredRoles(
-    api=frozenset({"agent_viewer", "agent_developer", "agent_administrator", "viewer", "administrator", "owner"}),
-    agent=frozenset({"agent_viewer", "agent_developer", "agent_administrator"}),
-)
-_FOLLOW = RequiredRoles(api=_READ.api | _WRITE.api, agent=_READ.agent | _WRITE.agent)
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
 _TYPES = r"^[a-z_]+(,[a-z_]+){0,29}$"
@@ -47,6 +37,7 @@ class ListEventsQuery(Struct, forbid_unknown_fields=True):
 async def create(call: Call) -> Response:
     """POST …/events"""
     patience = call.patience()
+    call.refuse_unbuilt(b"idempotency-key", b"if-match")
     request = parse(await call.json())
     hub = call.services.hub
 
@@ -64,7 +55,7 @@ async def create(call: Call) -> Response:
 
 async def list_events(call: Call) -> Response:
     """GET …/events"""
-    if call.accepts_only(b"text/event-stream"):
+    if call.asks_first_for(b"text/event-stream"):
         raise NotAcceptable("Following a session over server-sent events is not built yet.")
     query = call.query(ListEventsQuery)
     listing = f"events.{query.order}"
@@ -106,7 +97,7 @@ ROUTES = (
         operation="createAgentInput",
         summary="Post an input and get its turn, whole or streamed",
         handler=create,
-        roles=_WRITE,
+        roles=roles.USERS,
         status=201,
         body=InputMessageRequest,
         answer=InputResponse,
@@ -120,7 +111,7 @@ ROUTES = (
         operation="listAgentEvents",
         summary="List events of a session",
         handler=list_events,
-        roles=_READ,
+        roles=roles.READERS,
         query=ListEventsQuery,
         answer=ListEventsResponse,
         errors=(400, 403, 404, 406),
@@ -131,7 +122,7 @@ ROUTES = (
         operation="getAgentEvent",
         summary="Show one event",
         handler=get,
-        roles=_READ,
+        roles=roles.READERS,
         answer=AnyEvent,
         errors=(403, 404),
     ),
@@ -141,7 +132,7 @@ ROUTES = (
         operation="getTurn",
         summary="Show how a turn stands",
         handler=get_turn,
-        roles=_FOLLOW,
+        roles=roles.USERS_AND_READERS,
         answer=Turn,
         errors=(403, 404),
     ),

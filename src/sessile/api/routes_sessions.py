@@ -8,21 +8,13 @@ from starlette.responses import Response
 from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
-from sessile.auth.roles import RequiredRoles
+from sessile.auth import roles
 from sessile.ports import SessionRow
 from sessile.service.sessions import shown
 from sessile.wire import codec
 from sessile.wire.errors import NotSupported
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 from sessile.wire.sessions import CreateSessionRequest, ListSessionsResponse, Session, UpdateSessionRequest
-
-_DEVELOP = RequiredRoles(
-    api=frozenset({"agent_developer", "agent_administrator", "administrator", "owner"}),
-    agent=frozenset({"agent_developer", "agent_administrator"}),
-)
-_CREATE = RequiredRoles(api=_DEVELOP.api | {"agent_user"}, agent=_DEVELOP.agent | {"agent_user"})
-_LIST = RequiredRoles(api=_DEVELOP.api | {"agent_viewer", "viewer"}, agent=_DEVELOP.agent | {"agent_viewer"})
-_READ = RequiredRoles(api=_LIST.api | {"agent_user"}, agent=_LIST.agent | {"agent_user"})
 
 _PATH = "/v2/agents/{agent_key}/sessions"
 
@@ -38,6 +30,7 @@ class ListSessionsQuery(Struct, forbid_unknown_fields=True):
 
 async def create(call: Call) -> Response:
     """POST …/sessions"""
+    call.refuse_unbuilt(b"idempotency-key")
     request = codec.convert(await call.json(), CreateSessionRequest)
     return _shown(await call.services.sessions.create(call.principal, call.path["agent_key"], request), 201)
 
@@ -88,7 +81,7 @@ ROUTES = (
         operation="createAgentSession",
         summary="Create a session",
         handler=create,
-        roles=_CREATE,
+        roles=roles.USERS,
         status=201,
         body=CreateSessionRequest,
         answer=Session,
@@ -101,7 +94,7 @@ ROUTES = (
         operation="listAgentSessions",
         summary="List sessions of an agent, newest first",
         handler=list_sessions,
-        roles=_LIST,
+        roles=roles.READERS,
         query=ListSessionsQuery,
         answer=ListSessionsResponse,
         errors=(400, 403, 404),
@@ -112,7 +105,7 @@ ROUTES = (
         operation="getAgentSession",
         summary="Show a session",
         handler=get,
-        roles=_READ,
+        roles=roles.USERS_AND_READERS,
         answer=Session,
         answer_headers=("ETag",),
         errors=(403, 404),
@@ -123,7 +116,7 @@ ROUTES = (
         operation="updateAgentSession",
         summary="Change the fields of a session that are sent",
         handler=update,
-        roles=_DEVELOP,
+        roles=roles.DEVELOPERS,
         body=UpdateSessionRequest,
         answer=Session,
         answer_headers=("ETag",),
@@ -136,7 +129,7 @@ ROUTES = (
         operation="deleteAgentSession",
         summary="Delete a session and its events",
         handler=delete,
-        roles=_DEVELOP,
+        roles=roles.DEVELOPERS,
         status=204,
         headers=("If-Match",),
         errors=(400, 403, 404, 412),

@@ -43,6 +43,11 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.write(_HEAD_TOO_LARGE)
                 self.transport.close()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Trailers of a chunked body are let go: uvicorn would collect them without end."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is complete."""
         self._in_head, self._advanced = False, True

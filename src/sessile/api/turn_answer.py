@@ -114,10 +114,17 @@ class _Stream:
         self._finished: set[str] = set()
 
     def render(self, nodes: list[Node]) -> bytes:
-        return b"".join(self._entry(node, node.entry) if node.entry else self._live(node) for node in nodes)
+        chunks = []
+        for node in nodes:
+            if self.ended:
+                break
+            chunks.append(self._entry(node, node.entry) if node.entry else self._live(node))
+        return b"".join(chunks)
 
     def _live(self, node: Node) -> bytes:
         frame = node.frame
+        if getattr(frame, "turn_id", None) != self._claim.turn_id:
+            return b""
         if not isinstance(frame, StreamingAgentOutput):
             return node.sse
         if frame.output_id in self._finished:

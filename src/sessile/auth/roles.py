@@ -18,6 +18,27 @@ class RequiredRoles(Struct, frozen=True):
     agent: frozenset[str] = frozenset()
 
 
+_READ = frozenset({"agent_viewer", "agent_developer", "agent_administrator", "viewer", "administrator", "owner"})
+_DEVELOP = frozenset({"agent_developer", "agent_administrator", "administrator", "owner"})
+_ADMINISTER = frozenset({"agent_administrator", "administrator", "owner"})
+_USE = frozenset({"agent_user"})
+
+READERS = RequiredRoles(_READ, _READ & AGENT_ROLES)
+"""Who may look at an agent, its sessions and their events."""
+DEVELOPERS = RequiredRoles(_DEVELOP, _DEVELOP & AGENT_ROLES)
+"""Who may change an agent or a session."""
+ADMINISTRATORS = RequiredRoles(_ADMINISTER, _ADMINISTER & AGENT_ROLES)
+"""Who may replace or delete an agent."""
+CREATORS = RequiredRoles(_ADMINISTER)
+"""Who may create agents: nobody holds a role for an agent that is not there yet."""
+USERS = RequiredRoles(_DEVELOP | _USE, (_DEVELOP | _USE) & AGENT_ROLES)
+"""Who may open a session and talk in it."""
+USERS_AND_READERS = RequiredRoles(_READ | _USE, AGENT_ROLES)
+"""Who may look at one session: its readers, and an end user who comes back to it."""
+AGENT_LISTERS = RequiredRoles(_READ, AGENT_ROLES)
+"""Who may list agents; holders of roles for single agents see those."""
+
+
 def check(principal: Principal, required: RequiredRoles, agent_key: str | None) -> None:
     """Raise Forbidden unless the principal may do it. Without `agent_key`, a role for any agent is enough."""
     if principal.roles & required.api:

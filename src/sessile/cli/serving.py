@@ -1,5 +1,6 @@
 """What `sessile serve` does around the server: the sample agent, and the words a newcomer reads first."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,11 @@ def serve(config: Config, config_file: str | None, sample: str | None, console: 
 
 async def _create_sample(runtime: Runtime, document: dict[str, Any]) -> None:
     owner = Principal(tenant_id=runtime.tenant.id, key_id=None, roles=frozenset({"owner"}), agent_roles={})
-    try:
+    with contextlib.suppress(KeyTaken):
         await runtime.services.agents.create(owner, document)
-    except KeyTaken:
-        return
-    session = CreateSessionRequest(key=_SAMPLE_SESSION, name="Welcome")
-    await runtime.services.sessions.create(owner, document["key"], session)
+    with contextlib.suppress(KeyTaken):
+        session = CreateSessionRequest(key=_SAMPLE_SESSION, name="Welcome")
+        await runtime.services.sessions.create(owner, document["key"], session)
 
 
 def _read_sample(path: str) -> dict[str, Any]:
@@ -55,16 +55,20 @@ def _read_sample(path: str) -> dict[str, Any]:
 
 
 def _greet(console: Console, config: Config, url: str, secret: str | None, agent_key: str | None) -> None:
-    console.print(f"\n[bold]Sessile[/bold] is ready at [bold]{url}[/bold]  (data in {escape(config.data)})")
+    lines = [f"\n[bold]Sessile[/bold] is ready at [bold]{url}[/bold]  (data in {escape(config.data)})"]
     if config.no_auth:
-        console.print("Anybody on this machine is the owner (--no-auth).")
+        lines.append("Anybody on this machine is the owner (--no-auth).")
     elif secret:
-        console.print(f"Owner key, shown this once: [bold]{secret}[/bold]", soft_wrap=True)
+        lines.append(f"Owner key, shown this once: [bold]{secret}[/bold]")
     else:
-        console.print("Keys are as before; `sessile keys create` makes another.")
+        lines.append("Keys are as before; `sessile keys create` makes another.")
     if agent_key:
         key = "" if config.no_auth else f' -H "x-api-key: {secret or "$SESSILE_API_KEY"}"'
-        console.print("\nTalk to the sample agent:\n")
-        console.print(f"  curl -N{key} -H 'content-type: application/json' \\", soft_wrap=True)
-        console.print(f"    {url}/v2/agents/{agent_key}/sessions/{_SAMPLE_SESSION}/events \\", soft_wrap=True)
-        console.print(f"    -d '{_SAMPLE_INPUT}'\n", soft_wrap=True)
+        path = f"{url}/v2/agents/{agent_key}/sessions/{_SAMPLE_SESSION}/events"
+        lines += [
+            "\nTalk to the sample agent:\n",
+            f"  curl -N{key} -H 'content-type: application/json' \\",
+            f"    {escape(path)} \\",
+            f"    -d '{_SAMPLE_INPUT}'\n",
+        ]
+    console.print("\n".join(lines), soft_wrap=True)

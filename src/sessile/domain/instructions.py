@@ -1,10 +1,13 @@
 """The instructions of an agent: the templates of its first step, compiled once and rendered for each turn."""
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from msgspec import Struct
 
 from sessile.domain import templates
+
+_SEPARATOR = "\n\n"
 
 
 class Instructions(Struct, frozen=True):
@@ -30,7 +33,7 @@ class Instructions(Struct, frozen=True):
             "description": document.get("description", ""),
             "metadata": document["metadata"],
         }
-        constant = "\n\n".join(text.render({}) for text in texts) if not any(text.paths for text in texts) else None
+        constant = None if any(text.paths for text in texts) else _joined(texts, {})
         return cls(tuple(texts), agent, constant)
 
     def render(self, session: dict[str, Any], date: str) -> str:
@@ -38,4 +41,14 @@ class Instructions(Struct, frozen=True):
         if self.constant is not None:
             return self.constant
         scope = {"agent": self.agent, "session": session, "currentDate": date}
-        return "\n\n".join(template.render(scope) for template in self.templates)
+        return _joined(self.templates, scope)
+
+
+def _joined(parts: Sequence[templates.Template], scope: dict[str, Any]) -> str:
+    """The texts one after the other, within one limit for all of them."""
+    texts: list[str] = []
+    left = templates.MAX_RENDERED_CHARS
+    for part in parts:
+        texts.append(part.render(scope, left))
+        left -= len(texts[-1]) + len(_SEPARATOR)
+    return _SEPARATOR.join(texts)

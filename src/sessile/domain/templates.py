@@ -69,13 +69,12 @@ class Template(Struct, frozen=True):
         """The roots of all paths."""
         return frozenset(part.names[0] for part in self.parts if isinstance(part, Reference))
 
-    def render(self, scope: Mapping[str, Any]) -> str:
+    def render(self, scope: Mapping[str, Any], left: int = MAX_RENDERED_CHARS) -> str:
         """Put the values of `scope` (root name to JSON value) in: strings as they are, all else as compact JSON.
 
-        Raises TemplateInvalid for a path that leads nowhere, and for a text beyond MAX_RENDERED_CHARS.
+        Raises TemplateInvalid for a path that leads nowhere, and for a text of more than `left` characters.
         """
         texts = []
-        left = MAX_RENDERED_CHARS
         for part in self.parts:
             text = part if isinstance(part, str) else _value(part, scope)
             left -= len(text)

@@ -25,7 +25,10 @@ class Provider(Protocol):
 class Registry:
     """The Models port over `[models.NAME]` tables. Raises ConfigError for a table that cannot work."""
 
-    def __init__(self, configs: Mapping[str, ModelConfig], providers: Mapping[str, Provider]) -> None:
+    def __init__(
+        self, configs: Mapping[str, ModelConfig], providers: Mapping[str, Provider], provider_models: bool = True
+    ) -> None:
+        self._provider_models = provider_models
         self._providers = dict(providers)
         self._configs = dict(configs)
         if DEMO in self._providers:
@@ -38,7 +41,7 @@ class Registry:
             return model
         provider, colon, own_name = name.partition(":")
         try:
-            if colon and own_name and provider in self._providers:
+            if self._provider_models and colon and own_name and provider in self._providers:
                 return self._providers[provider].model(name, ModelConfig(provider=provider, model=own_name))
             if name and name != WILDCARD and (config := self._configs.get(WILDCARD)) is not None:
                 return self._make(WILDCARD, name, config)

@@ -36,7 +36,8 @@ class OpenTurn:
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
         self._cancellable = False
-        self._cancelled = False
+        self.stopping = False
+        """Whether the turn is to end now, come what may: it no longer waits for the store."""
         self._store = store
         self._sink = sink
         self._clock = clock
@@ -89,12 +90,12 @@ class OpenTurn:
     def begin(self) -> None:
         """The task of this turn has started; until then a cancelled task would never close the turn."""
         self._cancellable = True
-        if self._cancelled:
+        if self.stopping:
             raise asyncio.CancelledError
 
     def cancel(self, task: "asyncio.Task[None]") -> None:
         """Cancel the task that runs this turn: now, or once it has started, or once the outcome of a write is known."""
-        self._cancelled = True
+        self.stopping = True
         if self._cancellable:
             task.cancel()
 
@@ -107,7 +108,9 @@ class OpenTurn:
             try:
                 return await self._write(events, drafts, progress, end)
             except StorageUnavailable:
-                _log.warning("turn_waits_for_storage", turn_id=self.turn_id)
+                if self.stopping:
+                    raise
+                _log.warning("turn_waits_for_storage")
                 await self._clock.sleep(_STORAGE_RETRY_SECONDS)
 
     async def _write(
@@ -124,7 +127,7 @@ class OpenTurn:
         if self.history is not None and entries:
             self.history.last_sequence = entries[-1].sequence
         self._sink.announce(self.claim.session.id, entries)
-        if self._cancelled and end is None:
+        if self.stopping and end is None:
             raise asyncio.CancelledError
 
     def _note(self, event: AnyEvent) -> None:

@@ -1,6 +1,5 @@
 """What an agent document means for its turns: model, instructions, tools on offer. Made once a version of the agent."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from msgspec import Struct
 
 from sessile.domain import agents
 from sessile.domain.instructions import Instructions
+from sessile.domain.recent import Recent
 from sessile.ports import AgentRow, Model, Models, Tools
 from sessile.runner.dispatch import OfferedTool, offer
 from sessile.wire import codec
@@ -32,17 +32,11 @@ class Planner:
     def __init__(self, models: Models, tools: Tools) -> None:
         self._models = models
         self._tools = tools
-        self._plans: OrderedDict[tuple[int, int], Plan] = OrderedDict()
+        self._plans = Recent[tuple[int, int], Plan](_REMEMBERED)
 
     def plan(self, agent: AgentRow) -> Plan:
         """The plan of this version of the agent. Raises UnknownModel, TemplateInvalid."""
-        key = (agent.id, agent.version)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._make(agent)
-            if len(self._plans) > _REMEMBERED:
-                self._plans.popitem(last=False)
-        return plan
+        return self._plans.get((agent.id, agent.version), lambda: self._make(agent))
 
     def _make(self, agent: AgentRow) -> Plan:
         document: dict[str, Any] = msgspec.json.decode(agent.document)

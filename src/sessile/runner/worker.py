@@ -3,12 +3,13 @@
 import asyncio
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from sessile.domain.session import fold
 from sessile.ports import Claim, EventQuery, ModelFault
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
-from sessile.wire.errors import FenceLost, SessileError
+from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
 from sessile.wire.events import ToolInputEvent, TurnError, TurnStartedRecord
 
 _SHUTDOWN = TurnError(code="server_shutdown", message="The server was stopped while the turn was running.")
@@ -25,13 +26,16 @@ class Worker:
     def __init__(self, env: TurnEnvironment) -> None:
         self._env = env
         self._running: dict[int, Running] = {}
+        self._deadline: float | None = None
+        """When the drain gives up; None while there is none."""
 
     def submit(self, claim: Claim) -> None:
-        """Run a claimed turn. Never blocks."""
-        session_id = claim.session.id
+        """Run a claimed turn; while draining, only to end it. Never blocks."""
         turn = self._open(claim)
         task = asyncio.create_task(self._run(turn), name=claim.turn_id)
-        self._running[session_id] = (turn, task)
+        self._running[claim.session.id] = (turn, task)
+        if self._deadline is not None:
+            turn.cancel(task)
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
@@ -45,8 +49,15 @@ class Worker:
             self._env.sink.close_session(turn.claim.session.id)
 
     async def drain(self, seconds: float) -> None:
-        """End all running turns with `server_shutdown`; what has not ended in time is left to the next start."""
-        await self._cancel(list(self._running.values()), seconds)
+        """End all running turns with `server_shutdown`, and those that are still submitted.
+
+        What has not ended in time is left to the next start. A second drain waits no longer than the first.
+        """
+        loop = asyncio.get_running_loop()
+        if self._deadline is None:
+            self._deadline = loop.time() + seconds
+        while self._running and (left := self._deadline - loop.time()) > 0:
+            await self._cancel(list(self._running.values()), left)
 
     async def recover(self) -> int:
         """Close every turn that an earlier process left running; returns how many."""
@@ -59,31 +70,38 @@ class Worker:
         return len(claims)
 
     async def _run(self, turn: OpenTurn) -> None:
+        bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
         try:
             turn.begin()
             await run_turn(turn, self._env)
             if turn.history is not None:
                 self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
-            _log.info("turn_lost", turn_id=turn.turn_id, session_key=turn.claim.session.key)
+            _log.info("turn_lost")
         except asyncio.CancelledError:
+            turn.stopping = True
             await self._fail(turn, _SHUTDOWN)
         except ModelFault as fault:
             await self._fail(turn, TurnError(code=fault.code, message=fault.message))
         except SessileError as error:
             await self._fail(turn, TurnError(code=error.code, message=error.message))
         except Exception:  # a defect in one turn must end that turn durably, never leave it running or end the worker
-            _log.exception("turn_failed", turn_id=turn.turn_id, session_key=turn.claim.session.key)
+            _log.exception("turn_failed")
             await self._fail(turn, _INTERNAL)
         finally:
             self._forget(turn)
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
-        _log.warning("turn_error", turn_id=turn.turn_id, code=error.code, error=error.message)
         try:
             await turn.fail(error)
+            _log.warning("turn_error", code=error.code, error=error.message)
         except FenceLost:
-            _log.info("turn_lost", turn_id=turn.turn_id)
+            _log.info("turn_lost")
+        except StorageUnavailable:
+            _log.error("turn_left_to_the_next_start")
+        except Exception:  # what was shown cannot be kept; the turn must end all the same
+            _log.exception("turn_failed")
+            await turn.end("error", (), _INTERNAL)
 
     async def _open_calls(self, claim: Claim) -> dict[str, ToolInputEvent]:
         """The turn's tool calls without an output, from the log."""

@@ -8,9 +8,7 @@ from sessile.domain import agents
 from sessile.domain.instructions import Instructions
 from sessile.ports import AgentRow, Models, Page, Principal, Store, Tools, TurnQueue
 from sessile.wire import codec, ids
-from sessile.wire.errors import KeyTaken, NotFound, UnknownTool
-
-_GENERATED_KEY_TRIES = 3
+from sessile.wire.errors import NotFound, UnknownTool
 
 
 class AgentView(msgspec.Struct, frozen=True):
@@ -34,15 +32,8 @@ class Agents:
         document = agents.normalize(body)
         self._check(document, body.get("key", ""))
         encoded, enabled = codec.encode(document), document["enabled"]
-        if "key" in body:
-            return self._view(await self._store.create_agent(principal.tenant_id, body["key"], encoded, enabled))
-        for _ in range(_GENERATED_KEY_TRIES - 1):
-            try:
-                key = ids.agent_key(document["name"])
-                return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled))
-            except KeyTaken:
-                continue
-        raise KeyTaken
+        key = body["key"] if "key" in body else ids.agent_key(document["name"])
+        return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled))
 
     async def get(self, principal: Principal, key: str) -> AgentView:
         """Raises NotFound."""

@@ -1,6 +1,5 @@
 """Use-cases of input: check it, append it, hand its turn on."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,6 +8,7 @@ from msgspec import UNSET
 
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
+from sessile.domain.recent import Recent
 from sessile.ports import AgentRow, Claim, Clock, LiveSink, Principal, SessionRef, SessionRow, Store, TurnQueue
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
@@ -31,7 +31,7 @@ class Inputs:
         self._live = live
         self._clock = clock
         self._draining = False
-        self._instructions: OrderedDict[tuple[int, int], Instructions] = OrderedDict()
+        self._instructions = Recent[tuple[int, int], Instructions](_REMEMBERED)
 
     def drain(self) -> None:
         """Take no more input."""
@@ -64,7 +64,7 @@ class Inputs:
         return claim, follower
 
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
-        """Runs inside the store's commit: it must be quick and touch nothing that the event loop uses."""
+        """Runs inside the store's commit: it must be quick."""
         if not agent.enabled:
             raise AgentDisabled(f"The agent {agent.key!r} is not enabled and takes no input.")
         if not session.enabled:
@@ -74,14 +74,9 @@ class Inputs:
             instructions.render(session.scope(), codec.rfc3339(self._clock.now())[:10])
 
     def _compiled(self, agent: AgentRow) -> Instructions:
-        key = (agent.id, agent.version)
-        instructions = self._instructions.get(key)
-        if instructions is None:
-            instructions = Instructions.of(agent.key, msgspec.json.decode(agent.document))
-            self._instructions[key] = instructions
-            if len(self._instructions) > _REMEMBERED:
-                self._instructions.popitem(last=False)
-        return instructions
+        return self._instructions.get(
+            (agent.id, agent.version), lambda: Instructions.of(agent.key, msgspec.json.decode(agent.document))
+        )
 
 
 def parse(body: Any) -> InputMessageRequest:

@@ -15,6 +15,7 @@ SessileError
 An HTTP status is not part of an error; `api/errors` has the table. The docstring of a leaf is its default message.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -122,6 +123,10 @@ class MethodNotAllowed(SessileError):
     """This path does not take this method."""
 
     code = "method_not_allowed"
+
+    def __init__(self, message: str | None = None, *, allowed: Sequence[str] = ()) -> None:
+        self.allowed = allowed
+        super().__init__(message)
 
 
 class NotAcceptable(SessileError):

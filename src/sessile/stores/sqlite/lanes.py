@@ -20,6 +20,8 @@ Outcome = tuple["asyncio.Future[Any]", Any, BaseException | None]
 MAX_BATCH = 64
 """Verbs of one transaction at most, so that a batch holds the event loop for a few milliseconds at the worst."""
 _LOCK_SECONDS = 2.0
+_DEFECTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+"""Errors of a verb, not of the database: trying again would not help."""
 _log = structlog.get_logger("sessile.store")
 
 
@@ -142,10 +144,11 @@ class WriteLane:
         try:
             self._connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_SECONDS * 1000)}")
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute("PRAGMA busy_timeout = 0")
         except sqlite3.Error as error:
+            self._connection.execute("PRAGMA busy_timeout = 0")
             self._loop.call_soon_threadsafe(self._finish, _all_failed(batch, error))
         else:
+            self._connection.execute("PRAGMA busy_timeout = 0")
             self._loop.call_soon_threadsafe(self._run_batch, batch)
 
 
@@ -242,6 +245,8 @@ def _outcome(verb: Verb[Any], connection: sqlite3.Connection, future: "asyncio.F
     except sqlite3.Error as error:
         if not connection.in_transaction:
             raise  # a full disk or an I/O error has undone the whole batch, the verbs that seemed to succeed too
+        if isinstance(error, _DEFECTS):
+            return future, None, error
         return _all_failed([(verb, future)], error)[0]
     except BaseException as error:  # a defect in one verb is for its caller to see, and must not end the lane
         return future, None, error

@@ -140,7 +140,7 @@ def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Se
 
 @lru_cache(maxsize=256)
 def _insert_events(count: int) -> str:
-    """One statement for several rows: every statement costs the interpreter a hand-over between threads."""
+    """One statement for several rows."""
     head, _, row = _QUERIES["insert_event"].partition("VALUES ")
     return f"{head}VALUES {', '.join([row] * count)}"
 

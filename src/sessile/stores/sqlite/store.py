@@ -1,4 +1,4 @@
-"""The embedded store: the `Store` port on SQLite. Verbs only; threads and commits are in `lanes`."""
+"""The embedded store: the `Store` port on SQLite. Verbs only; commits and threads are in `lanes`."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ _LAST = 2**62
 
 
 class SqliteStore:
-    """One database file, owned by this process."""
+    """One database file. Its turns belong to the process that holds the data folder's lock."""
 
     def __init__(self, connections: list[sqlite3.Connection], clock: Clock) -> None:
         self._clock = clock
@@ -134,7 +134,7 @@ class SqliteStore:
             found = [rows.agent(row) for row in db.execute(_QUERIES[name], values)]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
-        return self._lookups.run(verb)
+        return await self._readers.run(verb)
 
     async def save_agent(
         self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int

@@ -28,6 +28,7 @@ Product and prototype run by turns, under the same uvicorn flags; rates are medi
 the shares within a round. Turns go to 256 sessions, so histories stay short; what a long history costs is a line of
 its own, whose model reads about twenty events. `generator` is the largest share of one core that the load generator
 took.
+Where the time of a missed budget goes: ARCHITECTURE.md, "Budgets".
 """
 
 

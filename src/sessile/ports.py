@@ -50,7 +50,7 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     updated_at: int
 
 
-class SessionRow(Struct, frozen=True, kw_only=True):
+class SessionRow(Struct, frozen=True):
     """A stored session. `metadata`, `usage` and `context_usage` are JSON; times are microseconds."""
 
     id: int

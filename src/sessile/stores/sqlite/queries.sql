@@ -67,7 +67,7 @@ DELETE FROM agents WHERE id = :id;
 -- Add a session to an agent; no row comes back when the agent is not there.
 INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
     last_sequence, usage, created_at, updated_at)
-SELECT :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, '{}', :now, :now
+SELECT :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, X'7B7D', :now, :now
 FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
 RETURNING id, agent_id;
 
@@ -123,7 +123,7 @@ WHERE s.running_turn IS NOT NULL ORDER BY t.id;
 -- name: insert_turn
 -- Add a running turn.
 INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at)
-VALUES (?, ?, ?, ?, ?, 1, 1, '{}', ?);
+VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?);
 
 -- name: raise_fence
 -- Give a running turn a new fencing token.

@@ -45,28 +45,10 @@ def agent(row: Row) -> AgentRow:
 
 
 def session(row: Row) -> SessionRow:
-    """The columns of `get_session`; the status follows from the running turn and the head of the log."""
-    return SessionRow(
-        id=row[0],
-        tenant_id=row[1],
-        agent_id=row[2],
-        agent_key=row[3],
-        key=row[4],
-        name=row[5],
-        description=row[6],
-        metadata=stored_json(row[7]),
-        enabled=bool(row[8]),
-        tti_minutes=row[9],
-        version=row[10],
-        status="running" if row[11] is not None else "stopped" if row[13] else "unstarted",
-        stop_reason=row[12],
-        last_sequence=row[13],
-        last_event_id=row[14],
-        usage=stored_json(row[15]),
-        context_usage=row[16],
-        created_at=row[17],
-        updated_at=row[18],
-    )
+    """The columns of `get_session`, in the order of the fields; the status stands for the running turn."""
+    status = "running" if row[11] is not None else "stopped" if row[13] else "unstarted"
+    fields: Row = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS])
+    return SessionRow(*fields)
 
 
 def turn(row: Row) -> TurnRow:

@@ -92,7 +92,10 @@ class Harness:
 
     async def turn(self, text: str = "Hello") -> list[Entry]:
         """Post an input and wait for the end of its turn; returns the whole log."""
-        tail = await self.post(text)
+        return await self.until_ended(await self.post(text))
+
+    async def until_ended(self, tail: Tail) -> list[Entry]:
+        """Follow a turn to its end; returns the whole log."""
         async with asyncio.timeout(20):
             while not any(node.entry and node.entry.type == "turn_ended" for node in await tail.next()):
                 pass
@@ -229,9 +232,7 @@ async def test_an_input_that_was_queued_before_a_drain_is_closed_too(harness: Ha
     posting = asyncio.ensure_future(harness.post())
     await asyncio.sleep(0)
     await harness.worker.drain(5)
-    await posting
-    await harness.worker.drain(5)
-    assert last(await harness.log()).error.code == "server_shutdown"
+    assert last(await harness.until_ended(await posting)).error.code == "server_shutdown"
 
 
 async def test_a_drain_does_not_wait_for_a_store_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

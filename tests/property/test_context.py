@@ -1,8 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessile.domain.context import build, chars
+from sessile.domain.context import chars
 from sessile.domain.messages import AssistantMessage, SystemMessage, ToolMessage, UserMessage
+from sessile.testing.conversation import build
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,

@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
-from sessile.domain.context import build, chars
+from sessile.domain.context import chars
 from sessile.domain.messages import AssistantMessage, Message, SystemMessage, ToolCall, ToolMessage, UserMessage
+from sessile.testing.conversation import build
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,

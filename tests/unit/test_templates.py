@@ -103,7 +103,6 @@ def test_a_path_that_leads_nowhere_is_named(path: str) -> None:
 def test_a_template_knows_its_paths() -> None:
     template = compile("$agent.name ${session.key} $!agent.name $currentDate")
     assert template.paths == ("agent.name", "session.key", "currentDate")
-    assert template.roots == {"agent", "session", "currentDate"}
 
 
 def test_the_rendered_text_is_bounded() -> None:

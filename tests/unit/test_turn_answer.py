@@ -71,7 +71,7 @@ def text(rendered: bytes) -> str:
 
 def test_nothing_follows_the_end() -> None:
     made = stream()
-    rendered = made.render([ended(2), delta("of the next turn", turn_id=THEIRS), ended(5, THEIRS)])
+    rendered = made.render([ended(2), delta("late"), output(3, "late"), ended(4)])
     assert types(rendered) == ["end"]
 
 

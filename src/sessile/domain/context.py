@@ -4,7 +4,6 @@ Whatever the log holds, every tool call in the result is answered exactly once, 
 """
 
 from collections import deque
-from collections.abc import Iterable
 
 from msgspec import Struct, field
 
@@ -24,14 +23,6 @@ from sessile.wire.events import (
 )
 
 _UNKNOWN_OUTCOME = '{"error":"The outcome of this call is unknown.","code":"tool_outcome_unknown"}'
-
-
-def build(instructions: str, entries: Iterable[AnyEvent], max_chars: int) -> list[Message]:
-    """The messages for the next model call, from events in log order; see `Conversation`."""
-    conversation = Conversation()
-    for event in entries:
-        conversation.add(event)
-    return conversation.messages(instructions, max_chars)
 
 
 def chars(message: Message) -> int:

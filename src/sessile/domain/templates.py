@@ -64,11 +64,6 @@ class Template(Struct, frozen=True):
         """Every path the template uses, once, in order."""
         return tuple(dict.fromkeys(part.path for part in self.parts if isinstance(part, Reference)))
 
-    @property
-    def roots(self) -> frozenset[str]:
-        """The roots of all paths."""
-        return frozenset(part.names[0] for part in self.parts if isinstance(part, Reference))
-
     def render(self, scope: Mapping[str, Any], left: int = MAX_RENDERED_CHARS) -> str:
         """Put the values of `scope` (root name to JSON value) in: strings as they are, all else as compact JSON.
 

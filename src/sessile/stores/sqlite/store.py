@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +39,7 @@ from sessile.wire.ids import sequence_of
 
 _QUERIES = load_queries("sessile.stores.sqlite")
 _READERS = 2
+_OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 _LAST = 2**62
 """A cursor behind everything."""
@@ -282,13 +284,23 @@ class SqliteStore:
 
 
 def _connect_all(path: Path, clock: Clock) -> list[sqlite3.Connection]:
-    with contextlib.ExitStack() as opened:
+    """All connections. Who else opens a new file at the same moment may hold it locked for a while."""
+    deadline = time.monotonic() + _OPEN_SECONDS
+    while True:
         try:
-            writer = opened.enter_context(contextlib.closing(_connect(path)))
-            migrate(writer, clock)
-            readers = [_connect(path, "PRAGMA query_only = ON") for _ in range(_READERS)]
+            return _connect_once(path, clock)
         except sqlite3.Error as error:
-            raise StorageUnavailable(f"The database cannot be opened: {error}.") from None
+            busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise StorageUnavailable(f"The database cannot be opened: {error}.") from None
+            time.sleep(0.02)
+
+
+def _connect_once(path: Path, clock: Clock) -> list[sqlite3.Connection]:
+    with contextlib.ExitStack() as opened:
+        writer = opened.enter_context(contextlib.closing(_connect(path)))
+        migrate(writer, clock)
+        readers = [_connect(path, "PRAGMA query_only = ON") for _ in range(1 + _READERS)]
         opened.pop_all()
         return [writer, *readers]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sessile.api import app, errors
+from sessile.api import app, docs, errors
 from sessile.auth.roles import AGENT_ROLES, API_ROLES
 from sessile.domain import templates
 from sessile.ports import ModelFault, ToolFault
@@ -19,7 +19,6 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "sessile"
 DOCUMENT = (ROOT / "PROTOCOL.md").read_text()
 NAMED = re.compile(r"`([^`]+)`")
-UNLISTED = "/openapi.json"
 
 Row = dict[str, str]
 
@@ -102,7 +101,8 @@ def first_arguments(*functions: str) -> set[str]:
 
 
 def leaves(kind: type[SessileError] = SessileError) -> Iterator[type[SessileError]]:
-    children = kind.__subclasses__()
+    """The errors of the wire; a client has some of its own."""
+    children = [child for child in kind.__subclasses__() if child.__module__ == kind.__module__]
     if not children:
         yield kind
     for child in children:
@@ -148,7 +148,14 @@ def test_error_body() -> None:
 def test_endpoints() -> None:
     written = [(row["Method"], *named(row["Path"]), row["Operation"], row["Success"]) for row in tables()["Method"]]
     served = [(route.method, route.path, route.operation, str(route.status)) for route in app.ROUTES]
-    assert sorted(written) == sorted([*served, ("GET", UNLISTED, "none", "200")])
+    pages = {re.sub("^/docs/.+", "/docs/{asset}", path) for path in ("/openapi.json", *docs.PAGES)}
+    served += [("GET", path, "none", "307" if path == "/" else "200") for path in pages]
+    assert sorted(written) == sorted(served)
+
+
+def test_assets_of_the_page() -> None:
+    assets = {path.removeprefix("/docs/") for path in docs.PAGES if path.startswith("/docs/")}
+    assert assets <= set(named(section("The server")))
 
 
 def test_roles() -> None:
@@ -232,7 +239,7 @@ def test_response_headers() -> None:
                 found |= set(texts([key for key in node.keys if key is not None]))
             elif isinstance(node, ast.Assign):
                 found |= set(texts([target.slice for target in node.targets if isinstance(target, ast.Subscript)]))
-    one_word = {"allow", "etag", "vary"}
+    one_word = {"allow", "etag", "location", "vary"}
     assert keyed("Response header").keys() == {name for name in found if "-" in name or name in one_word}
 
 

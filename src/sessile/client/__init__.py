@@ -1,0 +1,57 @@
+"""The Python client of a Sessile server. It knows the protocol (`sessile.wire`) and nothing else of Sessile."""
+
+from sessile.client.agents import Agent, AsyncAgents
+from sessile.client.client import AsyncClient
+from sessile.client.errors import (
+    ConnectionLost,
+    RequestTimedOut,
+    ServerUnreachable,
+    StreamBroken,
+    UnexpectedAnswer,
+    UnknownFault,
+)
+from sessile.client.events import Answer, AsyncEvents, Event, event_type
+from sessile.client.pages import AsyncPages, Page
+from sessile.client.sessions import AsyncSessions, Session
+from sessile.client.sync import Agents, Client, Events, Pages, Sessions, Turns, TurnStream
+from sessile.client.transport import Request, Response, Transport
+from sessile.client.turn_stream import AsyncTurnStream, Frame
+from sessile.client.turns import AsyncTurns
+from sessile.client.unknown import UnknownEvent
+from sessile.wire.events import Turn, TurnError
+
+__all__ = [
+    "Agent",
+    "Agents",
+    "Answer",
+    "AsyncAgents",
+    "AsyncClient",
+    "AsyncEvents",
+    "AsyncPages",
+    "AsyncSessions",
+    "AsyncTurnStream",
+    "AsyncTurns",
+    "Client",
+    "ConnectionLost",
+    "Event",
+    "Events",
+    "Frame",
+    "Page",
+    "Pages",
+    "Request",
+    "RequestTimedOut",
+    "Response",
+    "ServerUnreachable",
+    "Session",
+    "Sessions",
+    "StreamBroken",
+    "Transport",
+    "Turn",
+    "TurnError",
+    "TurnStream",
+    "Turns",
+    "UnexpectedAnswer",
+    "UnknownEvent",
+    "UnknownFault",
+    "event_type",
+]

@@ -12,17 +12,21 @@ SessileError
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
-An HTTP status is not part of an error; `api/errors` has the table. The docstring of a leaf is its default message.
+An HTTP status is not part of what is raised on the server; `api/errors` has the table. The docstring of a leaf is its
+default message.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class SessileError(Exception):
     """Something went wrong."""
 
-    code: ClassVar[str] = "internal_error"
+    code: str = "internal_error"
+    status: int | None = None
+    """The HTTP status of the answer, where a client raises what a server answered."""
+    request_id: str | None = None
+    """The request that failed, as the log of the server names it; a client sets it."""
 
     def __init__(
         self,
@@ -35,6 +39,11 @@ class SessileError(Exception):
         self.field_errors = field_errors
         self.id = id
         super().__init__(self.message)
+
+    def __str__(self) -> str:
+        if self.request_id is None or self.status is None or self.status < 500:
+            return self.message
+        return f"{self.message} (request {self.request_id})"
 
 
 class BadRequest(SessileError):

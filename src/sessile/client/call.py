@@ -1,0 +1,270 @@
+"""One call: from a method, a path and a document to an answer or an error, repeated where that is safe."""
+
+import asyncio
+import math
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct, field, structs
+
+from sessile.client.errors import ConnectionLost, RequestTimedOut, ServerUnreachable, UnexpectedAnswer, fault
+from sessile.client.transport import Request, Response, Transport
+from sessile.wire import ids
+from sessile.wire.errors import Draining, InvalidParameter, SessileError, StorageUnavailable
+
+T = TypeVar("T")
+
+FIRST_WAIT_SECONDS = 0.25
+MAX_WAIT_SECONDS = 30.0
+"""A server that asks for a longer pause gets none: the call fails at once."""
+STREAM_SILENCE_SECONDS = 60.0
+"""A server sends something every ten seconds; after this silence it is taken for gone."""
+_SEGMENT = re.compile(r"[0-9A-Za-z_-]+")
+_ROUND_TRIP_SECONDS = 30.0
+_REDIRECTS = range(300, 400)
+
+
+class Reply(Struct, frozen=True):
+    """A complete answer that is no error."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _ErrorBody(Struct):
+    code: str
+    messages: list[str] = field(default_factory=list)
+    request_id: str = ""
+    field_errors: dict[str, str] | None = None
+    id: str | None = None
+
+
+class _Failure(Exception):
+    """An attempt that failed, and what the server asked for as a pause."""
+
+    def __init__(self, error: SessileError, pause: float = 0.0) -> None:
+        self.error = error
+        self.pause = pause
+
+
+class Caller:
+    """Makes calls over a transport.
+
+    `timeout` bounds a call with all its repetitions, in seconds; None: nothing does. A call is repeated at most
+    `retries` times, after 0.25, 0.5, 1 … seconds (somewhat less, at random) or when the server says.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        api_key: str | None,
+        *,
+        timeout: float | None,
+        retries: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._transport = transport
+        self._headers = {} if api_key is None else {"x-api-key": api_key}
+        self._timeout = timeout
+        self._retries = retries
+        self._sleep = sleep
+        self._chance = chance
+        self._closed = False
+
+    async def whole(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        document: object = None,
+        headers: Mapping[str, str] | None = None,
+        retries: int | None = None,
+    ) -> Reply:
+        """Call, and read the whole answer within the time limit of the client. Raises SessileError."""
+        request = self._request(method, path, query, document, headers)
+        return await self._whole(request, self._timeout, retries)
+
+    async def turn(self, path: str, document: object, patience: float | None) -> Reply:
+        """Post an input and wait for its turn: for as long as it takes, or for `patience` seconds."""
+        request = self._request("POST", path, None, document, _patience(patience))
+        bound = None if patience is None else patience + (self._timeout or _ROUND_TRIP_SECONDS)
+        return await self._whole(request, bound)
+
+    async def stream(self, path: str, document: object, patience: float | None) -> Response:
+        """Post an input and return the open answer, whose body is an event stream. The caller closes it."""
+        headers = {**_patience(patience), "accept": "text/event-stream"}
+        request = self._request("POST", path, None, document, headers)
+        request = structs.replace(request, timeout=STREAM_SILENCE_SECONDS)
+        return await self._repeat(request.method, lambda: self._attempt_stream(request), math.inf, self._retries)
+
+    async def close(self) -> None:
+        """Close the transport; further calls raise RuntimeError."""
+        self._closed = True
+        await self._transport.close()
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object] | None,
+        document: object,
+        headers: Mapping[str, str] | None,
+    ) -> Request:
+        if self._closed:
+            raise RuntimeError("The client is closed.")
+        sent = {"accept": "application/json", "x-request-id": ids.request_id(), **self._headers, **(headers or {})}
+        body = None
+        if document is not None:
+            sent["content-type"] = "application/json"
+            body = msgspec.json.encode(document)
+        given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
+        if given:
+            path += "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items())
+        return Request(method=method, path=path, headers=sent, body=body)
+
+    async def _whole(self, request: Request, seconds: float | None, retries: int | None = None) -> Reply:
+        now = asyncio.get_running_loop().time
+        deadline = math.inf if seconds is None else now() + seconds
+
+        def attempt() -> Awaitable[Reply]:
+            left = None if seconds is None else max(deadline - now(), 0.001)
+            return self._attempt_whole(structs.replace(request, timeout=left))
+
+        return await self._repeat(request.method, attempt, deadline, self._retries if retries is None else retries)
+
+    async def _repeat(self, method: str, attempt: Callable[[], Awaitable[T]], deadline: float, retries: int) -> T:
+        wait = FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await attempt()
+            except _Failure as failure:
+                error = failure.error
+                pause = max(wait * (0.5 + self._chance() / 2), failure.pause)
+                late = asyncio.get_running_loop().time() + pause >= deadline
+                if retries <= 0 or late or pause > MAX_WAIT_SECONDS or not may_repeat(method, error):
+                    raise error from error.__cause__
+            retries -= 1
+            wait *= 2
+            await self._sleep(pause)
+
+    async def _attempt_whole(self, request: Request) -> Reply:
+        response = await self._send(request)
+        try:
+            body = await _read(response, request)
+        finally:
+            await response.close()
+        if response.status not in range(200, 300):
+            raise _failure(response, body, request)
+        if body and not _is(response, "application/json"):
+            raise _Failure(_unexpected(response, request))
+        return Reply(response.headers, body)
+
+    async def _attempt_stream(self, request: Request) -> Response:
+        response = await self._send(request)
+        opened = False
+        try:
+            if response.status not in range(200, 300):
+                raise _failure(response, await _read(response, request), request)
+            if not _is(response, "text/event-stream"):
+                raise _Failure(_unexpected(response, request))
+            opened = True
+        finally:
+            if not opened:
+                await response.close()
+        return response
+
+    async def _send(self, request: Request) -> Response:
+        try:
+            return await self._transport.send(request)
+        except (ServerUnreachable, ConnectionLost, RequestTimedOut) as error:
+            raise _Failure(_named(error, request)) from None
+
+
+def may_repeat(method: str, error: SessileError) -> bool:
+    """Whether a call that failed like this may be made again.
+
+    Yes, when it cannot have happened: no connection was made, the server says that it stored nothing, or it limits the
+    rate. A GET also when its answer was lost or a proxy failed. Never otherwise: a call may not be made twice.
+    """
+    if isinstance(error, ServerUnreachable | StorageUnavailable | Draining) or error.status == 429:
+        return True
+    return method == "GET" and (isinstance(error, ConnectionLost) or error.status in (502, 503, 504))
+
+
+def path(template: str, **keys: str) -> str:
+    """A path with keys and ids put in. Raises InvalidParameter for what cannot be one: it might name another path."""
+    for name, key in keys.items():
+        if not _SEGMENT.fullmatch(key):
+            raise InvalidParameter(
+                f"{name}: {key[:100]!r} is not one: it may hold 0-9, a-z, A-Z, _ and - only.",
+                field_errors={name: "Only 0-9, a-z, A-Z, _ and - are allowed."},
+            )
+    return template.format_map(keys)
+
+
+async def _read(response: Response, request: Request) -> bytes:
+    try:
+        return await response.read()
+    except (ConnectionLost, RequestTimedOut, UnexpectedAnswer) as error:
+        raise _Failure(_named(error, request)) from None
+
+
+def _named(error: SessileError, request: Request) -> SessileError:
+    error.request_id = request.headers["x-request-id"]
+    return error
+
+
+def _failure(response: Response, body: bytes, request: Request) -> _Failure:
+    try:
+        told = msgspec.json.decode(body, type=_ErrorBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Failure(_unexpected(response, request), _pause(response))
+    error = fault(
+        told.code,
+        " ".join(told.messages),
+        status=response.status,
+        request_id=told.request_id or response.headers.get("x-request-id") or request.headers["x-request-id"],
+        field_errors=told.field_errors,
+        id=told.id,
+    )
+    return _Failure(error, _pause(response))
+
+
+def _unexpected(response: Response, request: Request) -> SessileError:
+    kind = response.headers.get("content-type", "no content type").partition(";")[0].strip()[:100]
+    text = f"The answer has status {response.status} and is {kind or 'empty'}, not what a Sessile server sends."
+    if response.status in _REDIRECTS and (target := response.headers.get("location")):
+        text = f"The server redirects to {target[:200]!r}; redirects are not followed, so give that URL to the client."
+    error = _named(UnexpectedAnswer(text), request)
+    error.status = response.status
+    return error
+
+
+def _is(response: Response, media: str) -> bool:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower() == media
+
+
+def _pause(response: Response) -> float:
+    """Seconds of a Retry-After; a date, which only proxies send, counts as none."""
+    text = response.headers.get("retry-after", "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
+
+
+def _patience(timeout: float | None) -> dict[str, str]:
+    if timeout is None:
+        return {}
+    if not timeout > 0 or math.isinf(timeout):
+        raise InvalidParameter(
+            "timeout: must be a number of seconds above 0.", field_errors={"timeout": "Must be > 0."}
+        )
+    return {"request-timeout-millis": str(max(1, math.ceil(timeout * 1000)))}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,158 @@
+"""Events: sending inputs, and reading the log."""
+
+import builtins
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from sessile.client.call import Caller, path
+from sessile.client.documents import Content
+from sessile.client.errors import UnexpectedAnswer
+from sessile.client.pages import AsyncPages, Page
+from sessile.client.reading import UNREADABLE, read, read_page
+from sessile.client.turn_stream import AsyncTurnStream
+from sessile.client.unknown import UnknownEvent, unknown
+from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
+from sessile.wire.sessions import StopReason
+
+_EVENTS = "/v2/agents/{agent_key}/sessions/{session_key}/events"
+_EVENT = "/v2/agents/{agent_key}/sessions/{session_key}/events/{event_id}"
+
+Event = AnyEvent | UnknownEvent
+"""What may stand in a log."""
+_decoder = msgspec.json.Decoder(AnyEvent)
+
+
+class Answer(Struct, kw_only=True):
+    """The durable events of a turn, the input first, and how the turn stands.
+
+    `status` is `running` when the time limit came first. A turn that ended badly has the stop reason `error`, and an
+    `error` with `code` and `message`.
+    """
+
+    events: list[Event]
+    session_key: str
+    turn_id: str
+    status: Literal["running", "stopped"]
+    stop_reason: StopReason | None
+    error: TurnError | None
+
+    @property
+    def text(self) -> str:
+        """All that the agent said in this turn."""
+        return "".join(event.content for event in self.events if isinstance(event, AgentOutputEvent))
+
+
+class _Answer(Struct, kw_only=True):
+    events: list[Raw]
+    session_key: str
+    turn_id: str
+    status: Literal["running", "stopped"]
+    stop_reason: StopReason | None = None
+    error: TurnError | None = None
+
+
+class AsyncEvents:
+    """Send inputs to a session, and read its log."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def send(
+        self,
+        agent_key: str,
+        session_key: str,
+        content: Content,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+    ) -> Answer:
+        """Send an input and wait for the whole turn that answers it; at most `timeout` seconds, if given.
+
+        A turn that ends badly does not raise: look at `stop_reason` and `error` of the answer. A call whose connection
+        is lost is not repeated, for the input may have arrived. Raises SessionRunning (its `id` is the turn that runs),
+        SessionDisabled, AgentDisabled, TemplateInvalid, NotFound, InvalidRequest.
+        """
+        given = await self._caller.turn(_path(agent_key, session_key), _input(content), timeout)
+        answer = read(_Answer, given.body)
+        return Answer(
+            events=[_event(event) for event in answer.events],
+            session_key=answer.session_key,
+            turn_id=answer.turn_id,
+            status=answer.status,
+            stop_reason=answer.stop_reason,
+            error=answer.error,
+        )
+
+    def stream(
+        self, agent_key: str, session_key: str, content: Content, *, timeout: float | None = None
+    ) -> AsyncTurnStream:
+        """Send an input and follow its turn as it happens; at most `timeout` seconds, if given.
+
+        Entering the stream raises what `send` raises.
+        """
+        events = _path(agent_key, session_key)
+        document = {**_input(content), "stream_response": True}
+        return AsyncTurnStream(lambda: self._caller.stream(events, document, timeout))
+
+    def list(
+        self,
+        agent_key: str,
+        session_key: str,
+        *,
+        order: Literal["asc", "desc"] = "asc",
+        types: Sequence[str] | None = None,
+        records: bool = False,
+        include_hidden: bool = False,
+        limit: int | None = None,
+    ) -> AsyncPages[Event]:
+        """Read the log, oldest first (`asc`) or newest first (`desc`); only events of some `types`, if given.
+
+        With `records` also what Sessile notes for itself, as `turn_ended`. `limit` is the size of a page: 1 to 100.
+        """
+        events = _path(agent_key, session_key)
+        chosen = {
+            "order": order,
+            "type": None if types is None else ",".join(types),
+            "records": records or None,
+            "include_hidden": include_hidden or None,
+            "limit": limit,
+        }
+
+        async def fetch(page_key: str | None) -> Page[Event]:
+            reply = await self._caller.whole("GET", events, query={**chosen, "page_key": page_key})
+            return read_page("events", reply.body, _event)
+
+        return AsyncPages(fetch)
+
+    async def get(self, agent_key: str, session_key: str, event_id: str) -> Event:
+        """Show one event by its id, records and hidden ones too. Raises NotFound."""
+        event = path(_EVENT, agent_key=agent_key, session_key=session_key, event_id=event_id)
+        return _event((await self._caller.whole("GET", event)).body)
+
+
+def event_type(event: Struct) -> str:
+    """The type of an event or a frame, as it stands on the wire: `agent_output`, `tool_input`, `end` …"""
+    return event.type if isinstance(event, UnknownEvent) else str(event.__struct_config__.tag)
+
+
+def _path(agent_key: str, session_key: str) -> str:
+    return path(_EVENTS, agent_key=agent_key, session_key=session_key)
+
+
+def _input(content: Content) -> dict[str, Any]:
+    if isinstance(content, str):
+        return {"content": content}
+    parts: builtins.list[Any] = [*content]
+    return {"messages": parts}
+
+
+def _event(body: bytes | Raw) -> Event:
+    try:
+        event: Event = _decoder.decode(body)
+        return event
+    except msgspec.ValidationError:
+        return unknown(body)
+    except UNREADABLE:
+        raise UnexpectedAnswer("The answer is not JSON.") from None

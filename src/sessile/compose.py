@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvloop
@@ -22,9 +22,10 @@ from sessile.auth import keys
 from sessile.clock import SystemClock
 from sessile.config import Config, ConfigError
 from sessile.live.hub import Hub
+from sessile.models.default import choose
 from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
-from sessile.ports import Authenticator, Clock, Store, TenantRow
+from sessile.ports import Authenticator, Clock, ModelFault, Store, TenantRow
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
@@ -33,6 +34,7 @@ from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.tools.registry import ToolRegistry
 from sessile.wire.errors import StorageUnavailable
@@ -55,14 +57,15 @@ class Runtime(Struct, frozen=True):
     services: Services
     worker: Worker
     store: Store
+    models: Registry
     tenant: TenantRow
     clock: Clock
 
 
 @contextlib.asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[Store]:
-    """The store of the data folder, for administration beside a running server or without one."""
-    store = await SqliteStore.open(_folder(config) / "sessile.db", SystemClock())
+    """The store of a configuration, for administration beside a running server or without one. Raises ConfigError."""
+    store = await SqliteStore.open(_database(config), SystemClock())
     try:
         yield store
     finally:
@@ -70,11 +73,20 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config, providers: Mapping[str, Provider] | None = None) -> AsyncIterator[Runtime]:
-    """Everything but HTTP: the store, the models and tools, and a worker that has closed what was left unfinished."""
-    with _owned(_folder(config)):
-        models = Registry(config.models, {**default_providers(), **(providers or {})}, config.provider_models)
-        tools = ToolRegistry(config.tools)
+async def running(
+    config: Config,
+    providers: Mapping[str, Provider] | None = None,
+    functions: Mapping[str, Callable[..., Any]] | None = None,
+) -> AsyncIterator[Runtime]:
+    """Everything but HTTP: the store, the models and tools, and a worker that has closed what was left unfinished.
+
+    `providers` and `functions` (tools by name) come on top of what the configuration names.
+
+    Raises ConfigError, StorageUnavailable.
+    """
+    with owned(_database(config)):
+        models = model_registry(config, providers)
+        tools = ToolRegistry(config.tools, functions)
         clock = SystemClock()
         async with open_store(config) as store:
             hub = Hub(store, config.heartbeat_seconds)
@@ -92,12 +104,18 @@ async def running(config: Config, providers: Mapping[str, Provider] | None = Non
             await worker.recover()
             sweeper = asyncio.create_task(_purge_for_ever(store))
             try:
-                yield Runtime(services, worker, store, await default_tenant(store), clock)
+                yield Runtime(services, worker, store, models, await default_tenant(store), clock)
             finally:
                 inputs.drain()
                 sweeper.cancel()
                 await worker.drain(config.shutdown_seconds)
                 await models.close()
+
+
+def model_registry(config: Config, providers: Mapping[str, Provider] | None = None) -> Registry:
+    """The models of a configuration; its caller closes it. Raises ConfigError."""
+    known = {**default_providers(), **(providers or {})}
+    return Registry(config.models, known, config.provider_models, choose(config.default_model))
 
 
 async def default_tenant(store: Store) -> TenantRow:
@@ -186,11 +204,20 @@ async def _serve(
             runtime.services.inputs.drain()
             await runtime.worker.drain(config.shutdown_seconds)
 
-        server = HttpServer(
-            app, config.host, config.port, drain, config.shutdown_seconds, lambda url: on_ready(url, secret)
-        )
-        await server.serve()
+        warming: list[asyncio.Task[None]] = []
+
+        def ready(url: str) -> None:
+            on_ready(url, secret)
+            warming.append(asyncio.create_task(_warm_up(runtime.models)))
+
+        await HttpServer(app, config.host, config.port, drain, config.shutdown_seconds, ready).serve()
     await _end_stray_tasks()
+
+
+async def _warm_up(models: Registry) -> None:
+    """What goes wrong here was logged, and the first turn that needs the model tries again."""
+    with contextlib.suppress(ModelFault):
+        await models.warm_up()
 
 
 async def _end_stray_tasks() -> None:
@@ -214,18 +241,12 @@ async def _purge_for_ever(store: Store) -> None:
         await asyncio.sleep(0.005 if more else _PURGE_IDLE_SECONDS)
 
 
-def _folder(config: Config) -> Path:
-    folder = Path(config.data)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
-
-
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Hold the data folder: a second server on it refuses to start, and a lock that is free proves the old one dead."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"Another Sessile server is using the data folder {folder}.") from None
-        yield
+def _database(config: Config) -> Path:
+    if config.database is None:
+        folder = Path(config.data)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder / "sessile.db"
+    file = Path(config.database)
+    if file.name == ":memory:" or not file.parent.is_dir():
+        raise ConfigError(f"The database {config.database!r} must be a file in a folder that exists.")
+    return file

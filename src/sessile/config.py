@@ -14,14 +14,24 @@ class ConfigError(Exception):
     """The configuration is not valid; the text says where and why."""
 
 
+class DatabaseInUse(ConfigError):
+    """Another process owns the database file; the text names it."""
+
+
 class ModelConfig(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One `[models.NAME]` table. `model` is the provider's own name for it; the key comes from `api_key_env`."""
+    """One `[models.NAME]` table. `model` is the provider's own name for it; the key comes from `api_key_env`.
+
+    With the provider `local`, `model` is a GGUF file.
+    """
 
     provider: str
     model: str | None = None
     base_url: str | None = None
     api_key_env: str | None = None
-    context_window: Annotated[int, Meta(ge=256)] = 128_000
+    context_window: Annotated[int, Meta(ge=256)] | None = None
+    """Tokens the model can read and write in one call; by default 128 000, and for a local model what it is given."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Sent with every call, such as `temperature`; an agent's own parameters win."""
     timeout_seconds: Positive = 120
     """Longest wait for the first and for each further chunk of an answer."""
 
@@ -41,6 +51,9 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8700
     data: str = "data"
+    """The folder that a server keeps its database in; made when it is not there."""
+    database: str | None = None
+    """The database file, in a folder that exists; `sessile.db` in the data folder by default."""
     no_auth: bool = False
     allowed_hosts: list[str] = field(default_factory=list)
     """Names a Host header may carry besides loopback and `host`."""
@@ -54,18 +67,22 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """How long running turns may take to end once the server was told to stop."""
     provider_models: bool = True
     """Whether agents may name `provider:model` beside what `models` lists. That uses this server's provider keys."""
+    default_model: str | None = None
+    """What the model name `default` stands for; without it, the best that is there (`models/default.py`)."""
     models: dict[str, ModelConfig] = field(default_factory=dict)
     tools: dict[str, ToolConfig] = field(default_factory=dict)
 
 
-def load(path: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
+def load(path: str | None = None, overrides: dict[str, Any] | None = None, *, default_file: bool = True) -> Config:
     """Read the configuration. Without `path`, `sessile.toml` in the working folder is used if it is there.
+
+    `default_file=False` leaves that file alone: a library is not configured by the folder it happens to run in.
 
     Raises ConfigError.
     """
     values: dict[str, Any] = {}
     file = Path(path) if path else Path("sessile.toml")
-    if path or file.exists():
+    if path or (default_file and file.exists()):
         values = _read(file)
     values |= _from_environment()
     values |= {name: value for name, value in (overrides or {}).items() if value is not None}

@@ -249,7 +249,7 @@ def refuses_to_start(server: ServerProcess) -> str:
 async def test_a_second_server_on_the_same_data_refuses_to_start(server: ServerProcess, upstream: Upstream) -> None:
     async with started(server, upstream) as stage:
         second = ServerProcess(server.folder, model_config(upstream) + TOOL_TABLES)
-        assert "Another Sessile server is using the data folder" in await asyncio.to_thread(refuses_to_start, second)
+        assert f"is in use by the process {server.process.pid}" in await asyncio.to_thread(refuses_to_start, second)
         assert (await stage.client.get("/readyz")).status_code == 200
 
 

@@ -1,47 +1,69 @@
 """What `sessile serve` does around the server: the sample agent, and the words a newcomer reads first."""
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from sessile.cli import shell
+from sessile.cli.greeting import Facts, greeting, warns
 from sessile.compose import Runtime
 from sessile.compose import serve as run_server
 from sessile.config import Config, ConfigError
+from sessile.models.registry import DEFAULT, Described
 from sessile.ports import Principal
 from sessile.wire import codec
-from sessile.wire.errors import KeyTaken
+from sessile.wire.errors import KeyTaken, UnknownModel
 from sessile.wire.sessions import CreateSessionRequest
 
 _SAMPLE_SESSION = "welcome"
-_SAMPLE_INPUT = '{"content": "Where is my order A-1042?", "stream_response": true}'
 
 
 def serve(config: Config, config_file: str | None, sample: str | None, console: Console) -> None:
     """Run the server; tools are looked for beside the configuration file. Raises ConfigError."""
     sys.path.insert(0, str(Path(config_file).resolve().parent if config_file else Path.cwd()))
     document = _read_sample(sample) if sample else None
+    found: list[Described] = []
 
     async def prepare(runtime: Runtime) -> None:
-        if document is not None:
-            await _create_sample(runtime, document)
+        name = DEFAULT if document is None else await _create_sample(runtime, document)
+        try:
+            found.append(runtime.models.describe(name))
+        except UnknownModel:
+            found.append(runtime.models.describe(DEFAULT))
 
     def announce(url: str, secret: str | None) -> None:
-        _greet(console, config, url, secret, document["key"] if document else None)
+        facts = Facts(
+            url=url,
+            data=shell.path(config.data),
+            command=shell.command(),
+            options=_options(config, config_file),
+            model=found[0],
+            no_auth=config.no_auth,
+            secret=secret,
+            key_in_environment="SESSILE_OWNER_KEY" in os.environ,
+            sample=(document["key"], _SAMPLE_SESSION) if document else None,
+        )
+        _show(console, facts)
 
     run_server(config, prepare=prepare, on_ready=announce)
 
 
-async def _create_sample(runtime: Runtime, document: dict[str, Any]) -> None:
+async def _create_sample(runtime: Runtime, document: dict[str, Any]) -> str:
+    """Make the sample agent and a session of it, if they are not there; returns the name of the agent's model."""
     owner = Principal(tenant_id=runtime.tenant.id, key_id=None, roles=frozenset({"owner"}), agent_roles={})
+    agents, key = runtime.services.agents, document["key"]
     with contextlib.suppress(KeyTaken):
-        await runtime.services.agents.create(owner, document)
+        await agents.create(owner, document)
     with contextlib.suppress(KeyTaken):
-        session = CreateSessionRequest(key=_SAMPLE_SESSION, name="Welcome")
-        await runtime.services.sessions.create(owner, document["key"], session)
+        await runtime.services.sessions.create(owner, key, CreateSessionRequest(key=_SAMPLE_SESSION, name="Welcome"))
+    model: str = msgspec.json.decode((await agents.get(owner, key)).json)["model"]["name"]
+    return model
 
 
 def _read_sample(path: str) -> dict[str, Any]:
@@ -54,21 +76,17 @@ def _read_sample(path: str) -> dict[str, Any]:
     return document
 
 
-def _greet(console: Console, config: Config, url: str, secret: str | None, agent_key: str | None) -> None:
-    lines = [f"\n[bold]Sessile[/bold] is ready at [bold]{url}[/bold]  (data in {escape(config.data)})"]
-    if config.no_auth:
-        lines.append("Anybody on this machine is the owner (--no-auth).")
-    elif secret:
-        lines.append(f"Owner key, shown this once: [bold]{secret}[/bold]")
-    else:
-        lines.append("Keys are as before; `sessile keys create` makes another.")
-    if agent_key:
-        key = "" if config.no_auth else f' -H "x-api-key: {secret or "$SESSILE_API_KEY"}"'
-        path = f"{url}/v2/agents/{agent_key}/sessions/{_SAMPLE_SESSION}/events"
-        lines += [
-            "\nTalk to the sample agent:\n",
-            f"  curl -N{key} -H 'content-type: application/json' \\",
-            f"    {escape(path)} \\",
-            f"    -d '{_SAMPLE_INPUT}'\n",
-        ]
-    console.print("\n".join(lines), soft_wrap=True)
+def _options(config: Config, config_file: str | None) -> str:
+    """What makes `sessile keys` find this server's data from the folder of the reader's shell."""
+    if config.database is not None and config_file:
+        return f" --config {shell.path(config_file)}"
+    return f" --data {shell.path(config.data)}"
+
+
+def _show(console: Console, facts: Facts) -> None:
+    text = Text(greeting(facts))
+    text.highlight_regex(r"Sessile is ready at \S+", "bold")
+    text.highlight_regex(r"Owner key, shown .+", "bold")
+    if warns(facts.model):
+        text.highlight_regex(r"Model: .+(\n.+)*", "bold yellow")
+    console.print(text, soft_wrap=True)

@@ -6,14 +6,18 @@ This is the HTTP side only; what the bytes mean is said in `openai_wire`, what a
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
+from typing import Any
 
 import aiohttp
+import msgspec
 import structlog
 
 from sessile.models.openai_faults import protocol_fault, shorten, status_fault
 from sessile.models.openai_wire import MAX_LINE_BYTES, Answer, call_ids, encode_request
 from sessile.ports import ModelChunk, ModelFault, ModelRequest
 
+CONTEXT_WINDOW = 128_000
+"""Tokens of a model whose configuration does not say."""
 MAX_ERROR_BYTES = 64 * 1024
 REUSE_SECONDS = 0.1
 """How long to wait after the last event for the end of the body, so that the connection can be used again."""
@@ -28,16 +32,21 @@ _log = structlog.get_logger("sessile.models")
 
 
 class HttpSession:
-    """One aiohttp session with any number of connections, made inside the running loop when first needed."""
+    """One aiohttp session with any number of connections, made inside the running loop when first needed.
 
-    def __init__(self) -> None:
+    With `reuse=False` every call makes a connection of its own.
+    """
+
+    def __init__(self, *, reuse: bool = True) -> None:
+        self._reuse = reuse
         self._session: aiohttp.ClientSession | None = None
 
     def get(self) -> aiohttp.ClientSession:
         """The session. Needs a running loop."""
         if self._session is None or self._session.closed:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+                connector=aiohttp.TCPConnector(limit=0, force_close=not self._reuse),
+                cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 
@@ -51,7 +60,8 @@ class OpenAIChat:
     """A Model at `{base_url}/chat/completions`.
 
     The key is read from `environ[key_variable]` at each call; without `key_variable` none is sent. `timeout_seconds`
-    bounds the wait for a connection, for the first byte and between chunks. A given `http` stays the caller's to close.
+    bounds the wait for a connection, for the first byte and between chunks. `parameters` are sent where the request has
+    none of the same name. A given `http` stays the caller's to close.
     """
 
     def __init__(
@@ -62,8 +72,9 @@ class OpenAIChat:
         base_url: str,
         key_variable: str | None = None,
         key_required: bool = True,
-        context_window: int = 128_000,
+        context_window: int = CONTEXT_WINDOW,
         timeout_seconds: float = 120,
+        parameters: Mapping[str, Any] | None = None,
         http: HttpSession | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -74,6 +85,7 @@ class OpenAIChat:
         self._key_required = key_required
         self._context_window = context_window
         self._timeout_seconds = timeout_seconds
+        self._parameters = parameters
         self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_seconds, sock_read=timeout_seconds)
         self._owns_http = http is None
         self._http = http or HttpSession()
@@ -93,6 +105,8 @@ class OpenAIChat:
         """Call the model once, as the Model port says."""
         key = self._key()
         answer = Answer(call_ids(request.messages), key)
+        if self._parameters:
+            request = msgspec.structs.replace(request, parameters={**self._parameters, **request.parameters})
         response = await self._post(encode_request(request, self._model), key)
         try:
             if response.status != 200:

@@ -13,6 +13,12 @@ from types import TracebackType
 from typing import Self
 
 OWNER_KEY = "sk-test-owner-0123456789abcdef"
+DEFAULTS: dict[str, str | None] = {
+    "SESSILE_OWNER_KEY": OWNER_KEY,
+    "SESSILE_DEFAULT_MODEL": "demo",
+    "PYTHONUNBUFFERED": "1",
+}
+"""What a server has in its environment unless its test says otherwise: no model costs anything, or fills the memory."""
 START_SECONDS = 30.0
 _READY = re.compile(rb"ready at .*?(http://[0-9.:\[\]]+\d)")
 
@@ -41,7 +47,7 @@ class ServerProcess:
         self._config_file.write_text(config)
         self._command = [*command, "serve", "--port", "0", "--data", str(self.data)]
         self._command += ["--config", str(self._config_file), *arguments]
-        wanted = {**os.environ, "SESSILE_OWNER_KEY": OWNER_KEY, "PYTHONUNBUFFERED": "1", **(env or {})}
+        wanted = {**os.environ, **DEFAULTS, **(env or {})}
         self._env = {name: value for name, value in wanted.items() if value is not None}
         self._process: subprocess.Popen[bytes] | None = None
         self._stdout: list[bytes] = []

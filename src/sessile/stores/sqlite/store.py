@@ -46,7 +46,7 @@ _LAST = 2**62
 
 
 class SqliteStore:
-    """One database file. Its turns belong to the process that holds the data folder's lock."""
+    """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     def __init__(self, connections: list[sqlite3.Connection], clock: Clock) -> None:
         self._clock = clock

@@ -11,7 +11,7 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from sessile.api import errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
+from sessile.api import docs, errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
 from sessile.api.call import Call, JsonResponse, Services
 from sessile.api.gate import Gate
 from sessile.api.route import Route
@@ -38,6 +38,7 @@ class App:
         self._authenticator = authenticator
         self._gate = gate
         self._table = _table(ROUTES)
+        self._pages = {**docs.PAGES, "/openapi.json": self._document}
         self._openapi: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,14 +95,16 @@ class App:
                 roles.check(call.principal, route.roles, call.path.get("agent_key"))
                 call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
             return await route.handler(call)
-        if path == "/openapi.json" and call.method == "GET":
-            return JsonResponse(self._document())
+        if (page := self._pages.get(path)) is not None:
+            if call.method != "GET":
+                raise MethodNotAllowed(f"{call.method} is not allowed here; use GET.", allowed=["GET"])
+            return await page()
         raise NotFound(f"There is nothing at {path[:200]!r}.")
 
-    def _document(self) -> bytes:
+    async def _document(self) -> Response:
         if self._openapi is None:
             self._openapi = codec.encode(openapi.document(ROUTES))
-        return self._openapi
+        return JsonResponse(self._openapi)
 
 
 Table = list[tuple[re.Pattern[str], dict[str, Route]]]

@@ -2,18 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
 from msgspec.structs import fields
 
+from sessile.api import examples
 from sessile.api.errors import BadRequestError, Error, NotFoundError
-from sessile.api.route import Route
+from sessile.api.route import Route, Tag
 from sessile.wire.events import Event
 from sessile.wire.ids import EVENT_ID_PATTERN, KEY_PATTERN, TURN_ID_PATTERN
 from sessile.wire.tool_configurations import VENDOR_TYPES
 
 _PREFIX = "#/components/schemas/"
+_DESCRIPTION = """\
+Sessions of people and AI agents: the Agents v2 contract, durable and streamed.
+
+Give your API key under *Authorize*. Then the examples work as they are, in this order: create an agent, create a
+session of it, post an input. `PROTOCOL.md` says all that is promised beyond what stands here.
+"""
+_TAGS: dict[Tag, str] = {
+    "Agents": "A model, instructions and tools, as one document",
+    "Sessions": "Conversations, each with one agent",
+    "Events": "Inputs, the turns that answer them, and the log of a session",
+    "Server": "Whether it is alive and ready",
+}
 _ERRORS: dict[int, tuple[str, type]] = {
     400: ("The request is not valid", BadRequestError),
     401: ("The API key is missing or not valid", Error),
@@ -27,6 +41,12 @@ _ERRORS: dict[int, tuple[str, type]] = {
     422: ("The request is well formed and cannot be carried out", Error),
     431: ("The request line or the headers are too large", Error),
     503: ("The store or the server cannot do this now; nothing was changed", Error),
+}
+_PATH_PARAMETERS = {
+    "agent_key": {"description": "The key of an agent", "example": examples.AGENT_KEY},
+    "session_key": {"description": "The key of a session of this agent", "example": examples.SESSION_KEY},
+    "event_id": {"description": "The id of an event of this session"},
+    "turn_id": {"description": "The id of a turn of this session"},
 }
 _PATH_PATTERNS = {"event_id": EVENT_ID_PATTERN, "turn_id": TURN_ID_PATTERN}
 _HEADERS: dict[str, dict[str, Any]] = {
@@ -91,26 +111,34 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {
             "title": "Sessile",
             "version": version("sessile"),
-            "description": "Sessions of people and AI agents: the Agents v2 contract, durable and streamed.",
+            "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": components,
             "securitySchemes": {
-                "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-                "bearer": {"type": "http", "scheme": "bearer"},
+                "api_key": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "x-api-key",
+                    "description": "The owner key that the first start prints, or one that `sessile keys create` made",
+                },
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The same API key as a bearer token"},
             },
         },
     }
-    _publish_patterns(whole)
+    _publish(whole)
     return whole
 
 
 def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation,
+        "tags": [route.tag],
         "summary": route.summary,
+        "description": route.description,
         "parameters": _parameters(route),
         "responses": {str(route.status): _success(route, schemas)},
     }
@@ -124,7 +152,7 @@ def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, An
             if roles
         ]
     if route.body is not None:
-        content = {"application/json": {"schema": schemas[id(route.body)]}}
+        content = {"application/json": {"schema": schemas[id(route.body)], **_examples(route)}}
         operation["requestBody"] = {"required": True, "content": content}
     for status in _statuses(route):
         description, kind = _ERRORS[status]
@@ -132,6 +160,11 @@ def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, An
         headers = _answer_headers(_ERROR_HEADERS.get(status, ()))
         operation["responses"][str(status)] = {"description": description, "headers": headers, "content": content}
     return operation
+
+
+def _examples(route: Route) -> dict[str, Any]:
+    named = {example.name: {"summary": example.summary, "value": example.value} for example in route.examples}
+    return {"examples": named} if named else {}
 
 
 def _statuses(route: Route) -> list[int]:
@@ -163,20 +196,27 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             schema: dict[str, Any] = {"type": "string", "pattern": _PATH_PATTERNS.get(name, KEY_PATTERN)}
             if name not in _PATH_PATTERNS:
                 schema |= {"minLength": 1, "maxLength": 50}
-            parameters.append({"in": "path", "name": name, "required": True, "schema": schema})
+            place = {"in": "path", "name": name, "required": True}
+            parameters.append({**place, **_PATH_PARAMETERS[name], "schema": schema})
     if route.query is not None:
         properties = msgspec.json.schema_components([route.query])[1][route.query.__name__]["properties"]
         for field in fields(route.query):
-            schema = properties[field.encode_name]
-            parameters.append({"in": "query", "name": field.encode_name, "required": False, "schema": schema})
+            place = {"in": "query", "name": field.encode_name, "required": False}
+            parameters.append({**place, **_described(properties[field.encode_name])})
     for name in (*route.headers, *(_EVERY_HEADER if route.roles is not None else ())):
-        parameters.append({"in": "header", "name": name, "required": False, "schema": _HEADERS[name]})
+        parameters.append({"in": "header", "name": name, "required": False, **_described(_HEADERS[name])})
     return parameters
+
+
+def _described(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter or header of this schema: readers look for the description beside the schema, not in it."""
+    outer = {"description": schema["description"]} if "description" in schema else {}
+    return outer | {"schema": {name: value for name, value in schema.items() if name != "description"}}
 
 
 def _answer_headers(names: Sequence[str]) -> dict[str, Any]:
     return {
-        name: {"required": name not in _OPTIONAL_ANSWER_HEADERS, "schema": _ANSWER_HEADERS[name]}
+        name: {"required": name not in _OPTIONAL_ANSWER_HEADERS, **_described(_ANSWER_HEADERS[name])}
         for name in ("X-Request-Id", *names)
     }
 
@@ -239,13 +279,15 @@ def _unions_with(node: Any, tag: str) -> Iterator[dict[str, Any]]:
             yield from _unions_with(child, tag)
 
 
-def _publish_patterns(value: Any) -> None:
-    """Python's end of text is `\\Z`; in a JSON schema it is `$`."""
+def _publish(value: Any) -> None:
+    """Python's end of text is `\\Z`, in a JSON schema it is `$`; a docstring has no indented lines."""
     if isinstance(value, list):
         for child in value:
-            _publish_patterns(child)
+            _publish(child)
     elif isinstance(value, dict):
         if isinstance(pattern := value.get("pattern"), str):
             value["pattern"] = pattern.replace(r"\Z", "$")
+        if isinstance(description := value.get("description"), str):
+            value["description"] = cleandoc(description)
         for child in value.values():
-            _publish_patterns(child)
+            _publish(child)

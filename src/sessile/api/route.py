@@ -1,15 +1,17 @@
 """A row of the route table: one operation, all that the router and the OpenAPI document need to know of it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from starlette.responses import Response
 
 from sessile.api.call import Call
+from sessile.api.examples import Example
 from sessile.auth.roles import RequiredRoles
 
 Handler = Callable[[Call], Awaitable[Response]]
+Tag = Literal["Agents", "Sessions", "Events", "Server"]
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -18,13 +20,19 @@ class Route(Struct, frozen=True, kw_only=True):
     method: str
     path: str
     operation: str
+    tag: Tag
+    """The group that readers of the OpenAPI document find it in."""
     summary: str
+    description: str
+    """What a caller must know before the first call, in Markdown; PROTOCOL.md has the rest."""
     handler: Handler
     roles: RequiredRoles | None
     """Who may do it; None: anybody."""
     status: int = 200
     body: Any = None
     """The type of the request body."""
+    examples: tuple[Example, ...] = ()
+    """Request bodies that work as they are; the first one is offered."""
     query: type[Struct] | None = None
     answer: Any = None
     """The type of a JSON answer."""

@@ -1,10 +1,13 @@
 """Operations on agents."""
 
-from msgspec import UNSET, Struct, UnsetType
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
+from sessile.api import examples
 from sessile.api.call import Call, JsonResponse
-from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
+from sessile.api.pages import NOT_BUILT, Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth import roles
 from sessile.service.agents import AgentView
@@ -18,8 +21,8 @@ class ListAgentsQuery(Struct, forbid_unknown_fields=True):
 
     limit: Limit = DEFAULT_PAGE_LIMIT
     page_key: PageKey | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
-    filter: str | UnsetType = UNSET
+    enabled: Annotated[bool, Meta(description="Only agents that are enabled, or that are not")] | UnsetType = UNSET
+    filter: Annotated[str, Meta(description=NOT_BUILT)] | UnsetType = UNSET
 
 
 async def create(call: Call) -> Response:
@@ -78,11 +81,17 @@ ROUTES = (
         method="POST",
         path="/v2/agents",
         operation="createAgent",
+        tag="Agents",
         summary="Create an agent",
+        description=(
+            "Keeps a whole agent document: a model, instructions, tools. Without a `key` the server makes one. "
+            "The model `demo` is always there, offline and without intelligence."
+        ),
         handler=create,
         roles=roles.CREATORS,
         status=201,
         body=CreateAgentRequest,
+        examples=examples.AGENT,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
         errors=(400, 403, 422),
@@ -91,7 +100,9 @@ ROUTES = (
         method="GET",
         path="/v2/agents",
         operation="listAgents",
+        tag="Agents",
         summary="List agents, newest first",
+        description="A page of agents. `metadata.page_key` asks for the next page; it is absent on the last one.",
         handler=list_agents,
         roles=roles.AGENT_LISTERS,
         query=ListAgentsQuery,
@@ -102,7 +113,9 @@ ROUTES = (
         method="GET",
         path="/v2/agents/{agent_key}",
         operation="getAgent",
+        tag="Agents",
         summary="Show an agent",
+        description="The document as its caller wrote it, with defaults filled in.",
         handler=get,
         roles=roles.READERS,
         answer=Agent,
@@ -113,10 +126,17 @@ ROUTES = (
         method="PATCH",
         path="/v2/agents/{agent_key}",
         operation="updateAgent",
+        tag="Agents",
         summary="Change the fields of an agent that are sent",
+        description=(
+            "A field that is absent stays, null puts a field back to its default, maps of tools, skills and steps are "
+            "merged entry by entry. "
+            "Running turns go on with the document that they started with."
+        ),
         handler=update,
         roles=roles.DEVELOPERS,
         body=UpdateAgentRequest,
+        examples=examples.AGENT_CHANGE,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
         errors=(400, 403, 404, 422),
@@ -125,10 +145,13 @@ ROUTES = (
         method="PUT",
         path="/v2/agents/{agent_key}",
         operation="replaceAgent",
+        tag="Agents",
         summary="Replace the whole document of an agent",
+        description="Like createAgent, on an agent that exists; a `key` in the body must be the one in the path.",
         handler=replace,
         roles=roles.ADMINISTRATORS,
         body=CreateAgentRequest,
+        examples=examples.AGENT,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
         errors=(400, 403, 404, 422),
@@ -137,7 +160,9 @@ ROUTES = (
         method="DELETE",
         path="/v2/agents/{agent_key}",
         operation="deleteAgent",
+        tag="Agents",
         summary="Delete an agent and its sessions",
+        description="Nothing of the agent or its sessions can be reached from then on, and turns that run are stopped.",
         handler=delete,
         roles=roles.ADMINISTRATORS,
         status=204,

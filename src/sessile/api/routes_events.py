@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import turn_answer
+from sessile.api import examples, turn_answer
 from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
@@ -21,6 +21,7 @@ from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
 _TYPES = r"^[a-z_]+(,[a-z_]+){0,29}$"
+_TYPE_DESCRIPTION = "Only events of these types, separated by commas: `input_message,agent_output`"
 
 
 class ListEventsQuery(Struct, forbid_unknown_fields=True):
@@ -28,10 +29,10 @@ class ListEventsQuery(Struct, forbid_unknown_fields=True):
 
     limit: Limit = DEFAULT_PAGE_LIMIT
     page_key: PageKey | UnsetType = UNSET
-    include_hidden: bool = False
-    order: Literal["asc", "desc"] = "asc"
-    type: Annotated[str, Meta(pattern=_TYPES)] | UnsetType = UNSET
-    records: bool = False
+    include_hidden: Annotated[bool, Meta(description="Hidden events too")] = False
+    order: Annotated[Literal["asc", "desc"], Meta(description="Oldest or newest first")] = "asc"
+    type: Annotated[str, Meta(pattern=_TYPES, description=_TYPE_DESCRIPTION)] | UnsetType = UNSET
+    records: Annotated[bool, Meta(description="Records of the server too, such as `turn_started`")] = False
 
 
 async def create(call: Call) -> Response:
@@ -95,11 +96,18 @@ ROUTES = (
         method="POST",
         path=_PATH + "/events",
         operation="createAgentInput",
+        tag="Events",
         summary="Post an input and get its turn, whole or streamed",
+        description=(
+            "Starts a turn: the model and tool calls that answer the input. The answer is the whole turn as JSON or, "
+            "with `stream_response`, an event stream of what happens. A caller that goes away stops nothing: the "
+            "turn goes on, and its events can be listed. One turn runs at a time; a second input is a 409."
+        ),
         handler=create,
         roles=roles.USERS,
         status=201,
         body=InputMessageRequest,
+        examples=examples.INPUT,
         answer=InputResponse,
         stream=StreamFrame,
         answer_headers=("X-Turn-Id", "X-Event-Id"),
@@ -109,7 +117,12 @@ ROUTES = (
         method="GET",
         path=_PATH + "/events",
         operation="listAgentEvents",
+        tag="Events",
         summary="List events of a session",
+        description=(
+            "The log of a session in the order of `sequence`, or from its end with `order=desc`. "
+            "`metadata.page_key` asks for the next page; it is absent on the last one."
+        ),
         handler=list_events,
         roles=roles.READERS,
         query=ListEventsQuery,
@@ -120,7 +133,9 @@ ROUTES = (
         method="GET",
         path=_PATH + "/events/{event_id}",
         operation="getAgentEvent",
+        tag="Events",
         summary="Show one event",
+        description="By its id, records and hidden events too.",
         handler=get,
         roles=roles.READERS,
         answer=AnyEvent,
@@ -130,7 +145,9 @@ ROUTES = (
         method="GET",
         path=_PATH + "/turns/{turn_id}",
         operation="getTurn",
+        tag="Events",
         summary="Show how a turn stands",
+        description="Whether it runs, how it ended, its tokens. The id was in `X-Turn-Id` of the answer to the input.",
         handler=get_turn,
         roles=roles.USERS_AND_READERS,
         answer=Turn,

@@ -5,8 +5,9 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
+from sessile.api import examples
 from sessile.api.call import Call, JsonResponse
-from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
+from sessile.api.pages import NOT_BUILT, Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth import roles
 from sessile.ports import SessionRow
@@ -24,8 +25,8 @@ class ListSessionsQuery(Struct, forbid_unknown_fields=True):
 
     limit: Limit = DEFAULT_PAGE_LIMIT
     page_key: PageKey | UnsetType = UNSET
-    filter: str | UnsetType = UNSET
-    metadata_filter: Annotated[str, Meta(max_length=8000)] | UnsetType = UNSET
+    filter: Annotated[str, Meta(description=NOT_BUILT)] | UnsetType = UNSET
+    metadata_filter: Annotated[str, Meta(max_length=8000, description=NOT_BUILT)] | UnsetType = UNSET
 
 
 async def create(call: Call) -> Response:
@@ -79,11 +80,17 @@ ROUTES = (
         method="POST",
         path=_PATH,
         operation="createAgentSession",
+        tag="Sessions",
         summary="Create a session",
+        description=(
+            "A session is one conversation with one agent. Without a `key` the server makes one; an empty object is "
+            "enough."
+        ),
         handler=create,
         roles=roles.USERS,
         status=201,
         body=CreateSessionRequest,
+        examples=examples.SESSION,
         answer=Session,
         answer_headers=("ETag",),
         errors=(400, 403, 404),
@@ -92,7 +99,9 @@ ROUTES = (
         method="GET",
         path=_PATH,
         operation="listAgentSessions",
+        tag="Sessions",
         summary="List sessions of an agent, newest first",
+        description="A page of sessions. `metadata.page_key` asks for the next page; it is absent on the last one.",
         handler=list_sessions,
         roles=roles.READERS,
         query=ListSessionsQuery,
@@ -103,7 +112,9 @@ ROUTES = (
         method="GET",
         path=_PATH + "/{session_key}",
         operation="getAgentSession",
+        tag="Sessions",
         summary="Show a session",
+        description="Its status, how the last turn ended, its tokens. The `ETag` is what `If-Match` takes.",
         handler=get,
         roles=roles.USERS_AND_READERS,
         answer=Session,
@@ -114,10 +125,13 @@ ROUTES = (
         method="PATCH",
         path=_PATH + "/{session_key}",
         operation="updateAgentSession",
+        tag="Sessions",
         summary="Change the fields of a session that are sent",
+        description="A field that is absent stays; `metadata` is replaced whole. A running turn keeps what it has.",
         handler=update,
         roles=roles.DEVELOPERS,
         body=UpdateSessionRequest,
+        examples=examples.SESSION_CHANGE,
         answer=Session,
         answer_headers=("ETag",),
         headers=("If-Match",),
@@ -127,7 +141,9 @@ ROUTES = (
         method="DELETE",
         path=_PATH + "/{session_key}",
         operation="deleteAgentSession",
+        tag="Sessions",
         summary="Delete a session and its events",
+        description="Nothing of the session can be reached from then on, and its turn is stopped.",
         handler=delete,
         roles=roles.DEVELOPERS,
         status=204,

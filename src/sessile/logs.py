@@ -35,6 +35,21 @@ def configure(level: str) -> None:
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_ToStructlog()], force=True)
 
 
+def leave_to_application() -> None:
+    """For a library: log through the standard library's loggers, unless the application has configured structlog."""
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
 class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger(record.name)

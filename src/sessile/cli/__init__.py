@@ -1,4 +1,4 @@
-"""The `sessile` command: thin verbs; `serve` goes to compose, administration to the store of a data folder."""
+"""The `sessile` command. One module a command: `sessile sessions list` is `list` in `cli/sessions.py`."""
 
 from sessile.cli.app import main
 

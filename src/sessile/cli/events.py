@@ -1,0 +1,140 @@
+"""`sessile events`: send an input and get the answer, list the log, get one event."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from msgspec import structs
+
+from sessile.cli import documents, output
+from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url
+from sessile.cli.remote import server
+from sessile.cli.transcript import summary
+from sessile.cli.turns import leave_by
+from sessile.client import Event, UnknownEvent, event_type
+
+app = typer.Typer(
+    help="""Events of a session: send an input, list, get.
+
+    Example: sessile events list helper first
+    """,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+class Order(StrEnum):
+    """The order of a list of events."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
+_COLUMNS = [
+    output.Column("SEQ", lambda event: str(event.sequence)),
+    output.Column("TYPE", event_type),
+    output.Column("TEXT", summary, flexible=True),
+    output.Column("ID", lambda event: event.id),
+    output.Column("CREATED", lambda event: event.created_at, for_people=False),
+]
+
+
+@app.command()
+def send(
+    agent: AgentKey,
+    session: SessionKey,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="What to say; `-`, or nothing, takes all of standard input.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn goes on.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Send an input, wait until the turn has ended, and print the answer; with --json all its events.
+
+    Example: sessile events send helper first "Where is A-1042?"
+
+    Example: sessile events send helper first --json < question.txt
+    """
+    content = documents.read_text(text)
+    with server(url, api_key) as client:
+        answer = client.events.send(agent, session, content, timeout=timeout)
+    if as_json:
+        output.json_line({**structs.asdict(answer), "events": [_document(event) for event in answer.events]})
+    elif answer.text:
+        output.line(answer.text)
+    leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
+
+
+@app.command("list")
+def list_(
+    agent: AgentKey,
+    session: SessionKey,
+    order: Annotated[Order, typer.Option(help="Oldest first, or newest first.")] = Order.ASC,
+    type: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE", help="Only events of this type; may be repeated.")
+    ] = None,
+    records: Annotated[bool, typer.Option("--records", help="Turn starts and ends too.")] = False,
+    include_hidden: Annotated[bool, typer.Option("--include-hidden", help="Hidden events too.")] = False,
+    limit: Limit = None,
+    everything: Everything = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List the log of a session.
+
+    Example: sessile events list helper first --order desc --limit 5
+
+    Example: sessile events list helper first --type tool_input --json
+    """
+    shown = output.cut(limit, everything, as_json=as_json)
+    with server(url, api_key) as client:
+        events = client.events.list(
+            agent,
+            session,
+            order="asc" if order is Order.ASC else "desc",
+            types=type,
+            records=records,
+            include_hidden=include_hidden,
+            limit=shown.page_size,
+        )
+        output.listing(events, _COLUMNS, shown, as_json=as_json, document=_document)
+
+
+@app.command()
+def get(
+    agent: AgentKey,
+    session: SessionKey,
+    event: EventId,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show one event; with --json the whole of it.
+
+    Example: sessile events get helper first aev_0123456789 --json
+    """
+    with server(url, api_key) as client:
+        found = client.events.get(agent, session, event)
+    if as_json:
+        output.json_line(_document(found))
+        return
+    output.details(
+        [
+            ("id", found.id),
+            ("type", event_type(found)),
+            ("sequence", str(found.sequence)),
+            ("turn", getattr(found, "turn_id", "")),
+            ("created", output.when(getattr(found, "created_at", ""))),
+            ("text", getattr(found, "content", None) or summary(found)),
+        ]
+    )
+
+
+def _document(event: Event) -> Any:
+    """An event as the server sent it."""
+    return event.data if isinstance(event, UnknownEvent) else event

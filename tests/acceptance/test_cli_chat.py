@@ -1,0 +1,367 @@
+"""Talking with an agent: one input in a pipe, or a conversation on a terminal, with Ctrl-C."""
+
+import asyncio
+
+import pytest
+import pytest_asyncio
+
+from acceptance.cli_support import Done, environment, run, terminal
+from acceptance.stage import Stage, eventually, lambdas
+from sessile.testing.script import break_connection, call, hang, say, status, think, wait_for
+from sessile.testing.upstream import Upstream
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
+
+TOOLS = '''
+def stock(item: str) -> dict:
+    """How many there are."""
+    return {"item": item, "left": 3}
+
+
+def broken() -> dict:
+    """Never works."""
+    raise ValueError("out of order")
+'''
+DIM, END = b"\x1b[2m", b"\x1b[0m"
+
+
+@pytest.fixture(scope="module")
+def tools() -> dict[str, str]:
+    return {"shop": TOOLS}
+
+
+@pytest.fixture(scope="module")
+def tool_settings() -> str:
+    return '[tools.stock]\nfunction = "shop:stock"\n[tools.broken]\nfunction = "shop:broken"\n'
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def agent(stage: Stage, upstream: Upstream) -> str:
+    """An agent with tools, whose model takes a fault as final."""
+    model = {"name": "scripted", "retry_configuration": {"enabled": False}}
+    return await stage.agent(model=model, tool_configurations=lambdas("stock", "broken"))
+
+
+async def chat(stage: Stage, *arguments: str, stdin: bytes | None = None) -> Done:
+    """Run `sessile chat` without a terminal."""
+    return await run(environment(stage.server.url), "chat", *arguments, stdin=stdin)
+
+
+async def only_session(stage: Stage, agent: str) -> str:
+    """The path of the one session that the agent has."""
+    (session,) = (await stage.get(f"/v2/agents/{agent}/sessions"))["sessions"]
+    return f"/v2/agents/{agent}/sessions/{session['key']}"
+
+
+async def logged(stage: Stage, session: str, type: str, number: int = 1) -> None:
+    """Wait until the log has so many events of a type."""
+
+    async def probe() -> bool:
+        return len(await stage.log(session, type=type)) >= number
+
+    await eventually(probe)
+
+
+# One input
+
+
+async def test_one_input_prints_the_answer_and_nothing_else(stage: Stage, agent: str, upstream: Upstream) -> None:
+    upstream.add(think("Hm."), say("One moment. "), call("stock", {"item": "hat"})).add(say("Three hats."))
+    done = await chat(stage, agent, "-m", "How many hats?")
+    assert (done.code, done.stdout) == (0, "One moment. \nThree hats.\n")
+    key = (await only_session(stage, agent)).split("/")[-1]
+    assert done.stderr == f"New session {key} with {agent}.\n"
+
+
+async def test_all_of_stdin_is_one_input(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="s")
+    upstream.add(say("Yes."))
+    done = await chat(stage, agent, "--session", "s", stdin="Zwei\n\nZeilen: größer\n".encode())
+    assert (done.code, done.stdout, done.stderr) == (0, "Yes.\n", "")
+    assert (await stage.log(session))[0]["content"] == "Zwei\n\nZeilen: größer"
+
+
+async def test_asides_of_one_input_go_to_a_terminal_on_stderr(stage: Stage, agent: str, upstream: Upstream) -> None:
+    upstream.add(think("Hm."), call("stock", {"item": "hat"})).add(say("Three hats."))
+    async with terminal(environment(stage.server.url), "chat", agent, "-m", "How many hats?") as shown:
+        assert await shown.ended() == 0
+        await shown.until("Three hats.\n")
+    assert DIM + b"Hm." + END in shown.raw
+    assert shown.screen.splitlines()[1:] == [
+        "Hm.",
+        '  stock(item="hat")',
+        '  stock -> {"item": "hat", "left": 3}',
+        "Three hats.",
+    ]
+
+
+async def test_the_exit_code_tells_how_the_turn_ended(stage: Stage, agent: str, upstream: Upstream) -> None:
+    upstream.add(say("Half an"), break_connection())
+    done = await chat(stage, agent, "-m", "Hello?")
+    assert (done.code, done.stdout) == (5, "Half an\n")
+    assert "The turn ended with an error" in done.stderr
+    assert "(model_unavailable)" in done.stderr
+
+
+async def test_a_single_input_does_not_wait_for_others(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="busy")
+    upstream.add(hang())
+    async with stage.stream(session, "Mine") as stream:
+        await stream.next()
+        done = await chat(stage, agent, "--session", "busy", "-m", "Hello?")
+    assert (done.code, done.stdout) == (1, "")
+    assert "session_running" in done.stderr
+    await stage.client.delete(session)
+
+
+async def test_a_session_that_is_deleted_meanwhile_ends_the_chat(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="gone")
+    upstream.add(say("Wait"), hang())
+    running = asyncio.ensure_future(chat(stage, agent, "--session", "gone", "-m", "Hello?"))
+    await upstream.arrived(1)
+    await stage.client.delete(session)
+    done = await running
+    assert done.code == 5
+    assert "The session was deleted." in done.stderr
+
+
+# On a terminal
+
+
+async def test_a_conversation_on_a_terminal(stage: Stage, agent: str, upstream: Upstream) -> None:
+    released = asyncio.Event()
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        upstream.add(think("Hats, he says."), call("stock", {"item": "hat"}), call("broken"))
+        upstream.add(say("There are "), wait_for(released), say("three."))
+        shown.enter("How many hats?")
+        await shown.until("There are ")
+        released.set()
+        await shown.until("three.\n")
+        await shown.until("> ")
+        shown.enter("/help")
+        await shown.until("/exit")
+        await shown.until("> ")
+        shown.enter("/nonsense")
+        await shown.until("There is no /nonsense")
+        await shown.until("> ")
+        shown.enter("")
+        await shown.until("> ")
+        upstream.add(say("A path."))
+        shown.enter(" /etc")
+        await shown.until("A path.\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+        await shown.until("Come back with: sessile chat")
+    assert DIM + b"Hats," + END in shown.raw
+    lines = shown.screen.splitlines()
+    assert [line for line in lines if line.startswith("  stock")] == [
+        '  stock(item="hat")',
+        '  stock -> {"item": "hat", "left": 3}',
+    ]
+    assert any(line.startswith("  broken failed: ") and line.endswith("(tool_failed)") for line in lines)
+    session = await only_session(stage, agent)
+    said = [event["content"] for event in await stage.log(session, type="input_message")]
+    assert said == ["How many hats?", "/etc"]
+    assert f"--session {session.split('/')[-1]}" in lines[-1]
+
+
+async def test_thinking_can_be_left_out(stage: Stage, agent: str, upstream: Upstream) -> None:
+    async with terminal(environment(stage.server.url), "chat", agent, "--no-thinking") as shown:
+        await shown.until("> ")
+        upstream.add(think("Secret."), say("Public."))
+        shown.enter("Hello?")
+        await shown.until("Public.\n")
+        await shown.until("> ")
+        shown.type("\x04")
+        assert await shown.ended() == 0
+    assert "Secret" not in shown.screen
+
+
+async def test_a_terminal_without_styles_gets_none(stage: Stage, agent: str, upstream: Upstream) -> None:
+    for variable in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        async with terminal(environment(stage.server.url, **variable), "chat", agent) as shown:
+            await shown.until("> ")
+            upstream.add(think("Hm."), say("Hello."))
+            shown.enter("Hello?")
+            await shown.until("(thinking) Hm.\nHello.\n")
+            await shown.until("> ")
+            shown.enter("/exit")
+            assert await shown.ended() == 0
+        assert not shown.styled
+
+
+async def test_history_is_shown_and_the_conversation_goes_on(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="old")
+    upstream.add(think("Hm."), call("stock", {"item": "hat"})).add(say("Three."))
+    await stage.post(session, "How many\nhats?")
+    upstream.add(status(400, {"error": {"message": "No."}}))
+    await stage.post(session, "And shoes?")
+    async with terminal(environment(stage.server.url), "chat", agent, "--session", "old") as shown:
+        *before, _ = (await shown.until("/exit leaves")).splitlines()
+        assert before == [
+            "> How many",
+            "hats?",
+            "Hm.",
+            '  stock(item="hat")',
+            '  stock -> {"item": "hat", "left": 3}',
+            "Three.",
+            "",
+            "> And shoes?",
+            *[line for line in before if line.endswith("(model_rejected)")],
+            "",
+        ]
+        await shown.until("> ")
+        upstream.add(say("Two."))
+        shown.type("\x1b[A")  # The key for the line before.
+        await shown.until("And shoes?")
+        shown.enter("")
+        await shown.until("Two.\n")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    said = [event["content"] for event in await stage.log(session, type="input_message")]
+    assert said == ["How many\nhats?", "And shoes?", "And shoes?"]
+    assert shown.screen.count("Three.") == 1
+
+
+async def test_a_long_history_begins_with_an_input(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="long")
+    for number in range(20):
+        upstream.add(say(f"Answer {number}."))
+        await stage.post(session, f"Question {number}?")
+    async with terminal(environment(stage.server.url), "chat", agent, "--session", "long") as shown:
+        lines = [line for line in (await shown.until("/exit leaves")).splitlines() if line]
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    assert f"sessile events list {agent} long" in lines[0]
+    assert lines[1].startswith("> Question ")
+    assert lines[-2] == "Answer 19."
+
+
+async def test_ctrl_c_stops_showing_and_the_next_input_waits(stage: Stage, agent: str, upstream: Upstream) -> None:
+    released = asyncio.Event()
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        upstream.add(say("A long "), wait_for(released), say("story."))
+        shown.enter("Tell me something.")
+        await shown.until("A long ")
+        shown.interrupt()
+        await shown.until("The turn goes on on the server")
+        await shown.until("> ")
+        assert "story." not in shown.screen.split("A long ")[1]
+        upstream.add(say("Good night."))
+        shown.enter("And now?")
+        await shown.until("Waiting for a turn")
+        released.set()
+        await shown.until("story.\n")
+        await shown.until("Good night.\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    said = [event["content"] for event in await stage.log(await only_session(stage, agent))]
+    assert said == ["Tell me something.", "A long story.", "And now?", "Good night."]
+    assert shown.screen.count("A long ") == 1
+    assert shown.screen.count("story.\n") == 1
+
+
+async def test_ctrl_c_while_waiting_keeps_the_input_for_later(stage: Stage, agent: str, upstream: Upstream) -> None:
+    released = asyncio.Event()
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        upstream.add(say("Once"), wait_for(released))
+        shown.enter("One?")
+        await shown.until("Once")
+        shown.interrupt()
+        await shown.until("> ")
+        shown.enter("Two?")
+        await shown.until("Waiting for a turn")
+        shown.interrupt()
+        await shown.until("was not sent")
+        await shown.until("> Two?")
+        released.set()
+        upstream.add(say("Second."))
+        shown.enter("")
+        await shown.until("Second.\n")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    said = [event["content"] for event in await stage.log(await only_session(stage, agent), type="input_message")]
+    assert said == ["One?", "Two?"]
+
+
+async def test_ctrl_c_at_the_prompt_empties_the_line_and_the_second_leaves(stage: Stage, agent: str) -> None:
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        shown.type("never mind")
+        await shown.until("never mind")
+        shown.interrupt()
+        await shown.until("Ctrl-C once more leaves")
+        await shown.until("> ")
+        shown.enter("/help")
+        await shown.until("> ")
+        shown.interrupt()
+        await shown.until("Ctrl-C once more leaves")
+        await shown.until("> ")
+        shown.interrupt()
+        assert await shown.ended() == 130
+    assert await stage.log(await only_session(stage, agent)) == []
+
+
+async def test_another_client_may_be_waited_for(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="shared")
+    released = asyncio.Event()
+    async with terminal(environment(stage.server.url), "chat", agent, "--session", "shared") as shown:
+        await shown.until("> ")
+        upstream.add(say("For them."), wait_for(released)).add(say("For us."))
+        async with stage.stream(session, "Theirs") as stream:
+            await stream.until("streaming_agent_output")
+            shown.enter("Ours")
+            await shown.until("Another client is talking")
+            await shown.until("[Y/n]")
+            shown.enter("n")
+            await shown.until("> Ours")
+            shown.enter("")
+            await shown.until("[Y/n]")
+            shown.enter("y")
+            released.set()
+            await stream.rest()
+        await shown.until("> Theirs\n")
+        await shown.until("For them.\n")
+        await shown.until("For us.\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    said = [event["content"] for event in await stage.log(session, type="input_message")]
+    assert said == ["Theirs", "Ours"]
+
+
+async def test_a_key_that_may_not_read_the_log_may_talk(stage: Stage, agent: str, upstream: Upstream) -> None:
+    create = ["keys", "create", "talk", "--role", "agent_user", "--data", str(stage.server.data)]
+    made = await run(environment(stage.server.url), *create)
+    session = await stage.session(agent, key="closed")
+    upstream.add(say("Old."))
+    await stage.post(session)
+    env = environment(stage.server.url, SESSILE_API_KEY=made.stdout.strip())
+    async with terminal(env, "chat", agent, "--session", "closed") as shown:
+        await shown.until("may not read the log")
+        await shown.until("> ")
+        upstream.add(say("New."))
+        shown.enter("Hello?")
+        await shown.until("New.\n")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    assert "Old." not in shown.screen
+
+
+async def test_hostile_answers_cannot_drive_the_terminal(stage: Stage, agent: str, upstream: Upstream) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\x9b31mred\u202e"
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        upstream.add(think(hostile), say(hostile + "\r\nEnd."))
+        shown.enter("Hello?")
+        await shown.until("\nEnd.\n")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    for harm in (b"\x1b]", b"\x1b[2J", b"\x07", "\x9b".encode(), "\u202e".encode()):
+        assert harm not in shown.raw
+    assert shown.screen.count("\\x1b]0;owned\\x07") == 2

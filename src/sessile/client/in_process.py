@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 from sessile.client.errors import ConnectionLost, RequestTimedOut
@@ -76,15 +76,21 @@ class _Exchange:
                     parts.append(chunk)
         return b"".join(parts)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises RequestTimedOut when nothing comes for as long as the request says."""
-        while True:
-            with _timing_out():
-                async with asyncio.timeout(self._request.timeout):
-                    chunk = await self._chunks.get()
-            if chunk is None:
-                return
-            yield chunk
+        return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with _timing_out():
+            async with asyncio.timeout(self._request.timeout):
+                chunk = await self._chunks.get()
+        if chunk is None:
+            self._chunks.put_nowait(None)
+            raise StopAsyncIteration
+        return chunk
 
     async def close(self) -> None:
         """Read no further."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import followers, lines, table
+from benchmarks import followers, front_door, lines, table
 from benchmarks.lines import Size
 from benchmarks.processes import NotMeasured
 from benchmarks.product import Product
@@ -94,6 +94,7 @@ def measure(size: Size, folder: Path) -> list[Row]:
         ("long logs and many sessions", lambda: _on_filled_server(size, folder)),
         ("idle followers", lambda: _followed(size, folder)),
         ("start and idle memory", lambda: _shipped(size, folder)),
+        ("import and help", lambda: front_door.measure(size.starts)),
     )
     return [row for name, part in parts for row in _attempt(name, part)]
 

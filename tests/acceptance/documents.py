@@ -363,8 +363,16 @@ def run(document: Path, folder: Path) -> None:
 def sample_command(data: Path) -> str:
     """What `make run` does when everything is installed, on this data folder and in the environment of the tests."""
     variables = [f"VENV={Path(sys.executable).parent.parent}", f"DATA={data}"]
+    # A make that runs these tests tells its children so, and they would say which folder they work in.
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     printed = subprocess.run(
-        ["make", "--dry-run", "run", *variables], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        ["make", "--dry-run", "run", *variables],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     commands: list[str] = [line.strip() for line in _LINE.findall(printed.stdout) if line.strip()]
     return commands[-1]

@@ -25,7 +25,8 @@ def _config(url: str) -> str:
     return (
         '[models.stub]\nprovider = "openai_compatible"\nmodel = "stub"\n'
         f'base_url = "{url}/v1"\n'
-        '[tools.once]\nfunction = "chaos_tools:once"\n[tools.again]\nfunction = "chaos_tools:again"\nidempotent = true\n'
+        '[tools.once]\nfunction = "chaos_tools:once"\n'
+        '[tools.again]\nfunction = "chaos_tools:again"\nidempotent = true\n'
     )
 
 

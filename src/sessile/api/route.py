@@ -39,7 +39,7 @@ class Route(Struct, frozen=True, kw_only=True):
     stream: Any = None
     """The type of the frames of an event stream."""
     headers: tuple[str, ...] = ()
-    """Request headers it reads, by name, besides those of every operation."""
+    """Request headers it reads, by name, besides those of every operation; `name of …` where one has two meanings."""
     answer_headers: tuple[str, ...] = ()
     """Headers of its answer, by name, besides those of every answer."""
     errors: tuple[int, ...] = ()

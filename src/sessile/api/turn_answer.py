@@ -9,8 +9,9 @@ from starlette.types import Receive, Scope, Send
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Node
+from sessile.live.replay import Replay
 from sessile.live.tail import Tail
-from sessile.ports import Claim
+from sessile.ports import Claim, Rejoined
 from sessile.wire import codec, sse
 from sessile.wire.events import (
     RECORD_TYPES,
@@ -23,12 +24,14 @@ from sessile.wire.events import (
     TurnEndedRecord,
 )
 
+Turn = Claim | Rejoined
+Source = Tail | Replay
 _GATHER_SECONDS = 0.001
 """Deltas that come this soon after a write go out together in the next: the write is half of what a delta costs."""
 _STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
-async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
+async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
     """All durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
     entries = [claim.opened[0]]
     try:
@@ -52,7 +55,7 @@ async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
     )
 
 
-async def _collect(claim: Claim, tail: Tail, entries: list[Entry]) -> None:
+async def _collect(claim: Turn, tail: Source, entries: list[Entry]) -> None:
     while entries[-1].type != "turn_ended" and not tail.closed:
         entries += _entries_of(claim, await tail.next())
 
@@ -63,7 +66,7 @@ class TurnStream(StreamingResponse):
     Frames that wait together go out as one chunk. A heartbeat goes out when nothing happened for a while.
     """
 
-    def __init__(self, claim: Claim, tail: Tail, patience: float | None, headers: dict[str, str]) -> None:
+    def __init__(self, claim: Turn, tail: Source, patience: float | None, headers: dict[str, str]) -> None:
         super().__init__(self._frames(claim, tail, patience), 201, headers | _STREAM_HEADERS, "text/event-stream")
         self._tail = tail
 
@@ -74,7 +77,7 @@ class TurnStream(StreamingResponse):
         finally:
             self._tail.close()
 
-    async def _frames(self, claim: Claim, tail: Tail, patience: float | None) -> AsyncIterator[bytes]:
+    async def _frames(self, claim: Turn, tail: Source, patience: float | None) -> AsyncIterator[bytes]:
         stream = _Stream(claim)
         deadline = None if patience is None else asyncio.get_running_loop().time() + patience
         yield sse.frame("input_message", claim.opened[0].json)
@@ -96,7 +99,7 @@ class TurnStream(StreamingResponse):
                 yield sse.HEARTBEAT
 
 
-async def _next(tail: Tail, deadline: float | None) -> list[Node]:
+async def _next(tail: Source, deadline: float | None) -> list[Node]:
     if deadline is None:
         return await tail.next()
     async with asyncio.timeout_at(deadline):
@@ -106,7 +109,7 @@ async def _next(tail: Tail, deadline: float | None) -> list[Node]:
 class _Stream:
     """What of a turn has been sent. Deltas are cut so that together they are the durable text, whatever was skipped."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Turn) -> None:
         self.ended = False
         self._claim = claim
         self._output_id = ""
@@ -177,7 +180,7 @@ class _Stream:
         return _frame(StreamError(messages=[ended.error.message], code=ended.error.code)) + end
 
 
-def _entries_of(claim: Claim, nodes: list[Node]) -> list[Entry]:
+def _entries_of(claim: Turn, nodes: list[Node]) -> list[Entry]:
     after = claim.opened[-1].sequence
     return [
         node.entry

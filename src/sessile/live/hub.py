@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Channel
+from sessile.live.replay import Replay
 from sessile.live.tail import Tail
 from sessile.ports import Store
 from sessile.wire.events import LiveFrame
@@ -32,15 +33,20 @@ class Hub:
         if channel is not None:
             channel.close("deleted")
 
-    def follow(self, session_id: int, cursor: int, *, deltas: bool = True) -> Tail:
+    def follow(self, session_id: int, cursor: int, *, deltas: bool = True, snapshot: bool = False) -> Tail:
         """Follow a session from the event after `cursor` on. The caller closes the tail.
 
-        Without `deltas` ephemeral frames wake nobody; they may still come along with a durable event.
+        Without `deltas` ephemeral frames wake nobody; they may still come along with a durable event. With `snapshot`,
+        the text so far of an output in flight comes as one delta: for whoever joins a turn that already runs.
         """
         channel = self._channel(session_id)
-        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas)
+        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, snapshot)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
+
+    def replay(self, session_id: int, cursor: int) -> Replay:
+        """The log after `cursor`, for whoever joins a turn that has stopped. The caller closes it."""
+        return Replay(self._store, session_id, cursor, self._heartbeat_seconds)
 
     def _drop_if_idle(self, session_id: int) -> None:
         channel = self._channels.get(session_id)

@@ -28,10 +28,13 @@ class Tail:
         cursor: int,
         heartbeat_seconds: float,
         deltas: bool = True,
+        snapshot: bool = False,
     ) -> None:
         self.on_leave: Callable[[], None] = lambda: None
         self._channel = channel
         self._place = channel.attach()
+        if snapshot:
+            self._place.node = None  # as one who has lost its place: it gets what is in flight as one delta
         self._store = store
         self._session_id = session_id
         self._cursor = cursor

@@ -153,6 +153,30 @@ class Claim(Struct, frozen=True, kw_only=True):
     usage: bytes = b"{}"
 
 
+class Rejoined(Struct, frozen=True, kw_only=True):
+    """The turn of an input that was accepted before, under the same idempotency key. Its caller does not own it.
+
+    `opened`: the input.
+    """
+
+    session: SessionRow
+    turn_id: str
+    opened: list[Entry]
+    running: bool
+
+
+class Once(Struct, frozen=True):
+    """An idempotency key, and the fingerprint of the request it came with.
+
+    A verb that takes one remembers it, in the commit that creates, for IDEMPOTENCY_SECONDS. Given again in that time
+    with the same fingerprint, the verb creates nothing and returns what the first one made, as it stands, before it
+    checks anything else; with another fingerprint it raises IdempotencyKeyReused. A verb that raises remembers nothing.
+    """
+
+    key: str
+    fingerprint: bytes
+
+
 class TurnProgress(Struct, frozen=True, kw_only=True):
     """Totals to be stored beside events: of the turn, of the session, and of the last model call."""
 
@@ -225,8 +249,19 @@ class Store(Protocol):
     async def find_key(self, digest: bytes) -> ApiKeyRow | None:
         """The key whose secret has this hash, revoked or not."""
 
-    async def create_agent(self, tenant_id: int, key: str, document: bytes, enabled: bool) -> AgentRow:
-        """Raises KeyTaken."""
+    async def create_agent(
+        self,
+        tenant_id: int,
+        key: str,
+        document: bytes,
+        enabled: bool,
+        once: Once | None = None,
+        admit: Callable[[], None] | None = None,
+    ) -> AgentRow:
+        """Raises KeyTaken, and what `admit` raises inside the commit; NotFound when what `once` made was deleted.
+
+        Keys of `once` are the tenant's, for agents.
+        """
 
     async def get_agent(self, tenant_id: int, key: str) -> AgentRow:
         """Raises NotFound."""
@@ -247,8 +282,13 @@ class Store(Protocol):
         At once nothing of it can be reached; `purge` removes the rows.
         """
 
-    async def create_session(self, tenant_id: int, agent_key: str, new: NewSession) -> SessionRow:
-        """Raises NotFound for the agent, KeyTaken for the session."""
+    async def create_session(
+        self, tenant_id: int, agent_key: str, new: NewSession, once: Once | None = None
+    ) -> SessionRow:
+        """Raises NotFound for the agent, KeyTaken for the session; NotFound too when what `once` made was deleted.
+
+        Keys of `once` are the tenant's, for sessions.
+        """
 
     async def get_session(self, ref: SessionRef) -> SessionRow:
         """Raises NotFound."""
@@ -268,13 +308,25 @@ class Store(Protocol):
         """
 
     async def purge(self) -> bool:
-        """Remove a slice of what was deleted; True when more is left. Each call holds the writer a few milliseconds."""
+        """Remove a slice of what was deleted, or of idempotency keys whose time is over; True when more is left.
 
-    async def accept_input(self, ref: SessionRef, input: Draft, turn_id: str, admit: Admit) -> Claim:
+        Each call holds the writer a few milliseconds.
+        """
+
+    async def accept_input(
+        self,
+        ref: SessionRef,
+        input: Draft,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> Claim | Rejoined:
         """Append the input and its `turn_started`, and claim the turn, in one commit.
 
-        `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound, or
-        SessionRunning with the turn's id while another turn runs.
+        `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound,
+        SessionRunning with the turn's id while another turn runs, or PreconditionFailed when the session's last event
+        is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
         """
 
     async def append(

@@ -677,10 +677,18 @@ async def test_what_is_another_tenants_is_not_found(stage: Stage, place: Place) 
     assert mine.status_code == 201
 
 
-@pytest.mark.parametrize("header", ["idempotency-key", "if-match"])
-async def test_a_header_whose_promise_is_not_kept_yet_is_refused(stage: Stage, place: Place, header: str) -> None:
-    answer = await stage.client.post(f"{place.session}/events", json={"content": "Hi."}, headers={header: '"1"'})
-    refused(answer, 400, "not_supported")
+@pytest.mark.parametrize("key", ["", "two words", "x" * 256, "caf\xe9"])
+async def test_an_idempotency_key_that_is_none_is_refused(stage: Stage, place: Place, key: str) -> None:
+    headers = {"idempotency-key": key.encode("latin-1")}
+    for path in ("/v2/agents", f"/v2/agents/{place.agent}/sessions", f"{place.session}/events"):
+        refused(await stage.client.post(path, json={"content": "Hi."}, headers=headers), 400, "invalid_parameter")
+
+
+@pytest.mark.parametrize("condition", ['"1"', '""', "start", 'W/"start"', '"start", "start"', '"aev_"', '"', ""])
+async def test_a_wrong_if_match_of_an_input_is_refused(stage: Stage, place: Place, condition: str) -> None:
+    headers = {"if-match": condition}
+    answer = await stage.client.post(f"{place.session}/events", json={"content": "Hi."}, headers=headers)
+    refused(answer, 400, "invalid_parameter")
 
 
 async def test_trailers_of_a_chunked_body_are_let_go(stage: Stage, place: Place) -> None:

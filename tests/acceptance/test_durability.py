@@ -258,6 +258,35 @@ async def test_what_a_broken_disk_refused_is_not_there_after_a_crash(disk: Disk)
     assert (await disk.say("kept")).status_code == 201
 
 
+@pytest.mark.parametrize("crash", [False, True], ids=["and works again", "and the server is killed"])
+async def test_a_key_lives_and_dies_with_what_it_creates_on_a_disk_that_fails(disk: Disk, crash: bool) -> None:
+    assert (await disk.create("kept")).status_code == 201
+    before, meanwhile = {"idempotency-key": "before"}, {"idempotency-key": "meanwhile"}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/v2/agents", {"name": "Once", "model": {"name": "demo"}}),
+        (f"/v2/agents/{FAST_AGENT}/sessions", {}),
+        (path("kept"), {"content": "Once"}),
+    ]
+    made = [(await disk.client.post(url, json=body, headers=before)).json() for url, body in requests]
+    disk.shim.fail("EIO")
+    for (url, body), first in zip(requests, made, strict=True):
+        await refused(disk.client.post(url, json=body, headers=meanwhile))
+        known = await disk.client.post(url, json=body, headers=before)
+        assert (known.status_code, known.json()) == (201, first), "nothing is written for it"
+    if crash:
+        disk.server.kill()
+        disk.restart()
+    disk.shim.work()
+    for (url, body), first in zip(requests, made, strict=True):
+        again = await disk.client.post(url, json=body, headers=before)
+        assert (again.status_code, again.json()) == (201, first)
+        late = [await disk.client.post(url, json=body, headers=meanwhile) for _ in range(2)]
+        assert [answer.status_code for answer in late] == [201, 201]
+        assert late[0].json() == late[1].json() != first
+    texts = [event["content"] for event in await disk.log("kept") if event["type"] == "input_message"]
+    assert texts == ["Once", "Once"], "one for each key"
+
+
 async def test_a_turn_that_waits_for_the_disk_goes_on_after_a_crash(disk: Disk) -> None:
     assert (await disk.create("running", SLOW_AGENT)).status_code == 201
     body = {"content": "Hello", "stream_response": True}

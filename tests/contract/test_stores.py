@@ -12,13 +12,14 @@ from sessile.testing.store_contract import StoreContract
 
 
 class _Sqlite:
-    def __init__(self, path: Path, store: SqliteStore) -> None:
+    def __init__(self, path: Path, store: SqliteStore, clock: FakeClock) -> None:
         self._path = path
         self.store: Store = store
+        self.clock = clock
 
     async def reopen(self) -> Store:
         await self.store.close()
-        self.store = await SqliteStore.open(self._path, FakeClock())
+        self.store = await SqliteStore.open(self._path, self.clock)
         return self.store
 
 
@@ -26,6 +27,7 @@ class TestSqliteStore(StoreContract):
     @pytest.fixture
     async def harness(self, tmp_path: Path) -> AsyncIterator[_Sqlite]:
         path = tmp_path / "sessile.db"
-        harness = _Sqlite(path, await SqliteStore.open(path, FakeClock()))
+        clock = FakeClock()
+        harness = _Sqlite(path, await SqliteStore.open(path, clock), clock)
         yield harness
         await harness.store.close()

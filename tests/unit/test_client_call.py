@@ -1,6 +1,9 @@
 """One call: what is sent, what its answer becomes, and when it is made again."""
 
+import asyncio
+import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -81,6 +84,83 @@ async def test_opening_a_stream_is_repeated_like_any_post(name: str) -> None:
     else:
         assert name in ALWAYS
     assert len(script.requests) == (2 if name in ALWAYS else 1)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_what_has_an_idempotency_key_is_repeated_like_a_get(name: str) -> None:
+    opened = Reply(201, headers=EVENTS)
+    answer = Reply(201, {"events": [], "session_key": "s", "turn_id": "trn_1", "status": "running"})
+    for made in (answer, opened):
+        script = Script(FAULTS[name], made)
+        events = AsyncEvents(caller(script))
+        try:
+            await (events.send("a", "s", "Hi") if made is answer else events.stream("a", "s", "Hi").__aenter__())
+        except SessileError:
+            assert name not in WHEN_READING
+        else:
+            assert name in WHEN_READING
+        assert len(script.requests) == (2 if name in WHEN_READING else 1)
+        assert len({request.headers["idempotency-key"] for request in script.requests}) == 1
+
+
+async def test_every_call_that_creates_has_a_key_of_its_own_or_the_callers() -> None:
+    script = Script(DONE)
+    made = caller(script)
+    agents, sessions, events = AsyncAgents(made), AsyncSessions(made), AsyncEvents(made)
+    calls: list[Callable[..., Any]] = [
+        lambda **key: agents.create(name="A", model="m", **key),
+        lambda **key: sessions.create("a", **key),
+        lambda **key: events.send("a", "s", "Hi", **key),
+        lambda **key: events.stream("a", "s", "Hi", **key).__aenter__(),
+    ]
+    for call in calls:
+        for given in ({}, {}, {"idempotency_key": "mine!~"}):
+            with contextlib.suppress(UnexpectedAnswer):
+                await call(**given)
+        with pytest.raises(InvalidParameter):
+            await call(idempotency_key="two words")
+    keys = [request.headers["idempotency-key"] for request in script.requests]
+    assert keys[2::3] == ["mine!~"] * 4
+    assert len({*keys[::3], *keys[1::3]}) == 8
+    for change in (agents.update("a", name="B"), agents.delete("a"), sessions.delete("a", "s")):
+        with contextlib.suppress(UnexpectedAnswer):
+            await change
+        assert "idempotency-key" not in script.requests[-1].headers
+
+
+@pytest.mark.parametrize("key", ["", "two words", "x" * 256, "ü", "a\r\nX: y", "a\n", "\x7f"])
+async def test_what_is_no_idempotency_key(key: str) -> None:
+    script = Script(DONE)
+    with pytest.raises(InvalidParameter):
+        await AsyncEvents(caller(script)).send("a", "s", "Hi", idempotency_key=key)
+    assert script.requests == []
+
+
+async def test_an_input_on_a_condition() -> None:
+    script = Script(DONE)
+    events = AsyncEvents(caller(script))
+    for condition in ("start", "aev_1"):
+        with contextlib.suppress(UnexpectedAnswer):
+            await events.send("a", "s", "Hi", if_match=condition)
+    assert [request.headers["if-match"] for request in script.requests] == ['"start"', '"aev_1"']
+    for condition in ("", "*", '"start"', "aev_1\n", "1"):
+        with pytest.raises(InvalidParameter):
+            events.stream("a", "s", "Hi", if_match=condition)
+
+
+async def test_a_repeated_input_asks_for_what_is_left_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Waits):
+        async def __call__(self, seconds: float) -> None:
+            await super().__call__(seconds)
+            now = asyncio.get_running_loop().time() + 4.0
+            monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+
+    script = Script(ConnectionLost(), Reply(201, headers=EVENTS))
+    async with AsyncEvents(caller(script, Slow())).stream("a", "s", "Hi", timeout=10):
+        pass
+    limits = [int(request.headers["request-timeout-millis"]) for request in script.requests]
+    assert limits[0] == 10_000
+    assert 5_000 < limits[1] <= 6_000
 
 
 async def test_a_get_whose_answer_breaks_off_is_repeated_and_a_post_is_not() -> None:

@@ -11,9 +11,9 @@ from sessile.client.errors import ConnectionLost, RequestTimedOut, StreamBroken
 from sessile.client.events import AsyncEvents, event_type
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent
-from sessile.wire.errors import SessionRunning
+from sessile.wire.errors import NotFound, SessionRunning
 from sessile.wire.events import StreamEnd, StreamingAgentOutput, StreamingAgentOutputEnd, TurnError
-from unit.client_script import EVENTS, Reply, Script, caller, refusal
+from unit.client_script import EVENTS, Reply, Script, Waits, caller, refusal
 
 
 def frame(kind: str, **fields: Any) -> bytes:
@@ -32,10 +32,19 @@ TALK = [
 ]
 
 
-def streamed(*chunks: bytes | Exception) -> tuple[AsyncTurnStream, Reply, Script]:
+def streamed(*chunks: bytes | Exception, retries: int = 0) -> tuple[AsyncTurnStream, Reply, Script]:
     reply = Reply(201, headers=EVENTS, chunks=chunks)
     script = Script(reply)
-    return AsyncEvents(caller(script)).stream("a", "s", "Hello"), reply, script
+    return AsyncEvents(caller(script, retries=retries)).stream("a", "s", "Hello"), reply, script
+
+
+def broken(*chunks: bytes) -> Reply:
+    return Reply(201, headers=EVENTS, chunks=[*chunks, ConnectionLost()])
+
+
+def joined(*answers: Reply | Exception, waits: Waits | None = None) -> tuple[AsyncTurnStream, Script]:
+    script = Script(*answers)
+    return AsyncEvents(caller(script, waits)).stream("a", "s", "Hello"), script
 
 
 async def test_frames_and_the_state_of_the_turn() -> None:
@@ -170,3 +179,124 @@ async def test_parts() -> None:
     async with AsyncEvents(caller(script)).stream("a", "s", parts):
         pass
     assert json.loads(script.requests[0].body or b"") == {"messages": parts, "stream_response": True}
+
+
+def piece(content: str, offset: int, output: str = "out_1", kind: str = "streaming_agent_output") -> bytes:
+    return frame(kind, content=content, output_id=output, offset=offset, turn_id="trn_1", created_at="")
+
+
+def entry(kind: str, sequence: int, **fields: Any) -> bytes:
+    place = {"id": f"aev_{sequence}", "session_key": "s", "created_at": "", "sequence": sequence, "turn_id": "trn_1"}
+    return frame(kind, **place, **fields)
+
+
+INPUT = entry("input_message", 1, messages=[], content="Hello")
+THOUGHT = entry("thinking", 3, content="Hm.", output_id="out_1")
+ENDED = frame("streaming_agent_output_end", output_id="out_1", turn_id="trn_1", created_at="", event_id="aev_4")
+SECOND = [piece("One ", 0, "out_2"), piece("two.", 4, "out_2")]
+
+
+async def test_a_stream_that_joins_again_shows_nothing_twice() -> None:
+    first = broken(INPUT, piece("Hm.", 0, kind="streaming_thinking"), THOUGHT, piece("Hel", 0), piece("lo.", 3))
+    second = broken(INPUT, THOUGHT, piece("Hello.", 0), ENDED, piece("One", 0, "out_2"))
+    third = Reply(201, headers=EVENTS, chunks=[INPUT, THOUGHT, piece("Hello.", 0), ENDED, *SECOND, END])
+    waits = Waits()
+    turn, script = joined(first, second, third, waits=waits)
+    frames = [frame async for frame in turn]
+    assert [event_type(frame) for frame in frames] == [
+        "input_message",
+        "streaming_thinking",
+        "thinking",
+        "streaming_agent_output",
+        "streaming_agent_output",
+        "streaming_agent_output_end",
+        "streaming_agent_output",
+        "streaming_agent_output",
+        "streaming_agent_output",
+        "end",
+    ]
+    deltas = [(f.output_id, f.offset, f.content) for f in frames if isinstance(f, StreamingAgentOutput)]
+    assert deltas[2:] == [("out_2", 0, "One"), ("out_2", 3, " "), ("out_2", 4, "two.")]
+    assert "".join(content for _, _, content in deltas) == "Hello.One two."
+    assert len({request.headers["idempotency-key"] for request in script.requests}) == 1
+    assert len({request.body for request in script.requests}) == 1
+    assert waits.seconds == [0.25, 0.25], "what is new starts the count again"
+    assert (first.closed, second.closed, third.closed) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("cut", range(9))
+async def test_wherever_it_breaks_the_text_is_whole(cut: int) -> None:
+    whole = [INPUT, piece("Hel", 0), piece("lo.", 3), ENDED, *SECOND]
+    error = frame("error", messages=["No."], code="model_rejected")
+    whole += [entry("tool_input", 5, tool_call_id="c", tool_configuration_name="t", tool_name="t", tool_input={})]
+    whole += [error, frame("end", status="stopped", stop_reason="error")]
+    late = [INPUT, piece("Hello.", 0), ENDED, piece("One two.", 0, "out_2"), *whole[-3:]]
+    turn, _ = joined(broken(*whole[:cut]), Reply(201, headers=EVENTS, chunks=late))
+    frames = [frame async for frame in turn]
+    kinds = [event_type(frame) for frame in frames]
+    assert "".join(f.content for f in frames if isinstance(f, StreamingAgentOutput)) == "Hello.One two."
+    for kind in ("input_message", "streaming_agent_output_end", "tool_input", "error", "end"):
+        assert kinds.count(kind) == 1, kind
+    assert (turn.status, turn.stop_reason) == ("stopped", "error")
+
+
+async def test_a_stream_that_breaks_off_again_and_again_is_told() -> None:
+    waits = Waits()
+    turn, script = joined(broken(INPUT, piece("Hel", 0)), waits=waits)
+    texts = []
+    with pytest.raises(StreamBroken, match="connection was lost") as caught:  # noqa: PT012 - what came is looked at
+        async for text in turn.text():
+            texts.append(text)
+    assert texts == ["Hel"]
+    assert isinstance(caught.value.__cause__, ConnectionLost)
+    assert len(script.requests) == 3
+    assert waits.seconds == [0.25, 0.5]
+    assert [frame async for frame in turn] == []
+
+
+async def test_joining_again_may_be_refused() -> None:
+    turn, script = joined(broken(INPUT), refusal(404, "not_found"))
+    with pytest.raises(StreamBroken) as caught:
+        _ = [frame async for frame in turn]
+    assert isinstance(caught.value.__cause__, NotFound)
+    assert len(script.requests) == 2
+
+
+async def test_another_turn_is_not_taken_for_this_one() -> None:
+    other = Reply(201, headers={**EVENTS, "x-turn-id": "trn_2"}, chunks=[INPUT, END])
+    turn, _ = joined(broken(INPUT), other)
+    with pytest.raises(StreamBroken):
+        _ = [frame async for frame in turn]
+    assert other.closed == 1
+
+
+async def test_joining_again_can_be_given_up_and_taken_up_again() -> None:
+    waiting = asyncio.Event()
+
+    class Slow(Waits):
+        async def __call__(self, seconds: float) -> None:
+            await super().__call__(seconds)
+            if len(self.seconds) == 1:
+                waiting.set()
+                await asyncio.Event().wait()
+
+    waits = Slow()
+    turn, script = joined(broken(INPUT), Reply(201, headers=EVENTS, chunks=[INPUT, END]), waits=waits)
+    assert event_type(await anext(turn)) == "input_message"
+    task = asyncio.ensure_future(anext(turn))
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert [event_type(frame) async for frame in turn] == ["end"]
+    assert len(script.requests) == 2
+    await turn.close()
+
+
+async def test_a_stream_that_was_left_while_broken_stays_left() -> None:
+    turn, script = joined(broken(INPUT))
+    async with turn:
+        assert event_type(await anext(turn)) == "input_message"
+        turn._broken_by = StreamBroken()
+    assert [frame async for frame in turn] == []
+    assert len(script.requests) == 1

@@ -1,5 +1,7 @@
 """One request as a handler sees it: who calls, what was asked, and the services that can do it."""
 
+import re
+from collections.abc import Collection
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -8,18 +10,22 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from sessile.domain.idempotency import fingerprint
 from sessile.live.hub import Hub
-from sessile.ports import Principal, Store
+from sessile.ports import Once, Principal, Store
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
 from sessile.wire import codec
-from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
-from sessile.wire.limits import MAX_BODY_BYTES
+from sessile.wire.errors import InvalidParameter, TooLarge, UnsupportedMediaType
+from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN
+from sessile.wire.limits import MAX_BODY_BYTES, MAX_IDEMPOTENCY_KEY_CHARS
 
 T = TypeVar("T")
 MAX_TIMEOUT_SECONDS = 24 * 60 * 60
+_IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_PATTERN)
+_LAST_EVENT = re.compile(f"start|{EVENT_ID_PATTERN}")
 
 
 class Services(Struct, frozen=True):
@@ -42,6 +48,7 @@ class Call:
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: dict[str, str] = {}
+        self._whole_path: str = scope["path"]
         self._principal: Principal | None = None
         self._query_string: bytes = scope["query_string"]
         self._receive = receive
@@ -120,11 +127,26 @@ class Call:
             raise InvalidParameter('if-match: must be an ETag of the session, such as "1".')
         return int(version)
 
-    def refuse_unbuilt(self, *names: bytes) -> None:
-        """Raise NotSupported for a request header whose promise is not kept yet: ignoring it would mislead."""
-        for name in names:
-            if name in self.headers:
-                raise NotSupported(f"The header {name.decode()} is not supported here yet.")
+    def if_last_event(self) -> str | None:
+        """The event that an `If-Match` header wants to be the last one, or `start`; None when it is missing or `*`."""
+        text = self.headers.get(b"if-match", b"*").strip().decode("latin-1")
+        if text == "*":
+            return None
+        if text[:1] + text[-1:] != '""' or not _LAST_EVENT.fullmatch(text[1:-1]):
+            raise InvalidParameter('if-match: must be the id of the last event in quotes, or "start".')
+        return text[1:-1]
+
+    def once(self, body: Any, apart_from: Collection[str] = ()) -> Once | None:
+        """The `Idempotency-Key` and what it is bound to, if there is one. `apart_from`: fields that may change."""
+        given = self.headers.get(b"idempotency-key")
+        if given is None:
+            return None
+        key = given.decode("latin-1")
+        if not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise InvalidParameter(
+                f"idempotency-key: must have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} visible ASCII characters, no spaces."
+            )
+        return Once(key, fingerprint(self.method, self._whole_path, self.principal.key_id, body, apart_from))
 
     def asks_first_for(self, media: bytes) -> bool:
         """Whether the Accept header asks for this media type first."""

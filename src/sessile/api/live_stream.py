@@ -8,7 +8,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sessile.live.channel import Node
-from sessile.live.tail import Tail
+from sessile.live.replay import Source
 
 _GATHER_SECONDS = 0.001
 """Deltas that come this soon after a write go out together in the next: the write is half of what a delta costs."""
@@ -45,7 +45,7 @@ class LiveStream(StreamingResponse):
     def __init__(
         self,
         rendering: Rendering,
-        tail: Tail,
+        tail: Source,
         status: int,
         headers: dict[str, str] | None = None,
         patience: float | None = None,
@@ -61,7 +61,7 @@ class LiveStream(StreamingResponse):
         finally:
             self._tail.close()
 
-    async def _frames(self, rendering: Rendering, tail: Tail, patience: float | None) -> AsyncIterator[bytes]:
+    async def _frames(self, rendering: Rendering, tail: Source, patience: float | None) -> AsyncIterator[bytes]:
         deadline = None if patience is None else asyncio.get_running_loop().time() + patience
         yield rendering.opening()
         while not rendering.ended:
@@ -82,7 +82,7 @@ class LiveStream(StreamingResponse):
                 yield rendering.heartbeat
 
 
-async def _next(tail: Tail, deadline: float | None) -> list[Node]:
+async def _next(tail: Source, deadline: float | None) -> list[Node]:
     if deadline is None:
         return await tail.next()
     async with asyncio.timeout_at(deadline):

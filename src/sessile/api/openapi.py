@@ -12,7 +12,7 @@ from sessile.api import examples
 from sessile.api.errors import BadRequestError, Error, NotFoundError
 from sessile.api.route import Route, Tag
 from sessile.wire.events import Event
-from sessile.wire.ids import EVENT_ID_PATTERN, KEY_PATTERN, TURN_ID_PATTERN
+from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN, KEY_PATTERN, TURN_ID_PATTERN
 from sessile.wire.tool_configurations import VENDOR_TYPES
 
 _PREFIX = "#/components/schemas/"
@@ -34,7 +34,7 @@ _ERRORS: dict[int, tuple[str, type]] = {
     403: ("The key's roles do not allow this, or the Host or Origin is not allowed", Error),
     404: ("There is no such thing", NotFoundError),
     409: ("A turn of this session is running", Error),
-    412: ("The session has another version than If-Match names", Error),
+    412: ("The session has another version, or another last event, than If-Match names", Error),
     413: ("The body is too large", Error),
     415: ("The body is not application/json", Error),
     422: ("The request is well formed and cannot be carried out", Error),
@@ -57,6 +57,16 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Last-Event-ID": {
         "type": "string",
         "description": "Where a stream goes on: after this event. A browser's EventSource sends it by itself",
+    },
+    "Idempotency-Key": {
+        "type": "string",
+        "pattern": IDEMPOTENCY_KEY_PATTERN,
+        "description": "One for each thing to do: the same request with the same key happens once, within 24 hours",
+    },
+    "If-Match of an input": {
+        "type": "string",
+        "description": 'The id of the last event of the session in quotes, `"start"` for none, or `*`',
+        "anyOf": [{"const": "*"}, {"pattern": '^"(start|aev_[0-9a-zA-Z_-]+)"$'}],
     },
     "Request-Timeout": {"type": "integer", "minimum": 1, "description": "Seconds to wait; more than a day is a day"},
     "Request-Timeout-Millis": {
@@ -209,7 +219,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             known.add(name)
             parameters.append({"in": "query", "name": name, "required": False, **_described(properties[name])})
     for name in (*route.headers, *(_EVERY_HEADER if route.roles is not None else ())):
-        parameters.append({"in": "header", "name": name, "required": False, **_described(_HEADERS[name])})
+        place = {"in": "header", "name": name.partition(" ")[0], "required": False}
+        parameters.append({**place, **_described(_HEADERS[name])})
     return parameters
 
 

@@ -49,7 +49,7 @@ class Route(Struct, frozen=True, kw_only=True):
     streaming: Streaming | None = None
     """Who answers when `Accept` asks first for an event stream; None: the form of the answer is not chosen so."""
     headers: tuple[str, ...] = ()
-    """Request headers it reads, by name, besides those of every operation."""
+    """Request headers it reads, by name, besides those of every operation; `name of …` where one has two meanings."""
     answer_headers: tuple[str, ...] = ()
     """Headers of its answer, by name, besides those of every answer."""
     errors: tuple[int, ...] = ()

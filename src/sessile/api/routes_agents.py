@@ -27,8 +27,8 @@ class ListAgentsQuery(Struct, forbid_unknown_fields=True):
 
 async def create(call: Call) -> Response:
     """POST /v2/agents"""
-    call.refuse_unbuilt(b"idempotency-key")
-    return _shown(await call.services.agents.create(call.principal, await call.json()), 201)
+    body = await call.json()
+    return _shown(await call.services.agents.create(call.principal, body, call.once(body)), 201)
 
 
 async def list_agents(call: Call) -> Response:
@@ -94,7 +94,8 @@ ROUTES = (
         examples=examples.AGENT,
         answer=Agent,
         answer_headers=("X-Sessile-Inactive",),
-        errors=(400, 403, 422),
+        headers=("Idempotency-Key",),
+        errors=(400, 403, 404, 422),
     ),
     Route(
         method="GET",

@@ -12,8 +12,8 @@ from sessile.api.live_stream import LiveStream
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route, Streaming
 from sessile.auth import roles
-from sessile.live.tail import Tail
-from sessile.ports import Claim, EventQuery
+from sessile.live.replay import Source
+from sessile.ports import Claim, EventQuery, Rejoined
 from sessile.service.inputs import parse
 from sessile.wire import codec
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
@@ -50,15 +50,22 @@ class FollowQuery(Struct, forbid_unknown_fields=True):
 async def create(call: Call) -> Response:
     """POST …/events"""
     patience = call.patience()
-    call.refuse_unbuilt(b"idempotency-key", b"if-match")
-    request = parse(await call.json())
+    if_match = call.if_last_event()
+    body = await call.json()
+    once = call.once(body, apart_from=("stream_response", "since"))
+    request = parse(body)
     hub = call.services.hub
 
-    def attach(claim: Claim) -> Tail:
-        return hub.follow(claim.session.id, claim.opened[-1].sequence, deltas=request.stream_response)
+    def attach(claim: Claim | Rejoined) -> Source:
+        session_id, cursor, deltas = claim.session.id, claim.opened[-1].sequence, request.stream_response
+        if isinstance(claim, Claim):
+            return hub.follow(session_id, cursor, deltas=deltas)
+        if claim.running:
+            return hub.follow(session_id, cursor, deltas=deltas, joins=True)
+        return hub.replay(session_id, cursor)
 
     claim, tail = await call.services.inputs.accept(
-        call.principal, call.path["agent_key"], call.path["session_key"], request, attach
+        call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match
     )
     headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
     if request.stream_response:
@@ -130,7 +137,8 @@ ROUTES = (
         description=(
             "Starts a turn: the model and tool calls that answer the input. The answer is the whole turn as JSON or, "
             "with `stream_response`, an event stream of what happens. A caller that goes away stops nothing: the "
-            "turn goes on, and its events can be listed. One turn runs at a time; a second input is a 409."
+            "turn goes on, and its events can be listed; the same request with the same `Idempotency-Key` joins the "
+            "turn again. One turn runs at a time; a second input is a 409."
         ),
         handler=create,
         roles=roles.USERS,
@@ -139,8 +147,9 @@ ROUTES = (
         examples=examples.INPUT,
         answer=InputResponse,
         stream=StreamFrame,
+        headers=("Idempotency-Key", "If-Match of an input"),
         answer_headers=("X-Turn-Id", "X-Event-Id"),
-        errors=(400, 403, 404, 409, 422),
+        errors=(400, 403, 404, 409, 412, 422),
     ),
     Route(
         method="GET",

@@ -37,9 +37,10 @@ class ListSessionsQuery(Struct, forbid_unknown_fields=True):
 
 async def create(call: Call) -> Response:
     """POST …/sessions"""
-    call.refuse_unbuilt(b"idempotency-key")
-    request = codec.convert(await call.json(), CreateSessionRequest)
-    return _shown(await call.services.sessions.create(call.principal, call.path["agent_key"], request), 201)
+    body = await call.json()
+    once = call.once(body)
+    request = codec.convert(body, CreateSessionRequest)
+    return _shown(await call.services.sessions.create(call.principal, call.path["agent_key"], request, once), 201)
 
 
 async def list_sessions(call: Call) -> Response:
@@ -104,8 +105,9 @@ ROUTES = (
         body=CreateSessionRequest,
         examples=examples.SESSION,
         answer=Session,
+        headers=("Idempotency-Key",),
         answer_headers=("ETag",),
-        errors=(400, 403, 404),
+        errors=(400, 403, 404, 422),
     ),
     Route(
         method="GET",

@@ -5,8 +5,8 @@ import asyncio
 from sessile.api.deltas import Deltas, encoded
 from sessile.domain.log import Entry
 from sessile.live.channel import Node
-from sessile.live.tail import Tail
-from sessile.ports import Claim
+from sessile.live.replay import Source
+from sessile.ports import Claim, Rejoined
 from sessile.wire import codec, sse
 from sessile.wire.events import (
     RECORD_TYPES,
@@ -17,8 +17,11 @@ from sessile.wire.events import (
     TurnEndedRecord,
 )
 
+Turn = Claim | Rejoined
+"""A turn that has just been accepted, or one that a repeated request joins again."""
 
-async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
+
+async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
     """All durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
     entries = [claim.opened[0]]
     try:
@@ -42,7 +45,7 @@ async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
     )
 
 
-async def _collect(claim: Claim, tail: Tail, entries: list[Entry]) -> None:
+async def _collect(claim: Turn, tail: Source, entries: list[Entry]) -> None:
     while entries[-1].type != "turn_ended" and not tail.closed:
         entries += _entries_of(claim, await tail.next())
 
@@ -52,7 +55,7 @@ class TurnAnswer:
 
     heartbeat = sse.COMMENT
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Turn) -> None:
         self.ended = False
         self._claim = claim
         self._deltas = Deltas()
@@ -104,7 +107,7 @@ class TurnAnswer:
         return void + encoded(StreamError(messages=[ended.error.message], code=ended.error.code)) + end
 
 
-def _entries_of(claim: Claim, nodes: list[Node]) -> list[Entry]:
+def _entries_of(claim: Turn, nodes: list[Node]) -> list[Entry]:
     after = claim.opened[-1].sequence
     return [
         node.entry

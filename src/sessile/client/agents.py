@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from msgspec import Struct, field
 
-from sessile.client.call import Caller, Reply, path
+from sessile.client.call import Caller, Reply, once, path
 from sessile.client.documents import AgentChanges, AgentDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
@@ -45,12 +45,16 @@ class AsyncAgents:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
-    async def create(self, **fields: Unpack[AgentDocument]) -> Agent:
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[AgentDocument]) -> Agent:
         """Create an agent from its fields; `name` and `model` are required.
 
-        Raises KeyTaken, UnknownModel, UnknownTool, TemplateInvalid, InvalidRequest.
+        Each call creates once, however often it has to be repeated. With an `idempotency_key` of your own, so do all
+        calls with that key and the same fields within a day: each gives the agent as it stands.
+
+        Raises KeyTaken, UnknownModel, UnknownTool, TemplateInvalid, InvalidRequest, IdempotencyKeyReused.
         """
-        return _agent(await self._caller.whole("POST", _AGENTS, document=_document(fields)))
+        headers = once(idempotency_key)
+        return _agent(await self._caller.whole("POST", _AGENTS, document=_document(fields), headers=headers))
 
     async def get(self, agent_key: str) -> Agent:
         """Show an agent. Raises NotFound."""

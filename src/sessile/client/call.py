@@ -15,6 +15,7 @@ from sessile.client.errors import ConnectionLost, RequestTimedOut, ServerUnreach
 from sessile.client.transport import Request, Response, Transport
 from sessile.wire import ids
 from sessile.wire.errors import Draining, InvalidParameter, SessileError, StorageUnavailable
+from sessile.wire.limits import MAX_IDEMPOTENCY_KEY_CHARS
 
 T = TypeVar("T")
 
@@ -26,6 +27,33 @@ STREAM_SILENCE_SECONDS = 60.0
 _SEGMENT = re.compile(r"[0-9A-Za-z_-]+")
 _ROUND_TRIP_SECONDS = 30.0
 _REDIRECTS = range(300, 400)
+_KEY_HEADER = "idempotency-key"
+_KEY = re.compile(ids.IDEMPOTENCY_KEY_PATTERN)
+
+
+class Patience:
+    """How many seconds a server shall wait for a turn: what is left of them, however often the request is sent."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._ends: float | None = None
+
+    def of(self, request: Request) -> Request:
+        """The request with its time limit as of now. Raises InvalidParameter."""
+        seconds = self._seconds
+        if seconds is None:
+            return request
+        if not seconds > 0 or math.isinf(seconds):
+            raise InvalidParameter(
+                "timeout: must be a number of seconds above 0.", field_errors={"timeout": "Must be > 0."}
+            )
+        now = asyncio.get_running_loop().time()
+        if self._ends is None:
+            self._ends = now + seconds
+        else:
+            seconds = self._ends - now
+        headers = {**request.headers, "request-timeout-millis": str(max(1, math.ceil(seconds * 1000)))}
+        return structs.replace(request, headers=headers)
 
 
 class Reply(Struct, frozen=True):
@@ -71,7 +99,7 @@ class Caller:
         self._transport = transport
         self._headers = {} if api_key is None else {"x-api-key": api_key}
         self._timeout = timeout
-        self._retries = retries
+        self.retries = retries
         self._sleep = sleep
         self._chance = chance
         self._closed = False
@@ -90,18 +118,28 @@ class Caller:
         request = self._request(method, path, query, document, headers)
         return await self._whole(request, self._timeout, retries)
 
-    async def turn(self, path: str, document: object, patience: float | None) -> Reply:
-        """Post an input and wait for its turn: for as long as it takes, or for `patience` seconds."""
-        request = self._request("POST", path, None, document, _patience(patience))
-        bound = None if patience is None else patience + (self._timeout or _ROUND_TRIP_SECONDS)
-        return await self._whole(request, bound)
+    async def turn(self, path: str, document: object, seconds: float | None, headers: Mapping[str, str]) -> Reply:
+        """Post an input and wait for its turn: for as long as it takes, or for some seconds."""
+        request = self._request("POST", path, None, document, headers)
+        bound = None if seconds is None else seconds + (self._timeout or _ROUND_TRIP_SECONDS)
+        return await self._whole(request, bound, None, Patience(seconds))
 
-    async def stream(self, path: str, document: object, patience: float | None) -> Response:
+    async def stream(
+        self, path: str, document: object, patience: Patience | None, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """Post an input and return the open answer, whose body is an event stream. The caller closes it."""
-        headers = {**_patience(patience), "accept": "text/event-stream"}
+        headers = {**(headers or {}), "accept": "text/event-stream"}
         request = self._request("POST", path, None, document, headers)
         request = structs.replace(request, timeout=STREAM_SILENCE_SECONDS)
-        return await self._repeat(request.method, lambda: self._attempt_stream(request), math.inf, self._retries)
+
+        def attempt() -> Awaitable[Response]:
+            return self._attempt_stream(patience.of(request) if patience else request)
+
+        return await self._repeat(request, attempt, math.inf, self.retries)
+
+    async def pause(self, times: int) -> None:
+        """Wait before something is tried again for the first, second … time."""
+        await self._sleep(FIRST_WAIT_SECONDS * 2 ** (times - 1) * (0.5 + self._chance() / 2))
 
     async def close(self) -> None:
         """Close the transport; further calls raise RuntimeError."""
@@ -128,17 +166,25 @@ class Caller:
             path += "?" + "&".join(f"{name}={quote(value, safe='')}" for name, value in given.items())
         return Request(method=method, path=path, headers=sent, body=body)
 
-    async def _whole(self, request: Request, seconds: float | None, retries: int | None = None) -> Reply:
+    async def _whole(
+        self,
+        request: Request,
+        seconds: float | None,
+        retries: int | None = None,
+        patience: Patience | None = None,
+    ) -> Reply:
         now = asyncio.get_running_loop().time
         deadline = math.inf if seconds is None else now() + seconds
 
         def attempt() -> Awaitable[Reply]:
             left = None if seconds is None else max(deadline - now(), 0.001)
-            return self._attempt_whole(structs.replace(request, timeout=left))
+            sent = patience.of(request) if patience else request
+            return self._attempt_whole(structs.replace(sent, timeout=left))
 
-        return await self._repeat(request.method, attempt, deadline, self._retries if retries is None else retries)
+        return await self._repeat(request, attempt, deadline, self.retries if retries is None else retries)
 
-    async def _repeat(self, method: str, attempt: Callable[[], Awaitable[T]], deadline: float, retries: int) -> T:
+    async def _repeat(self, request: Request, attempt: Callable[[], Awaitable[T]], deadline: float, retries: int) -> T:
+        keyed = _KEY_HEADER in request.headers
         wait = FIRST_WAIT_SECONDS
         while True:
             try:
@@ -147,7 +193,7 @@ class Caller:
                 error = failure.error
                 pause = max(wait * (0.5 + self._chance() / 2), failure.pause)
                 late = asyncio.get_running_loop().time() + pause >= deadline
-                if retries <= 0 or late or pause > MAX_WAIT_SECONDS or not may_repeat(method, error):
+                if retries <= 0 or late or pause > MAX_WAIT_SECONDS or not may_repeat(request.method, error, keyed):
                     raise error from error.__cause__
             retries -= 1
             wait *= 2
@@ -186,15 +232,26 @@ class Caller:
             raise _Failure(_named(error, request)) from None
 
 
-def may_repeat(method: str, error: SessileError) -> bool:
+def may_repeat(method: str, error: SessileError, keyed: bool = False) -> bool:
     """Whether a call that failed like this may be made again.
 
     Yes, when it cannot have happened: no connection was made, the server says that it stored nothing, or it limits the
-    rate. A GET also when its answer was lost or a proxy failed. Never otherwise: a call may not be made twice.
+    rate. A GET, and a call with an idempotency key, also when its answer was lost or a proxy failed. Never otherwise: a
+    call may not be made twice.
     """
     if isinstance(error, ServerUnreachable | StorageUnavailable | Draining) or error.status == 429:
         return True
-    return method == "GET" and (isinstance(error, ConnectionLost) or error.status in (502, 503, 504))
+    return (method == "GET" or keyed) and (isinstance(error, ConnectionLost) or error.status in (502, 503, 504))
+
+
+def once(idempotency_key: str | None) -> dict[str, str]:
+    """The header that makes a call safe to repeat: with a key of the caller's own, or a new one."""
+    if idempotency_key is None:
+        return {_KEY_HEADER: ids.idempotency_key()}
+    if not _KEY.fullmatch(idempotency_key):
+        reason = f"Must have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} visible ASCII characters."
+        raise InvalidParameter(f"idempotency_key: {reason}", field_errors={"idempotency_key": reason})
+    return {_KEY_HEADER: idempotency_key}
 
 
 def path(template: str, **keys: str) -> str:
@@ -254,16 +311,6 @@ def _pause(response: Response) -> float:
     """Seconds of a Retry-After; a date, which only proxies send, counts as none."""
     text = response.headers.get("retry-after", "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
-
-
-def _patience(timeout: float | None) -> dict[str, str]:
-    if timeout is None:
-        return {}
-    if not timeout > 0 or math.isinf(timeout):
-        raise InvalidParameter(
-            "timeout: must be a number of seconds above 0.", field_errors={"timeout": "Must be > 0."}
-        )
-    return {"request-timeout-millis": str(max(1, math.ceil(timeout * 1000)))}
 
 
 def _text(value: object) -> str:

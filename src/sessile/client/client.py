@@ -34,7 +34,8 @@ class AsyncClient:
     `url` is the server's; without it the variable `SESSILE_URL` counts, then http://127.0.0.1:8700. `api_key` is sent
     to it; without it the variable `SESSILE_API_KEY` counts, then none is sent. `timeout` bounds a call in seconds, with
     its repetitions (`events.send` has a limit of its own, a stream one on silence: 60 seconds); None: nothing does.
-    A call that failed is repeated up to `retries` times, but only when it cannot have happened or changes nothing.
+    A call that failed is repeated up to `retries` times, but only when it cannot have happened, changes nothing, or
+    has an idempotency key: what creates something has one.
     Redirects are not followed, and proxies of the environment are used for hosts other than this one. With a
     `transport` of your own, `url` and the variables are not looked at.
 

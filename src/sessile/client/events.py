@@ -1,20 +1,23 @@
 """Events: sending inputs, and reading the log."""
 
 import builtins
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
-from sessile.client.call import Caller, path
+from sessile.client.call import Caller, Patience, once, path
 from sessile.client.documents import Content
 from sessile.client.errors import UnexpectedAnswer
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import UNREADABLE, read, read_page
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
+from sessile.wire.errors import InvalidParameter
 from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
+from sessile.wire.ids import EVENT_ID_PATTERN
 from sessile.wire.sessions import StopReason
 
 _EVENTS = "/v2/agents/{agent_key}/sessions/{session_key}/events"
@@ -23,6 +26,7 @@ _EVENT = "/v2/agents/{agent_key}/sessions/{session_key}/events/{event_id}"
 Event = AnyEvent | UnknownEvent
 """What may stand in a log."""
 _decoder = msgspec.json.Decoder(AnyEvent)
+_LAST_EVENT = re.compile(f"start|{EVENT_ID_PATTERN}")
 
 
 class Answer(Struct, kw_only=True):
@@ -67,14 +71,23 @@ class AsyncEvents:
         content: Content,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Answer:
         """Send an input and wait for the whole turn that answers it; at most `timeout` seconds, if given.
 
-        A turn that ends badly does not raise: look at `stop_reason` and `error` of the answer. A call whose connection
-        is lost is not repeated, for the input may have arrived. Raises SessionRunning (its `id` is the turn that runs),
-        SessionDisabled, AgentDisabled, TemplateInvalid, NotFound, InvalidRequest.
+        A turn that ends badly does not raise: look at `stop_reason` and `error` of the answer. Each call is one input,
+        however often it has to be repeated. With an `idempotency_key` of your own, so are all calls with that key and
+        the same content within a day: each gives the answer of the same turn.
+
+        With `if_match` (the `last_event_id` of the session, or `start` where it has none) the input is taken only if
+        nothing has happened since; else PreconditionFailed.
+
+        Raises SessionRunning (its `id` is the turn that runs), SessionDisabled, AgentDisabled, TemplateInvalid,
+        NotFound, InvalidRequest, IdempotencyKeyReused.
         """
-        given = await self._caller.turn(_path(agent_key, session_key), _input(content), timeout)
+        headers = {**once(idempotency_key), **_condition(if_match)}
+        given = await self._caller.turn(_path(agent_key, session_key), _input(content), timeout, headers)
         answer = read(_Answer, given.body)
         return Answer(
             events=[_event(event) for event in answer.events],
@@ -86,15 +99,25 @@ class AsyncEvents:
         )
 
     def stream(
-        self, agent_key: str, session_key: str, content: Content, *, timeout: float | None = None
+        self,
+        agent_key: str,
+        session_key: str,
+        content: Content,
+        *,
+        timeout: float | None = None,
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncTurnStream:
         """Send an input and follow its turn as it happens; at most `timeout` seconds, if given.
 
-        Entering the stream raises what `send` raises.
+        A stream that breaks off joins its turn again by itself, and shows nothing twice. Entering it raises what `send`
+        raises; `if_match` and `idempotency_key` mean the same.
         """
         events = _path(agent_key, session_key)
         document = {**_input(content), "stream_response": True}
-        return AsyncTurnStream(lambda: self._caller.stream(events, document, timeout))
+        patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
+        caller = self._caller
+        return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
 
     def list(
         self,
@@ -146,6 +169,15 @@ def _input(content: Content) -> dict[str, Any]:
         return {"content": content}
     parts: builtins.list[Any] = [*content]
     return {"messages": parts}
+
+
+def _condition(if_match: str | None) -> dict[str, str]:
+    if if_match is None:
+        return {}
+    if not _LAST_EVENT.fullmatch(if_match):
+        reason = "Must be the id of an event, or start."
+        raise InvalidParameter(f"if_match: {reason}", field_errors={"if_match": reason})
+    return {"if-match": f'"{if_match}"'}
 
 
 def _event(body: bytes | Raw) -> Event:

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from msgspec import Struct
 
-from sessile.client.call import Caller, Reply, path
+from sessile.client.call import Caller, Reply, once, path
 from sessile.client.documents import SessionChanges, SessionDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
@@ -53,10 +53,18 @@ class AsyncSessions:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
-    async def create(self, agent_key: str, /, **fields: Unpack[SessionDocument]) -> Session:
-        """Create a session. Raises NotFound (the agent), KeyTaken, InvalidRequest."""
-        document = dict(fields)
-        return _session(await self._caller.whole("POST", path(_SESSIONS, agent_key=agent_key), document=document))
+    async def create(
+        self, agent_key: str, /, *, idempotency_key: str | None = None, **fields: Unpack[SessionDocument]
+    ) -> Session:
+        """Create a session.
+
+        Each call creates once, however often it has to be repeated. With an `idempotency_key` of your own, so do all
+        calls with that key and the same fields within a day: each gives the session as it stands.
+
+        Raises NotFound (the agent), KeyTaken, InvalidRequest, IdempotencyKeyReused.
+        """
+        sessions, headers = path(_SESSIONS, agent_key=agent_key), once(idempotency_key)
+        return _session(await self._caller.whole("POST", sessions, document=dict(fields), headers=headers))
 
     async def get(self, agent_key: str, session_key: str) -> Session:
         """Show a session, with its `etag`. Raises NotFound."""

@@ -12,15 +12,16 @@ from msgspec import Struct
 
 from sessile.client.errors import ConnectionLost, RequestTimedOut, StreamBroken
 from sessile.client.reading import UNREADABLE
+from sessile.client.seen import Frame as Frame
+from sessile.client.seen import Seen
 from sessile.client.sse import Frame as SseFrame
 from sessile.client.sse import FrameTooLarge, SseParser
 from sessile.client.transport import Response
-from sessile.client.unknown import UnknownEvent, unknown
+from sessile.client.unknown import unknown
+from sessile.wire.errors import SessileError
 from sessile.wire.events import StreamEnd, StreamError, StreamFrame, StreamingAgentOutput, TurnError
 from sessile.wire.sessions import StopReason
 
-Frame = StreamFrame | UnknownEvent
-"""What iterating over a stream gives."""
 _REUSE_SECONDS = 0.1
 """How long to wait after the last frame for the end of the body, so that the connection can be used again."""
 _decoder = msgspec.json.Decoder(StreamFrame)
@@ -77,11 +78,22 @@ class AsyncTurnStream(TurnState):
     """A streamed turn. The input is posted when the stream is entered, or at the first frame that is asked for.
 
     Iterate over it for typed frames, or over `text()` for the words alone. Leaving it half-way closes the connection;
-    the turn goes on all the same. A stream that ends before its last frame raises StreamBroken.
+    the turn goes on all the same. A stream that ends before its last frame joins the turn again and goes on where it
+    was; when that fails too often, with nothing new in between, it raises StreamBroken.
     """
 
-    def __init__(self, post: Callable[[], Awaitable[Response]]) -> None:
+    def __init__(
+        self, post: Callable[[], Awaitable[Response]], retries: int, pause: Callable[[int], Awaitable[None]]
+    ) -> None:
         self._post = post
+        self._retries = retries
+        self._pause = pause
+        self._failures = 0
+        """How often it broke off since the last frame that was new."""
+        self._broken_by: StreamBroken | None = None
+        """Why it is to join the turn again."""
+        self._seen = Seen()
+        self._again = False
         self._response: Response | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._chunks: AsyncIterator[bytes] | None = None
@@ -108,14 +120,13 @@ class AsyncTurnStream(TurnState):
     async def __anext__(self) -> Frame:
         await self._open()
         while not self._frames:
-            if self._over or self._chunks is None:
+            if self._broken_by is not None:
+                await self._join_again(self._broken_by)
+            elif self._over or self._chunks is None:
                 await self.close()
                 raise StopAsyncIteration
-            try:
+            else:
                 await self._read(self._chunks)
-            except StreamBroken:
-                await self.close()
-                raise
         frame = self._frames.popleft()
         self._note(frame)
         return frame
@@ -128,6 +139,10 @@ class AsyncTurnStream(TurnState):
 
     async def close(self) -> None:
         """Read no further. The turn goes on; closing twice is fine."""
+        self._broken_by = None
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
         response, self._response = self._response, None
         chunks, self._chunks = self._chunks, None
         if response is None:
@@ -156,19 +171,52 @@ class AsyncTurnStream(TurnState):
         self._told.turn_id = self._response.headers.get("x-turn-id", "")
         self._told.event_id = self._response.headers.get("x-event-id", "")
 
+    async def _join_again(self, broken: StreamBroken) -> None:
+        """Post the input again, with its idempotency key. Giving up on the wait loses nothing."""
+        await self._pause(self._failures)
+        try:
+            response = await self._post()
+        except SessileError as error:
+            await self.close()
+            raise broken from error
+        self._response = response
+        if response.headers.get("x-turn-id", "") != self._told.turn_id:
+            await self.close()
+            raise broken
+        self._broken_by = None
+        self._chunks = aiter(response.chunks())
+        self._parser = SseParser()
+        self._again = True
+
     async def _read(self, chunks: AsyncIterator[bytes]) -> None:
-        """Wait for the next bytes. Raises StreamBroken, also when they make no sense: the turn goes on without us."""
+        """Wait for the next bytes. Raises StreamBroken for good; else the next call is to join the turn again."""
         try:
             chunk = await anext(chunks)
-            self._frames.extend(_frame(frame) for frame in self._parser.feed(chunk))
         except StopAsyncIteration:
-            raise self._broken("it ended early") from None
+            await self._break_off(self._broken("it ended early"), None)
         except RequestTimedOut as error:
-            raise self._broken("the server was silent for too long") from error
+            await self._break_off(self._broken("the server was silent for too long"), error)
         except ConnectionLost as error:
-            raise self._broken("the connection was lost") from error
-        except (FrameTooLarge, *UNREADABLE) as error:
-            raise self._broken(f"it cannot be read ({error})") from error
+            await self._break_off(self._broken("the connection was lost"), error)
+        else:
+            try:
+                for frame in self._parser.feed(chunk):
+                    if (new := self._seen.new(_frame(frame), again=self._again)) is not None:
+                        self._frames.append(new)
+            except (FrameTooLarge, *UNREADABLE) as error:
+                await self.close()
+                raise self._broken(f"it cannot be read ({error})") from error
+            if self._frames:
+                self._failures = 0
+
+    async def _break_off(self, broken: StreamBroken, cause: SessileError | None) -> None:
+        broken.__cause__ = cause
+        self._failures += 1
+        self._broken_by = broken
+        await self._hang_up()
+        if self._failures > self._retries:
+            self._broken_by = None
+            raise broken
 
     def _broken(self, why: str) -> StreamBroken:
         return StreamBroken(

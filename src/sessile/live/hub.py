@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Channel
+from sessile.live.replay import Replay
 from sessile.live.tail import Tail
 from sessile.ports import Store
 from sessile.wire.events import LiveFrame
@@ -59,6 +60,10 @@ class Hub:
         tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
+
+    def replay(self, session_id: int, cursor: int) -> Replay:
+        """The log after `cursor`, for whoever joins a turn that has stopped. The caller closes it."""
+        return Replay(self._store, session_id, cursor, self._heartbeat_seconds)
 
     def _drop_if_idle(self, session_id: int) -> None:
         channel = self._channels.get(session_id)

@@ -1,12 +1,13 @@
 """Use-cases over agents: check the document, store it, show it."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from sessile.domain import agents
 from sessile.domain.instructions import Instructions
-from sessile.ports import AgentRow, LiveSink, Models, Page, Principal, Store, Tools, TurnQueue
+from sessile.ports import AgentRow, LiveSink, Models, Once, Page, Principal, Store, Tools, TurnQueue
 from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound, UnknownTool
 
@@ -28,13 +29,17 @@ class Agents:
         self._queue = queue
         self._live = live
 
-    async def create(self, principal: Principal, body: Any) -> AgentView:
-        """Raises InvalidRequest, KeyTaken, UnknownModel, UnknownTool, TemplateInvalid."""
+    async def create(self, principal: Principal, body: Any, once: Once | None = None) -> AgentView:
+        """Raises InvalidRequest, KeyTaken, UnknownModel, UnknownTool, TemplateInvalid, IdempotencyKeyReused."""
         document = agents.normalize(body)
-        self._check(document, body.get("key", ""))
+        admit = None
+        if once is None:
+            self._check(document, body.get("key", ""))
+        else:  # in the commit, where what was created before is found first: its check may fail by now
+            admit = partial(self._check, document, body.get("key", ""))
         encoded, enabled = codec.encode(document), document["enabled"]
         key = body["key"] if "key" in body else ids.agent_key(document["name"])
-        return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled))
+        return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled, once, admit))
 
     async def get(self, principal: Principal, key: str) -> AgentView:
         """Raises NotFound."""

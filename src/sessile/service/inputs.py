@@ -9,7 +9,19 @@ from msgspec import UNSET
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
-from sessile.ports import AgentRow, Claim, Clock, LiveSink, Principal, SessionRef, SessionRow, Store, TurnQueue
+from sessile.ports import (
+    AgentRow,
+    Claim,
+    Clock,
+    LiveSink,
+    Once,
+    Principal,
+    Rejoined,
+    SessionRef,
+    SessionRow,
+    Store,
+    TurnQueue,
+)
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
@@ -43,21 +55,27 @@ class Inputs:
         agent_key: str,
         session_key: str,
         request: InputMessageRequest,
-        attach: Callable[[Claim], Follower],
-    ) -> tuple[Claim, Follower]:
+        attach: Callable[[Claim | Rejoined], Follower],
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> tuple[Claim | Rejoined, Follower]:
         """Make an input durable and start its turn, which belongs to the session, not to the caller.
 
-        `attach` makes whatever follows the turn, after the commit and before the turn starts.
+        `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
+        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
 
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        Draining, StorageUnavailable; after any of these nothing was stored. A caller that may be cancelled
-        while its process goes on shields this: an input that is durable must get its turn.
+        IdempotencyKeyReused, PreconditionFailed, Draining, StorageUnavailable; after any of these nothing was stored.
+        A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
+        turn.
         """
-        if self._draining:
+        if self._draining and once is None:
             raise Draining
         event = _event(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit)
+        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match)
+        if isinstance(claim, Rejoined):
+            return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
         follower = attach(claim)
         self._queue.submit(claim)
@@ -65,6 +83,8 @@ class Inputs:
 
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
         """Runs inside the store's commit: it must be quick."""
+        if self._draining:
+            raise Draining
         if not agent.enabled:
             raise AgentDisabled(f"The agent {agent.key!r} is not enabled and takes no input.")
         if not session.enabled:

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from sessile.ports import (
     LiveSink,
     NewSession,
+    Once,
     Page,
     Principal,
     SessionChanges,
@@ -30,8 +31,10 @@ class Sessions:
         self._queue = queue
         self._live = live
 
-    async def create(self, principal: Principal, agent_key: str, request: CreateSessionRequest) -> SessionRow:
-        """Raises InvalidRequest, NotSupported, NotFound for the agent, KeyTaken."""
+    async def create(
+        self, principal: Principal, agent_key: str, request: CreateSessionRequest, once: Once | None = None
+    ) -> SessionRow:
+        """Raises InvalidRequest, NotSupported, NotFound for the agent, KeyTaken, IdempotencyKeyReused."""
         _refuse_unbuilt(request, "secrets", "from_session")
         key = ids.session_key(request.name or "") if request.key is UNSET else request.key
         new = NewSession(
@@ -42,7 +45,7 @@ class Sessions:
             enabled=request.enabled,
             tti_minutes=request.tti_minutes,
         )
-        return await self._store.create_session(principal.tenant_id, agent_key, new)
+        return await self._store.create_session(principal.tenant_id, agent_key, new, once)
 
     async def get(self, principal: Principal, agent_key: str, key: str) -> SessionRow:
         """Raises NotFound."""

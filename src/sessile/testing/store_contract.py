@@ -22,6 +22,7 @@ from sessile.ports import (
 )
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
+from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -322,5 +323,14 @@ class SessionContract(Fixtures):
         assert shown((await store.list_events(kept, EVERYTHING)).rows) == expected
 
 
-class StoreContract(TenantContract, AgentContract, SessionContract, LogContract, ReadingContract, ConcurrencyContract):
+class StoreContract(
+    TenantContract,
+    AgentContract,
+    SessionContract,
+    LogContract,
+    ReadingContract,
+    ConcurrencyContract,
+    OnceContract,
+    ConditionContract,
+):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -19,6 +19,7 @@ from sessile.ports import (
     TurnEnd,
     TurnProgress,
 )
+from sessile.testing.clock import FakeClock
 from sessile.wire import ids
 from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart, ThinkingEvent
 from sessile.wire.sessions import Usage
@@ -35,6 +36,8 @@ class Harness(Protocol):
     """A store that can be closed and opened again on the same data."""
 
     store: Store
+    clock: FakeClock
+    """The clock of the store, also after it was opened again."""
 
     async def reopen(self) -> Store:
         """Close the store and open what it left behind."""
@@ -76,7 +79,9 @@ def admit_all(agent: AgentRow, session: SessionRow) -> None:
 
 async def accept(store: Store, ref: SessionRef, text: str = "Hello") -> Claim:
     """A running turn."""
-    return await store.accept_input(ref, said(text), ids.turn_id(), admit_all)
+    claim = await store.accept_input(ref, said(text), ids.turn_id(), admit_all)
+    assert isinstance(claim, Claim)
+    return claim
 
 
 async def whole_turn(store: Store, ref: SessionRef, *drafts: Draft) -> list[Entry]:

@@ -198,6 +198,12 @@ class TemplateInvalid(Unprocessable):
     code = "template_invalid"
 
 
+class IdempotencyKeyReused(Unprocessable):
+    """This Idempotency-Key came with another request before."""
+
+    code = "idempotency_key_reused"
+
+
 class Unavailable(SessileError):
     """The server cannot do this now; try again."""
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from sessile.wire.limits import MAX_AGENT_NAME_CHARS, MAX_KEY_CHARS
+from sessile.wire.limits import MAX_AGENT_NAME_CHARS, MAX_IDEMPOTENCY_KEY_CHARS, MAX_KEY_CHARS
 
 # Python's `$` also matches before a last line break; `\\Z` does not. The OpenAPI document shows it as `$`.
 KEY_PATTERN = r"^[0-9a-zA-Z_-]+\Z"
 EVENT_ID_PATTERN = r"^aev_[0-9a-zA-Z_-]+\Z"
 TURN_ID_PATTERN = r"^trn_[0-9a-f]+\Z"
+IDEMPOTENCY_KEY_PATTERN = rf"^[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}\Z"
 
 Key = Annotated[str, Meta(pattern=KEY_PATTERN, min_length=1, max_length=MAX_KEY_CHARS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_NAME_CHARS)]
@@ -57,6 +58,11 @@ def tool_call_id() -> str:
 def request_id() -> str:
     """An id for a request whose caller gave it none."""
     return f"req_{_random()[:16]}"
+
+
+def idempotency_key() -> str:
+    """An idempotency key for a call whose caller gave it none."""
+    return f"idk_{_random()}"
 
 
 def agent_key(name: str) -> str:

@@ -6,11 +6,24 @@ from functools import lru_cache
 from typing import Any
 
 from sessile.domain.log import Draft, Entry, draft
-from sessile.ports import Admit, Claim, EventQuery, Fence, Page, SessionRef, TurnEnd, TurnProgress
+from sessile.ports import (
+    Admit,
+    Claim,
+    EventQuery,
+    Fence,
+    Once,
+    Page,
+    Rejoined,
+    SessionRef,
+    SessionRow,
+    TurnEnd,
+    TurnProgress,
+)
 from sessile.stores.queries import load_queries
+from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite import rows
 from sessile.wire import codec, ids
-from sessile.wire.errors import FenceLost, NotFound, SessionRunning
+from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
 
 _QUERIES = load_queries("sessile.stores.sqlite")
@@ -24,16 +37,31 @@ def turn_ended(end: TurnEnd, progress: TurnProgress) -> TurnEndedRecord:
     return TurnEndedRecord(stop_reason=end.stop_reason, error=end.error, usage=progress.turn_usage)
 
 
-def accept_input(db: sqlite3.Connection, ref: SessionRef, input: Draft, turn_id: str, admit: Admit, now: int) -> Claim:
+def accept_input(
+    db: sqlite3.Connection,
+    ref: SessionRef,
+    input: Draft,
+    turn_id: str,
+    admit: Admit,
+    now: int,
+    once: Once | None,
+    if_match: str | None,
+) -> Claim | Rejoined:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
     row = db.execute(_QUERIES["session_for_input"], where).fetchone()
     if row is None:
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
+    if once is not None:
+        made = keys.made(db, session.tenant_id, keys.inputs_of(session.id), once, now)
+        if made is not None:
+            return _rejoin(db, session, made)
     admit(agent, session)
     if session.status == "running":
         raise SessionRunning(f"Turn {row[11]} of this session is running; {_UNTIL_IT_STOPS}", id=row[11])
+    if if_match is not None and if_match != (session.last_event_id or "start"):
+        raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
     first = session.last_sequence + 1
     event_id = ids.event_id(first)
     started = draft(TurnStartedRecord(input_event_id=event_id))
@@ -44,7 +72,15 @@ def accept_input(db: sqlite3.Connection, ref: SessionRef, input: Draft, turn_id:
     ]
     _insert(db, session.tenant_id, session.id, entries)
     db.execute(_QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+    if once is not None:
+        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
+
+
+def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+    turn_id, running, *event = db.execute(_QUERIES["made_turn"], {"made": made}).fetchone()
+    entry = rows.entry(session.key, tuple(event))
+    return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
 
 
 def append(

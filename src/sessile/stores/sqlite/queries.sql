@@ -207,6 +207,37 @@ INSERT INTO purges (agent_id) VALUES (:agent_id);
 -- Remember that a session's events and turns are to be removed.
 INSERT INTO purges (session_id) VALUES (:session_id);
 
+-- name: find_idempotent
+-- What an idempotency key has made, and the fingerprint it came with, unless its time is over.
+SELECT made, fingerprint FROM idempotency
+WHERE tenant_id = :tenant_id AND scope = :scope AND key = :key AND created_at > :expired;
+
+-- name: keep_idempotent
+-- Remember what an idempotency key has made, in place of what it made before its time was over.
+INSERT OR REPLACE INTO idempotency (tenant_id, scope, key, fingerprint, made, created_at)
+VALUES (:tenant_id, :scope, :key, :fingerprint, :made, :now);
+
+-- name: purge_idempotent
+-- Remove a slice of the idempotency keys whose time is over.
+DELETE FROM idempotency WHERE (tenant_id, scope, key) IN (
+    SELECT tenant_id, scope, key FROM idempotency WHERE created_at <= :expired ORDER BY created_at LIMIT :slice);
+
+-- name: made_agent
+-- The agent that an idempotency key has made.
+SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FROM agents WHERE id = :made;
+
+-- name: made_session
+-- The session that an idempotency key has made.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at
+FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
+
+-- name: made_turn
+-- The turn that an idempotency key has made, and its input.
+SELECT t.turn_id, t.running, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
+FROM turns t JOIN events e ON e.session_id = t.session_id AND e.sequence = t.input_sequence WHERE t.id = :made;
+
 -- name: next_purge
 -- What is to be removed next.
 SELECT id, agent_id, session_id FROM purges ORDER BY id LIMIT 1;

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,9 @@ from sessile.ports import (
     EventQuery,
     Fence,
     NewSession,
+    Once,
     Page,
+    Rejoined,
     SessionChanges,
     SessionRef,
     SessionRow,
@@ -31,6 +33,7 @@ from sessile.ports import (
 )
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite import log, rows
+from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.lanes import LookupLane, ReadLane, WriteLane
 from sessile.stores.sqlite.migrate import migrate
 from sessile.wire import codec
@@ -112,12 +115,26 @@ class SqliteStore:
 
         return self._lookups.run(verb)
 
-    async def create_agent(self, tenant_id: int, key: str, document: bytes, enabled: bool) -> AgentRow:
+    async def create_agent(
+        self,
+        tenant_id: int,
+        key: str,
+        document: bytes,
+        enabled: bool,
+        once: Once | None = None,
+        admit: Callable[[], None] | None = None,
+    ) -> AgentRow:
         now = self._clock.now()
         values = {"tenant_id": tenant_id, "key": key, "document": document, "enabled": enabled, "now": now}
 
         def verb(db: sqlite3.Connection) -> AgentRow:
+            if once is not None and (made := keys.made(db, tenant_id, keys.AGENTS, once, now)) is not None:
+                return rows.agent(keys.still(db, "made_agent", made, once))
+            if admit is not None:
+                admit()
             (row_id,) = _insert(db, "insert_agent", "agent", values)
+            if once is not None:
+                keys.keep(db, tenant_id, keys.AGENTS, once, row_id, now)
             return rows.agent((row_id, tenant_id, key, enabled, 1, document, now, now))
 
         return await self._writer.run(verb)
@@ -160,7 +177,9 @@ class SqliteStore:
 
         return await self._writer.run(verb)
 
-    async def create_session(self, tenant_id: int, agent_key: str, new: NewSession) -> SessionRow:
+    async def create_session(
+        self, tenant_id: int, agent_key: str, new: NewSession, once: Once | None = None
+    ) -> SessionRow:
         now = self._clock.now()
         values = {
             "tenant_id": tenant_id,
@@ -175,10 +194,14 @@ class SqliteStore:
         }
 
         def verb(db: sqlite3.Connection) -> SessionRow:
+            if once is not None and (made := keys.made(db, tenant_id, keys.SESSIONS, once, now)) is not None:
+                return rows.session(keys.still(db, "made_session", made, once))
             row = _insert(db, "insert_session", "session", values)
             if row is None:
                 raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
             row_id, agent_id = row
+            if once is not None:
+                keys.keep(db, tenant_id, keys.SESSIONS, once, row_id, now)
             return SessionRow(
                 id=row_id,
                 tenant_id=tenant_id,
@@ -242,11 +265,20 @@ class SqliteStore:
         return await self._writer.run(verb)
 
     async def purge(self) -> bool:
-        return await self._writer.run(_purge_slice)
+        expired = keys.expired(self._clock.now())
+        return await self._writer.run(lambda db: _purge_slice(db, expired))
 
-    async def accept_input(self, ref: SessionRef, input: Draft, turn_id: str, admit: Admit) -> Claim:
+    async def accept_input(
+        self,
+        ref: SessionRef,
+        input: Draft,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> Claim | Rejoined:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now))
+        return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match))
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
@@ -357,10 +389,11 @@ def _matching(session: SessionRow, if_match: int | None) -> SessionRow:
     return session
 
 
-def _purge_slice(db: sqlite3.Connection) -> bool:
+def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
     row = db.execute(_QUERIES["next_purge"]).fetchone()
     if row is None:
-        return False
+        keys = db.execute(_QUERIES["purge_idempotent"], {"expired": expired, "slice": _PURGE_SLICE}).rowcount
+        return keys == _PURGE_SLICE
     purge_id, agent_id, session_id = row
     values = {"agent_id": agent_id, "session_id": session_id, "slice": _PURGE_SLICE}
     if agent_id is not None:

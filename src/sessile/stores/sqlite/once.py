@@ -1,0 +1,48 @@
+"""Idempotency keys in SQLite: found and kept within the transaction of the verb that creates. They know no verb."""
+
+import sqlite3
+from typing import Any
+
+from sessile.ports import Once
+from sessile.stores.queries import load_queries
+from sessile.wire.errors import IdempotencyKeyReused, NotFound
+from sessile.wire.limits import IDEMPOTENCY_SECONDS
+
+AGENTS, SESSIONS = "agents", "sessions"
+_QUERIES = load_queries("sessile.stores.sqlite")
+
+
+def inputs_of(session_id: int) -> str:
+    """The scope of the inputs of one session, which is never another's: internal ids are not used twice."""
+    return f"inputs of {session_id}"
+
+
+def made(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, now: int) -> int | None:
+    """The internal id of what the key has made, if it came before. Raises IdempotencyKeyReused."""
+    values = {"tenant_id": tenant_id, "scope": scope, "key": once.key, "expired": expired(now)}
+    row = db.execute(_QUERIES["find_idempotent"], values).fetchone()
+    if row is None:
+        return None
+    if row[1] != once.fingerprint:
+        raise IdempotencyKeyReused
+    found: int = row[0]
+    return found
+
+
+def keep(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, row_id: int, now: int) -> None:
+    """Remember what the key has made."""
+    values: dict[str, Any] = {"tenant_id": tenant_id, "scope": scope, "key": once.key, "made": row_id, "now": now}
+    db.execute(_QUERIES["keep_idempotent"], values | {"fingerprint": once.fingerprint})
+
+
+def still(db: sqlite3.Connection, query: str, made: int, once: Once) -> tuple[Any, ...]:
+    """The row of what the key has made, as it stands. Raises NotFound when it was deleted."""
+    row: tuple[Any, ...] | None = db.execute(_QUERIES[query], {"made": made}).fetchone()
+    if row is None:
+        raise NotFound("What this Idempotency-Key has created was deleted.", id=once.key)
+    return row
+
+
+def expired(now: int) -> int:
+    """Keys of this time and older are forgotten."""
+    return now - IDEMPOTENCY_SECONDS * 1_000_000

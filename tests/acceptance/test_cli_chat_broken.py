@@ -19,10 +19,14 @@ from sessile.testing.upstream import Upstream
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
 
 
+ALWAYS = 99
+
+
 class Relay:
     """Passes connections on to a server, and breaks them when told to.
 
-    `loses` is what becomes of the next input: `request`, it never reaches the server; `answer`, its answer is lost.
+    `loses` is what becomes of the next inputs: `request`, they never reach the server; `answer`, their answers are
+    lost. `times` says how many it still may lose.
     """
 
     def __init__(self, target: str) -> None:
@@ -30,6 +34,7 @@ class Relay:
         self.requests: list[str] = []
         """The first line of every request."""
         self.loses: Literal["nothing", "request", "answer"] = "nothing"
+        self.times = 1
         self._host, self._port = target.removeprefix("http://").split(":")
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: list[asyncio.Future[None]] = []
@@ -46,6 +51,16 @@ class Relay:
             self.cut()
             await asyncio.gather(*self._serving)
             await server.wait_closed()
+
+    def lose(self, what: Literal["nothing", "request", "answer"], times: int = ALWAYS) -> None:
+        """Lose so many inputs from now on."""
+        self.loses, self.times = what, times
+
+    def _lost(self, what: str) -> bool:
+        if self.loses != what or not self.times:
+            return False
+        self.times -= 1
+        return True
 
     def cut(self) -> None:
         """Break every connection."""
@@ -74,16 +89,14 @@ class Relay:
         while data := await reader.read(65536):
             if data.startswith((b"GET ", b"POST ")):
                 self.requests.append(data.partition(b"\r\n")[0].decode())
-            if self.loses == "request" and data.startswith(b"POST "):
-                self.loses = "nothing"
+            if data.startswith(b"POST ") and self._lost("request"):
                 raise ConnectionResetError
             writer.write(data)
         raise ConnectionResetError
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
-            if self.loses == "answer" and data.startswith(b"HTTP/1.1 201 "):
-                self.loses = "nothing"
+            if data.startswith(b"HTTP/1.1 201 ") and self._lost("answer"):
                 raise ConnectionResetError
             writer.write(data)
         raise ConnectionResetError
@@ -101,7 +114,30 @@ async def leave(shown: Terminal) -> None:
     assert await shown.ended() == 0
 
 
-async def test_the_rest_of_a_turn_is_shown_after_its_stream_broke(
+async def test_a_stream_that_breaks_goes_on_as_if_nothing_had_happened(
+    stage: Stage, upstream: Upstream, relay: Relay
+) -> None:
+    session = await stage.conversation()
+    agent, key = session.split("/")[3], session.split("/")[5]
+    released = asyncio.Event()
+    async with terminal(environment(relay.url), "chat", agent, "--session", key) as shown:
+        await shown.until("> ")
+        upstream.add(say("Half an "), wait_for(released), say("answer."))
+        relay.lose("answer", times=1)
+        shown.enter("Hello?")
+        await shown.until("Half an ")
+        relay.requests.clear()
+        relay.cut()
+        await eventually(lambda: asyncio.sleep(0, [line for line in relay.requests if line.startswith("POST ")]))
+        released.set()
+        await shown.until("answer.\n")
+        await leave(shown)
+    assert "broke" not in shown.screen
+    assert [shown.screen.count(text) for text in ("Half an ", "answer.")] == [1, 1]
+    assert [event["content"] for event in await stage.log(session)] == ["Hello?", "Half an answer."]
+
+
+async def test_the_rest_of_a_turn_is_shown_after_its_stream_broke_for_good(
     stage: Stage, upstream: Upstream, relay: Relay
 ) -> None:
     session = await stage.conversation()
@@ -116,8 +152,10 @@ async def test_the_rest_of_a_turn_is_shown_after_its_stream_broke(
         shown.enter("Hello?")
         await shown.until("Half an ")
         relay.requests.clear()
+        relay.lose("request")
         relay.cut()
         await shown.until("The connection to the server broke.")
+        relay.lose("nothing")
         await shown.until("Waiting for a turn")
         released.set()
         await shown.until("answer.\n")
@@ -140,9 +178,10 @@ async def test_an_input_whose_answer_is_lost_is_found_in_the_log(
     async with terminal(environment(relay.url), "chat", agent, "--session", key) as shown:
         await shown.until("> ")
         upstream.add(say("Here I am."))
-        relay.loses = "answer"
+        relay.lose("answer")
         shown.enter("Hello?")
         await shown.until("The connection to the server broke.")
+        relay.lose("nothing")
         await shown.until("Here I am.\n")
         await leave(shown)
     assert [event["content"] for event in await stage.log(session)] == ["Hello?", "Here I am."]
@@ -154,9 +193,10 @@ async def test_an_input_that_never_arrived_is_offered_again(stage: Stage, upstre
     async with terminal(environment(relay.url), "chat", agent, "--session", key) as shown:
         await shown.until("> ")
         upstream.add(say("Here I am."))
-        relay.loses = "request"
+        relay.lose("request")
         shown.enter("Hello?")
         await shown.until("The server never got the message.")
+        relay.lose("nothing")
         await shown.until("> Hello?")
         shown.enter("")
         await shown.until("Here I am.\n")

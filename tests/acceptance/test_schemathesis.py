@@ -54,6 +54,7 @@ REFERENCES = {
 REFUSALS = {
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "precondition_failed": "Which version a session has, no document knows.",
+    "idempotency_key_reused": "Which keys have come before, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
     "session_disabled": "An earlier request has disabled it.",
     "unknown_tool": "Which functions a server has, no document knows.",

@@ -1,7 +1,7 @@
 """Events: sending inputs, and reading the log."""
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -10,10 +10,13 @@ from msgspec import Raw, Struct
 from sessile.client.call import Caller, path
 from sessile.client.documents import Content
 from sessile.client.errors import UnexpectedAnswer
+from sessile.client.follower import AsyncFollower
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import UNREADABLE, read, read_page
+from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
+from sessile.wire.errors import SessileError
 from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
 from sessile.wire.sessions import StopReason
 
@@ -95,6 +98,34 @@ class AsyncEvents:
         events = _path(agent_key, session_key)
         document = {**_input(content), "stream_response": True}
         return AsyncTurnStream(lambda: self._caller.stream(events, document, timeout))
+
+    def follow(
+        self,
+        agent_key: str,
+        session_key: str,
+        *,
+        since: str = "start",
+        deltas: bool = True,
+        include_hidden: bool = False,
+        on_lost: Callable[[SessileError], object] | None = None,
+        on_found: Callable[[], object] | None = None,
+    ) -> AsyncFollower:
+        """Follow a session as it goes on, until it is deleted: its log after `since`, then whatever happens.
+
+        `since` is what you know already: nothing (`start`), all up to an event (its id), or all there is (`now`).
+        Without `deltas` no frames come but the state of the session; with `include_hidden` hidden events come too.
+        A lost connection is made again by itself; `on_lost` is called with what happened then, and `on_found` when the
+        server is there again.
+
+        Entering it raises NotFound, UnknownCursor, ServerUnreachable.
+        """
+        events = _path(agent_key, session_key)
+        chosen = {"deltas": None if deltas else False, "include_hidden": include_hidden or None}
+
+        async def open_at(place: str, first: bool) -> Response:
+            return await self._caller.follow(events, chosen, place, first=first)
+
+        return AsyncFollower(open_at, self._caller.back_off, since, on_lost, on_found)
 
     def list(
         self,

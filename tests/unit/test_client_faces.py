@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sessile.client import client, pages, sync, turn_stream
+from sessile.client import client, follower, pages, sync, turn_stream
 
 PAIRS = [
     (client.AsyncClient, sync.Client),
@@ -15,6 +15,7 @@ PAIRS = [
     (client.AsyncTurns, sync.Turns),
     (pages.AsyncPages, sync.Pages),
     (turn_stream.AsyncTurnStream, sync.TurnStream),
+    (follower.AsyncFollower, sync.Follower),
 ]
 TWINS = {
     "__aenter__": "__enter__",
@@ -32,7 +33,7 @@ def public(kind: type) -> dict[str, Any]:
 def result(annotation: Any) -> str:
     """A return annotation as text, without what tells the two sides apart."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    for module in ("pages", "turn_stream", "sync"):
+    for module in ("pages", "turn_stream", "follower", "sync"):
         text = text.replace(f"sessile.client.{module}.", "")
     return text.replace("collections.abc.", "").replace("Async", "")
 

@@ -11,9 +11,10 @@ from sessile.client.errors import (
     UnknownFault,
 )
 from sessile.client.events import Answer, AsyncEvents, Event, event_type
+from sessile.client.follower import AsyncFollower, Followed
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.sessions import AsyncSessions, Session
-from sessile.client.sync import Agents, Client, Events, Pages, Sessions, Turns, TurnStream
+from sessile.client.sync import Agents, Client, Events, Follower, Pages, Sessions, Turns, TurnStream
 from sessile.client.transport import Request, Response, Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame
 from sessile.client.turns import AsyncTurns
@@ -27,6 +28,7 @@ __all__ = [
     "AsyncAgents",
     "AsyncClient",
     "AsyncEvents",
+    "AsyncFollower",
     "AsyncPages",
     "AsyncSessions",
     "AsyncTurnStream",
@@ -35,6 +37,8 @@ __all__ = [
     "ConnectionLost",
     "Event",
     "Events",
+    "Followed",
+    "Follower",
     "Frame",
     "Page",
     "Pages",

@@ -14,7 +14,7 @@ from msgspec import Struct, field, structs
 from sessile.client.errors import ConnectionLost, RequestTimedOut, ServerUnreachable, UnexpectedAnswer, fault
 from sessile.client.transport import Request, Response, Transport
 from sessile.wire import ids
-from sessile.wire.errors import Draining, InvalidParameter, SessileError, StorageUnavailable
+from sessile.wire.errors import Draining, InvalidParameter, SessileError, StorageUnavailable, Unavailable
 from sessile.wire.limits import MAX_IDEMPOTENCY_KEY_CHARS
 
 T = TypeVar("T")
@@ -139,7 +139,24 @@ class Caller:
 
     async def pause(self, times: int) -> None:
         """Wait before something is tried again for the first, second … time."""
-        await self._sleep(FIRST_WAIT_SECONDS * 2 ** (times - 1) * (0.5 + self._chance() / 2))
+        await self.back_off(FIRST_WAIT_SECONDS * 2 ** (times - 1))
+
+    async def follow(self, path: str, query: Mapping[str, object], since: str, *, first: bool) -> Response:
+        """Open a stream that follows a session, and return it open. The caller closes it.
+
+        Only the first attempt is repeated here: whoever has lost a stream decides on the pauses.
+        """
+        place = {} if first else {"last-event-id": since}
+        request = self._request(
+            "GET", path, {**query, "since": since if first else None}, None, {"accept": "text/event-stream", **place}
+        )
+        request = structs.replace(request, timeout=STREAM_SILENCE_SECONDS)
+        retries = self.retries if first else 0
+        return await self._repeat(request, lambda: self._attempt_stream(request), math.inf, retries)
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait about so long: somewhat less, at random, so that not all clients of a server come back at once."""
+        await self._sleep(seconds * (0.5 + self._chance() / 2))
 
     async def close(self) -> None:
         """Close the transport; further calls raise RuntimeError."""
@@ -230,6 +247,12 @@ class Caller:
             return await self._transport.send(request)
         except (ServerUnreachable, ConnectionLost, RequestTimedOut) as error:
             raise _Failure(_named(error, request)) from None
+
+
+def may_pass(error: SessileError) -> bool:
+    """Whether the server, or what stands before it, may answer later."""
+    away = isinstance(error, ServerUnreachable | ConnectionLost | RequestTimedOut | Unavailable)
+    return away or error.status in (429, 502, 503, 504)
 
 
 def may_repeat(method: str, error: SessileError, keyed: bool = False) -> bool:

@@ -2,7 +2,7 @@
 
 import builtins
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -11,11 +11,13 @@ from msgspec import Raw, Struct
 from sessile.client.call import Caller, Patience, once, path
 from sessile.client.documents import Content
 from sessile.client.errors import UnexpectedAnswer
+from sessile.client.follower import AsyncFollower
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import UNREADABLE, read, read_page
+from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
-from sessile.wire.errors import InvalidParameter
+from sessile.wire.errors import InvalidParameter, SessileError
 from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
 from sessile.wire.ids import EVENT_ID_PATTERN
 from sessile.wire.sessions import StopReason
@@ -118,6 +120,34 @@ class AsyncEvents:
         patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
         caller = self._caller
         return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
+
+    def follow(
+        self,
+        agent_key: str,
+        session_key: str,
+        *,
+        since: str = "start",
+        deltas: bool = True,
+        include_hidden: bool = False,
+        on_lost: Callable[[SessileError], object] | None = None,
+        on_found: Callable[[], object] | None = None,
+    ) -> AsyncFollower:
+        """Follow a session as it goes on, until it is deleted: its log after `since`, then whatever happens.
+
+        `since` is what you know already: nothing (`start`), all up to an event (its id), or all there is (`now`).
+        Without `deltas` no frames come but the state of the session; with `include_hidden` hidden events come too.
+        A lost connection is made again by itself; `on_lost` is called with what happened then, and `on_found` when the
+        server is there again.
+
+        Entering it raises NotFound, UnknownCursor, ServerUnreachable.
+        """
+        events = _path(agent_key, session_key)
+        chosen = {"deltas": None if deltas else False, "include_hidden": include_hidden or None}
+
+        async def open_at(place: str, first: bool) -> Response:
+            return await self._caller.follow(events, chosen, place, first=first)
+
+        return AsyncFollower(open_at, self._caller.back_off, since, on_lost, on_found)
 
     def list(
         self,

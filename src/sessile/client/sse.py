@@ -33,6 +33,8 @@ class SseParser:
         self._event = b""
         self._data: list[bytes] = []
         self._id = ""
+        self.last_id = ""
+        """The id of the last block that is complete: where a client that reconnects goes on."""
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[Frame]:
@@ -64,6 +66,7 @@ class SseParser:
             self._first = False
             line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line:
+            self.last_id = self._id
             if self._data:
                 event = self._event.decode("utf-8", "replace") or "message"
                 frames.append(Frame(event, b"\n".join(self._data), self._id))

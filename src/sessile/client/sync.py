@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, get_args
 from sessile.client.agents import AsyncAgents
 from sessile.client.client import AsyncClient
 from sessile.client.events import AsyncEvents
+from sessile.client.follower import AsyncFollower, Followed, FollowerState
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.portal import Portal
 from sessile.client.sessions import AsyncSessions
@@ -65,6 +66,17 @@ def streamed(method: Callable[Concatenate[A, P], AsyncTurnStream]) -> "Callable[
     return call
 
 
+def followed(method: Callable[Concatenate[A, P], AsyncFollower]) -> "Callable[Concatenate[Face[A], P], Follower]":
+    """A method that follows a session."""
+
+    @functools.wraps(method)
+    def call(self: Face[A], /, *args: P.args, **kwargs: P.kwargs) -> Follower:
+        return Follower(self._portal, method(self._behind, *args, **kwargs))
+
+    vars(call)["__signature__"] = inspect.signature(method).replace(return_annotation=Follower)
+    return call
+
+
 class Pages(Face[AsyncPages[T]]):
     __doc__ = AsyncPages.__doc__
 
@@ -111,6 +123,31 @@ class TurnStream(Face[AsyncTurnStream], TurnState):
     close = called(AsyncTurnStream.close)
 
 
+class Follower(Face[AsyncFollower], FollowerState):
+    __doc__ = AsyncFollower.__doc__
+
+    def __init__(self, portal: Portal, behind: AsyncFollower) -> None:
+        super().__init__(portal, behind)
+        self._at = behind._at
+
+    def __repr__(self) -> str:
+        return repr(self._behind).removeprefix("Async")
+
+    def __enter__(self) -> Self:
+        self._portal.call(self._behind.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Followed]:
+        return self._portal.iterate(self._behind)
+
+    close = called(AsyncFollower.close)
+
+
 class Agents(Face[AsyncAgents]):
     __doc__ = AsyncAgents.__doc__
 
@@ -138,6 +175,7 @@ class Events(Face[AsyncEvents]):
 
     send = called(AsyncEvents.send)
     stream = streamed(AsyncEvents.stream)
+    follow = followed(AsyncEvents.follow)
     list = paged(AsyncEvents.list)
     get = called(AsyncEvents.get)
 

@@ -1,7 +1,7 @@
 """The answer to an input, whole or as a stream, made from what a tail of its turn brings."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from msgspec import structs
 from starlette.responses import StreamingResponse
@@ -25,7 +25,7 @@ from sessile.wire.events import (
 
 _GATHER_SECONDS = 0.001
 """Deltas that come this soon after a write go out together in the next: the write is half of what a delta costs."""
-_STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
@@ -41,13 +41,20 @@ async def whole(claim: Claim, tail: Tail, patience: float | None) -> bytes:
         pass
     finally:
         tail.close()
-    ended = _ended(entries[-1]) if entries[-1].type == "turn_ended" else None
-    return b'{"events":[%b],"session_key":"%b","turn_id":"%b","status":"%b","stop_reason":%b,"error":%b}' % (
+    return rendered(entries, claim.session.key, claim.turn_id, stopped=tail.closed is not None)
+
+
+def rendered(
+    entries: Sequence[Entry], session_key: str, turn_id: str | None, *, stopped: bool, stop_reason: str | None = None
+) -> bytes:
+    """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
+    ended = ended_by(entries[-1]) if entries and entries[-1].type == "turn_ended" else None
+    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
         b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
-        claim.session.key.encode(),
-        claim.turn_id.encode(),
-        b"stopped" if ended or tail.closed else b"running",
-        codec.encode(ended.stop_reason if ended else None),
+        session_key.encode(),
+        codec.encode(turn_id),
+        b"stopped" if ended or stopped else b"running",
+        codec.encode(ended.stop_reason if ended else stop_reason),
         codec.encode(ended.error if ended else None),
     )
 
@@ -64,7 +71,7 @@ class TurnStream(StreamingResponse):
     """
 
     def __init__(self, claim: Claim, tail: Tail, patience: float | None, headers: dict[str, str]) -> None:
-        super().__init__(self._frames(claim, tail, patience), 201, headers | _STREAM_HEADERS, "text/event-stream")
+        super().__init__(self._frames(claim, tail, patience), 201, headers | STREAM_HEADERS, "text/event-stream")
         self._tail = tail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,9 +87,9 @@ class TurnStream(StreamingResponse):
         yield sse.frame("input_message", claim.opened[0].json)
         while not stream.ended:
             try:
-                nodes = await _next(tail, deadline)
+                nodes = await next_nodes(tail, deadline)
             except TimeoutError:
-                yield _frame(StreamEnd(status="running"))
+                yield frame_bytes(StreamEnd(status="running"))
                 return
             if nodes:
                 if chunk := stream.render(nodes):
@@ -90,13 +97,14 @@ class TurnStream(StreamingResponse):
                 if nodes[-1].entry is None:
                     await tail.gather(_GATHER_SECONDS)
             elif tail.closed:
-                yield _frame(StreamEnd(status="stopped", reason=tail.closed))
+                yield frame_bytes(StreamEnd(status="stopped", reason=tail.closed))
                 return
             else:
                 yield sse.HEARTBEAT
 
 
-async def _next(tail: Tail, deadline: float | None) -> list[Node]:
+async def next_nodes(tail: Tail, deadline: float | None) -> list[Node]:
+    """What a tail brings next. Raises TimeoutError after the deadline."""
     if deadline is None:
         return await tail.next()
     async with asyncio.timeout_at(deadline):
@@ -138,7 +146,7 @@ class _Stream:
         if known == 0 and not frame.snapshot:
             return node.sse
         rest = structs.replace(frame, content=frame.content[known:], offset=frame.offset + known, snapshot=False)
-        return _frame(rest)
+        return frame_bytes(rest)
 
     def _entry(self, node: Node, entry: Entry) -> bytes:
         if entry.turn_id != self._claim.turn_id or entry.sequence <= self._claim.opened[-1].sequence:
@@ -146,35 +154,41 @@ class _Stream:
         if entry.type == "agent_output":
             return self._output(entry)
         if entry.type == "turn_ended":
-            return self._end(_ended(entry))
+            self.ended = True
+            return end_frames(ended_by(entry))
         return b"" if entry.type in RECORD_TYPES else node.sse
 
     def _output(self, entry: Entry) -> bytes:
         event = entry.event()
         assert isinstance(event, AgentOutputEvent)
         self._finished.add(event.output_id)
-        shown = self._shown if event.output_id == self._output_id else 0
-        sent = b""
-        if shown < len(event.content):
-            rest = StreamingAgentOutput(
-                content=event.content[shown:],
-                output_id=event.output_id,
-                offset=shown,
-                turn_id=event.turn_id,
-                created_at=event.created_at,
-            )
-            sent = _frame(rest)
-        end = StreamingAgentOutputEnd(
-            output_id=event.output_id, turn_id=event.turn_id, created_at=event.created_at, event_id=event.id
-        )
-        return sent + _frame(end)
+        return output_frames(event, self._shown if event.output_id == self._output_id else 0)
 
-    def _end(self, ended: TurnEndedRecord) -> bytes:
-        self.ended = True
-        end = _frame(StreamEnd(status="stopped", stop_reason=ended.stop_reason))
-        if ended.error is None:
-            return end
-        return _frame(StreamError(messages=[ended.error.message], code=ended.error.code)) + end
+
+def output_frames(event: AgentOutputEvent, shown: int = 0) -> bytes:
+    """An output as frames: what of its text was not `shown` yet, and its end."""
+    sent = b""
+    if shown < len(event.content):
+        rest = StreamingAgentOutput(
+            content=event.content[shown:],
+            output_id=event.output_id,
+            offset=shown,
+            turn_id=event.turn_id,
+            created_at=event.created_at,
+        )
+        sent = frame_bytes(rest)
+    end = StreamingAgentOutputEnd(
+        output_id=event.output_id, turn_id=event.turn_id, created_at=event.created_at, event_id=event.id
+    )
+    return sent + frame_bytes(end)
+
+
+def end_frames(ended: TurnEndedRecord) -> bytes:
+    """The end of a turn as frames."""
+    end = frame_bytes(StreamEnd(status="stopped", stop_reason=ended.stop_reason))
+    if ended.error is None:
+        return end
+    return frame_bytes(StreamError(messages=[ended.error.message], code=ended.error.code)) + end
 
 
 def _entries_of(claim: Claim, nodes: list[Node]) -> list[Entry]:
@@ -186,11 +200,13 @@ def _entries_of(claim: Claim, nodes: list[Node]) -> list[Entry]:
     ]
 
 
-def _ended(entry: Entry) -> TurnEndedRecord:
+def ended_by(entry: Entry) -> TurnEndedRecord:
+    """What a `turn_ended` says."""
     event = entry.event()
     assert isinstance(event, TurnEndedRecord)
     return event
 
 
-def _frame(frame: LiveFrame) -> bytes:
+def frame_bytes(frame: LiveFrame) -> bytes:
+    """An ephemeral frame as a server-sent event."""
     return sse.frame(str(frame.__struct_config__.tag), codec.encode(frame))

@@ -136,6 +136,7 @@ class Events(Face[AsyncEvents]):
     __doc__ = AsyncEvents.__doc__
 
     send = called(AsyncEvents.send)
+    interrupt = called(AsyncEvents.interrupt)
     stream = streamed(AsyncEvents.stream)
     list = paged(AsyncEvents.list)
     get = called(AsyncEvents.get)

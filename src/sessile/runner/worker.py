@@ -37,6 +37,12 @@ class Worker:
         if self._deadline is not None:
             turn.cancel(task)
 
+    def interrupt(self, session_id: int, turn_id: str) -> None:
+        """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
+        turn, task = self._running.get(session_id, (None, None))
+        if turn is not None and task is not None and turn.turn_id == turn_id:
+            turn.interrupt(task)
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
         await self._cancel([self._running[session_id]] if session_id in self._running else [])
@@ -60,12 +66,12 @@ class Worker:
             await self._cancel(list(self._running.values()), left)
 
     async def recover(self) -> int:
-        """Close every turn that an earlier process left running; returns how many."""
+        """Close every turn that an earlier process left running, as a caller wanted or as failed; returns how many."""
         claims = await self._env.store.take_unfinished_turns()
         for claim in claims:
             turn = self._open(claim)
             turn.open_calls = await self._open_calls(claim)
-            await turn.fail(_RESTARTED)
+            await turn.break_off(_RESTARTED)
             _log.warning("turn_closed_at_start", turn_id=claim.turn_id, session_key=claim.session.key)
         return len(claims)
 
@@ -79,7 +85,7 @@ class Worker:
         except FenceLost:
             _log.info("turn_lost")
         except asyncio.CancelledError:
-            turn.stopping = True
+            turn.stopping = turn.stopping or not turn.interrupted  # an interrupted turn still waits for the store
             await self._fail(turn, _SHUTDOWN)
         except ModelFault as fault:
             await self._fail(turn, TurnError(code=fault.code, message=fault.message))
@@ -93,8 +99,11 @@ class Worker:
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         try:
-            await turn.fail(error)
-            _log.warning("turn_error", code=error.code, error=error.message)
+            await turn.break_off(error)
+            if turn.interrupted:
+                _log.info("turn_interrupted")
+            else:
+                _log.warning("turn_error", code=error.code, error=error.message)
         except FenceLost:
             _log.info("turn_lost")
         except StorageUnavailable:

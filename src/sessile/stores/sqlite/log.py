@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from sessile.domain.log import Draft, Entry, draft
-from sessile.ports import Admit, Claim, EventQuery, Fence, Page, SessionRef, TurnEnd, TurnProgress
+from sessile.ports import Admit, Claim, EventQuery, Fence, Interruption, Page, SessionRef, TurnEnd, TurnProgress
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite import rows
 from sessile.wire import codec, ids
@@ -14,7 +14,7 @@ from sessile.wire.errors import FenceLost, NotFound, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
 
 _QUERIES = load_queries("sessile.stores.sqlite")
-_UNTIL_IT_STOPS = "wait until it has stopped. Queueing an input and interrupting a turn are not built yet."
+_UNTIL_IT_STOPS = "wait until it has stopped, or interrupt it. Queueing an input is not built yet."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -45,6 +45,18 @@ def accept_input(db: sqlite3.Connection, ref: SessionRef, input: Draft, turn_id:
     _insert(db, session.tenant_id, session.id, entries)
     db.execute(_QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
+
+
+def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption:
+    """`Store.interrupt` within a transaction."""
+    where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
+    row = db.execute(_QUERIES["get_session"], where).fetchone()
+    if row is None:
+        raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
+    turn_id = row[11]
+    if turn_id is not None:
+        db.execute(_QUERIES["interrupt_turn"], {"turn_id": turn_id, "now": now})
+    return Interruption(rows.session(row), turn_id)
 
 
 def append(
@@ -115,7 +127,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     claims = []
     for row in db.execute(_QUERIES["unfinished_turns"]).fetchall():
         session = rows.session(row)
-        turn, turn_id, token, usage = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        turn, turn_id, token, usage, interrupted_at = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
         db.execute(_QUERIES["raise_fence"], {"id": turn})
         claims.append(
             Claim(
@@ -125,6 +137,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
                 fence=Fence(session.id, turn, token + 1),
                 opened=[],
                 usage=rows.stored_json(usage),
+                interrupted=interrupted_at is not None,
             )
         )
     return claims

@@ -19,6 +19,7 @@ from sessile.ports import (
     Clock,
     EventQuery,
     Fence,
+    Interruption,
     NewSession,
     Page,
     SessionChanges,
@@ -247,6 +248,10 @@ class SqliteStore:
     async def accept_input(self, ref: SessionRef, input: Draft, turn_id: str, admit: Admit) -> Claim:
         now = self._clock.now()
         return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now))
+
+    async def interrupt(self, ref: SessionRef) -> Interruption:
+        now = self._clock.now()
+        return await self._writer.run(lambda db: log.interrupt(db, ref, now))
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None

@@ -5,6 +5,7 @@ import contextlib
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -113,6 +114,20 @@ class Terminal:
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self.type("\x03")
+
+    async def interrupt_prompt(self, answer: str) -> str:
+        """Press Ctrl-C at a prompt, and wait for the answer.
+
+        Python sees a Ctrl-C that comes in the instant between the prompt and the waiting for keys only when something
+        else interrupts that waiting: here, the signal that the terminal has another size.
+        """
+        self.interrupt()
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                try:
+                    return await asyncio.wait_for(self.until(answer), 0.5)
+                except TimeoutError:
+                    self._process.send_signal(signal.SIGWINCH)
 
     async def until(self, text: str) -> str:
         """Wait until this was written after what was waited for last; returns what came up to it, without styles."""

@@ -294,15 +294,13 @@ async def test_ctrl_c_at_the_prompt_empties_the_line_and_the_second_leaves(stage
         await shown.until("> ")
         shown.type("never mind")
         await shown.until("never mind")
-        shown.interrupt()
-        await shown.until("Ctrl-C once more leaves")
+        await shown.interrupt_prompt("Ctrl-C once more leaves")
         await shown.until("> ")
         shown.enter("/help")
         await shown.until("> ")
-        shown.interrupt()
-        await shown.until("Ctrl-C once more leaves")
+        await shown.interrupt_prompt("Ctrl-C once more leaves")
         await shown.until("> ")
-        shown.interrupt()
+        await shown.interrupt_prompt("Come back with: sessile chat")
         assert await shown.ended() == 130
     assert await stage.log(await only_session(stage, agent)) == []
 

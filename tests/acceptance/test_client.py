@@ -85,6 +85,7 @@ async def every_operation(client: AsyncClient) -> None:
     assert (await client.turns.get(agent.key, session.key, answer.turn_id)).stop_reason == "end_turn"
     logged = [event async for event in client.events.list(agent.key, session.key)]
     assert logged == answer.events
+    assert (await client.sessions.check(agent.key, session.key)).ok
     for event in logged:
         assert not isinstance(event, UnknownEvent)
         assert await client.events.get(agent.key, session.key, event.id) == event

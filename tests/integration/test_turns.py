@@ -10,7 +10,6 @@ import pytest
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
 from sessile.domain.log import Entry, draft
-from sessile.domain.session import fold
 from sessile.domain.turn import ModelAnswer
 from sessile.live.hub import Hub
 from sessile.live.tail import Tail
@@ -18,7 +17,7 @@ from sessile.ports import Claim, EventQuery, ModelFault, Principal, SessionRef, 
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
-from sessile.runner.worker import Worker
+from sessile.runner.worker import MAX_TAKES, Worker
 from sessile.service.agents import Agents
 from sessile.service.inputs import Inputs, parse
 from sessile.service.sessions import Sessions
@@ -28,7 +27,7 @@ from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
 from sessile.tools.python import PythonTool, load
 from sessile.wire import ids
 from sessile.wire.errors import SessionRunning, StorageUnavailable
-from sessile.wire.events import InputMessageEvent, TextPart
+from sessile.wire.events import InputMessageEvent, TextPart, ToolOutputEvent
 from sessile.wire.sessions import CreateSessionRequest
 
 OWNER = Principal(tenant_id=1, key_id=None, roles=frozenset({"owner"}), agent_roles={})
@@ -57,10 +56,11 @@ class OneTool:
 class Harness:
     """One session of one agent, and everything that runs its turns."""
 
-    def __init__(self, store: SqliteStore, model: ScriptedModel) -> None:
+    def __init__(self, store: SqliteStore, model: ScriptedModel, tool: PythonTool | None = None) -> None:
         self.store = store
         self.model = model
-        models, tools = ScriptedModels(model), OneTool(load("add", ToolConfig(function=f"{__name__}:add")))
+        tool = tool or load("add", ToolConfig(function=f"{__name__}:add"))
+        models, tools = ScriptedModels(model), OneTool(tool)
         clock = SystemClock()
         self.hub = Hub(store, heartbeat_seconds=60)
         planner, histories = Planner(models, tools), Histories(store)
@@ -69,6 +69,18 @@ class Harness:
         self.agents = Agents(store, models, tools, self.worker)
         self.sessions = Sessions(store, self.worker, self.hub)
         self.ref = SessionRef(1, "a", "s")
+        self._others: list[Harness] = []
+
+    def other(self, tool: PythonTool | None = None) -> "Harness":
+        """Another process on the same store, with a model of its own."""
+        self._others.append(Harness(self.store, ScriptedModel(), tool))
+        return self._others[-1]
+
+    async def drain(self) -> None:
+        """End the turns of all processes."""
+        for other in self._others:
+            await other.worker.drain(5)
+        await self.worker.drain(5)
 
     async def create(self, **document: Any) -> None:
         body = {
@@ -109,7 +121,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     await store.create_tenant("default", "Default")
     made = Harness(store, ScriptedModel())
     yield made
-    await made.worker.drain(5)
+    await made.drain()
     await store.close()
 
 
@@ -251,7 +263,7 @@ async def test_a_drain_does_not_wait_for_a_store_that_fails(harness: Harness, mo
         await harness.worker.drain(60)
     monkeypatch.undo()
     assert types(await harness.log()) == ["input_message", "turn_started"]
-    assert await Harness(harness.store, ScriptedModel()).worker.recover() == 1
+    assert last(await recovered(harness.other())).error.code == "model_rejected"
 
 
 async def test_a_turn_whose_answer_cannot_be_kept_ends_all_the_same(
@@ -275,17 +287,92 @@ async def test_deleting_a_running_session_stops_its_model_call(harness: Harness)
     assert harness.model.calls[0].closed
 
 
-async def test_what_another_process_left_running_is_closed_at_start(harness: Harness) -> None:
+async def recovered(other: Harness) -> list[Entry]:
+    """Let another process take up the one turn that was left, and wait for its end; returns the whole log."""
+    session = await other.store.get_session(other.ref)
+    tail = other.hub.follow(session.id, session.last_sequence)
+    assert await other.worker.recover() == 1
+    return await other.until_ended(tail)
+
+
+async def test_a_turn_that_another_process_left_goes_on(harness: Harness) -> None:
     await harness.create()
-    harness.model.add(call("add", {"a": 1, "b": 1}, "c1")).add(hang())
+    harness.model.add(call("add", {"a": 1, "b": 1}, "c1")).add(say("Half an "), hang())
     await harness.post()
     await harness.model.arrived(2)
-    other = Harness(harness.store, ScriptedModel())
-    assert await other.worker.recover() == 1
-    entries = await harness.log()
-    assert types(entries)[2:] == ["tool_input", "tool_output", "turn_ended"]
+    other = harness.other()
+    other.model.add(say("Two."))
+    entries = await recovered(other)
+    assert types(entries)[2:] == ["tool_input", "tool_output", "agent_output", "turn_ended"]
+    assert last(entries).stop_reason == "end_turn"
+    said = [type(message).__name__ for message in other.model.calls[0].request.messages]
+    assert said == ["UserMessage", "AssistantMessage", "ToolMessage"]
+
+
+class Gate:
+    """A tool that never ends in the process that is about to die, and counts how often it was started."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.started = asyncio.Event()
+
+    def tool(self, *, idempotent: bool) -> PythonTool:
+        return PythonTool("add", ToolConfig(function="add", idempotent=idempotent), self.add)
+
+    async def add(self, a: int, b: int) -> int:
+        """Add two numbers."""
+        self.starts += 1
+        self.started.set()
+        if self.starts == 1:
+            await asyncio.Event().wait()
+        return a + b
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_tool_call_that_a_crash_cut_off(harness: Harness, idempotent: bool) -> None:
+    gate = Gate()
+    first = harness.other(gate.tool(idempotent=idempotent))
+    await first.create()
+    first.model.add(call("add", {"a": 1, "b": 1}, "c1"))
+    await first.post()
+    await gate.started.wait()
+    other = harness.other(gate.tool(idempotent=idempotent))
+    other.model.add(say("Done."))
+    entries = await recovered(other)
+    assert types(entries)[2:] == ["tool_input", "tool_output", "agent_output", "turn_ended"]
+    output = entries[3].event()
+    assert isinstance(output, ToolOutputEvent)
+    if idempotent:
+        assert (gate.starts, output.error, output.tool_output) == (2, False, {"result": 2})
+    else:
+        assert (gate.starts, output.error, output.tool_output["code"]) == (1, True, "tool_outcome_unknown")
+
+
+async def test_a_crash_does_not_forget_how_many_model_calls_were_made(harness: Harness) -> None:
+    await harness.create()
+    for number in range(MAX_MODEL_CALLS - 1):
+        harness.model.add(call("add", {"a": 1, "b": 1}, f"c{number}"))
+    harness.model.add(hang())
+    await harness.post()
+    await harness.model.arrived(MAX_MODEL_CALLS)
+    other = harness.other()
+    other.model.add(call("add", {"a": 1, "b": 1}, "last"))
+    assert last(await recovered(other)).stop_reason == "limit"
+
+
+async def test_a_turn_that_outlives_too_many_processes_is_closed(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(hang())
+    await harness.post()
+    await harness.model.arrived(1)
+    for _ in range(MAX_TAKES - 1):
+        other = harness.other()
+        other.model.add(hang())
+        assert await other.worker.recover() == 1
+        await other.model.arrived(1)
+    entries = await recovered(harness.other())
+    assert types(entries)[2:] == ["turn_ended"]
     assert last(entries).error.code == "server_restarted"
-    assert fold(entry.event() for entry in entries).open_tool_calls == {}
 
 
 async def test_a_worker_that_lost_its_fence_changes_nothing(harness: Harness) -> None:
@@ -294,11 +381,13 @@ async def test_a_worker_that_lost_its_fence_changes_nothing(harness: Harness) ->
     harness.model.add(wait_for(gate), say("Too late."))
     await harness.post()
     await harness.model.arrived(1)
-    await Harness(harness.store, ScriptedModel()).worker.recover()
-    before = types(await harness.log())
+    other = harness.other()
+    other.model.add(hang())
+    await other.worker.recover()
+    await other.model.arrived(1)
     gate.set()
     await harness.worker.drain(5)
-    assert types(await harness.log()) == before
+    assert types(await harness.log()) == ["input_message", "turn_started"]
 
 
 async def test_instructions_and_history_reach_the_model(harness: Harness) -> None:

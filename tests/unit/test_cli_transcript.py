@@ -199,6 +199,15 @@ def test_deltas_are_void_when_another_output_begins() -> None:
     ]
 
 
+def test_what_was_cut_off_is_void_when_the_log_has_another_output() -> None:
+    transcript = Transcript()
+    live(transcript, said(1), delta("It ha"))
+    assert read(transcript, answer(3, "It has shipped.", "out_2")) == [
+        Piece(Kind.NOTE, "(The text above is withdrawn.)"),
+        Piece(Kind.ANSWER, "It has shipped."),
+    ]
+
+
 def test_why_a_turn_failed_is_told_once() -> None:
     transcript = Transcript()
     error = TurnError("model_timeout", "The model was silent.")

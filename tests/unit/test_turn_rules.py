@@ -1,9 +1,9 @@
 import pytest
 
 from sessile.domain.messages import ToolCall
-from sessile.domain.turn import CHARS_PER_TOKEN, ModelAnswer, context_usage, history_chars, retry_delay
+from sessile.domain.turn import CHARS_PER_TOKEN, ModelAnswer, context_usage, history_chars, model_calls, retry_delay
 from sessile.wire.agents import RetryConfiguration
-from sessile.wire.events import AgentOutputEvent, ThinkingEvent
+from sessile.wire.events import AgentOutputEvent, ThinkingEvent, ToolInputEvent, ToolOutputEvent
 from sessile.wire.sessions import Usage
 
 RETRIES = RetryConfiguration(
@@ -81,3 +81,18 @@ def test_context_usage_is_of_one_call() -> None:
     assert (usage.input_tokens.count, usage.input_tokens.cached_tokens) == (10, 4)
     assert (usage.output_tokens.count, usage.output_tokens.reasoning_tokens) == (5, 2)
     assert (usage.total_tokens, usage.model_context_window) == (15, 1000)
+
+
+def test_model_calls_are_counted_by_the_tool_calls_that_stand_together() -> None:
+    def called(number: int) -> ToolInputEvent:
+        return ToolInputEvent(tool_call_id=f"c{number}", tool_configuration_name="t", tool_name="t", tool_input={})
+
+    def answered(number: int) -> ToolOutputEvent:
+        return ToolOutputEvent(
+            tool_call_id=f"c{number}", tool_configuration_name="t", tool_name="t", tool_output={}, error=False
+        )
+
+    first = [ThinkingEvent(content="Hm", output_id="o"), called(1), called(2), answered(1), answered(2)]
+    assert model_calls([]) == 0
+    assert model_calls(first) == 1
+    assert model_calls([*first, called(3)]) == 2

@@ -15,7 +15,13 @@ from sessile.service.sessions import shown
 from sessile.wire import codec
 from sessile.wire.errors import NotSupported
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
-from sessile.wire.sessions import CreateSessionRequest, ListSessionsResponse, Session, UpdateSessionRequest
+from sessile.wire.sessions import (
+    CreateSessionRequest,
+    ListSessionsResponse,
+    Session,
+    SessionCheck,
+    UpdateSessionRequest,
+)
 
 _PATH = "/v2/agents/{agent_key}/sessions"
 
@@ -52,6 +58,12 @@ async def list_sessions(call: Call) -> Response:
 async def get(call: Call) -> Response:
     """GET …/sessions/{session_key}"""
     return _shown(await call.services.sessions.get(call.principal, call.path["agent_key"], call.path["session_key"]))
+
+
+async def check(call: Call) -> Response:
+    """GET …/sessions/{session_key}/check"""
+    found = await call.services.events.check(call.principal, call.path["agent_key"], call.path["session_key"])
+    return JsonResponse(codec.encode(found))
 
 
 async def update(call: Call) -> Response:
@@ -119,6 +131,18 @@ ROUTES = (
         roles=roles.USERS_AND_READERS,
         answer=Session,
         answer_headers=("ETag",),
+        errors=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/{session_key}/check",
+        operation="checkAgentSession",
+        tag="Sessions",
+        summary="Check the log of a session",
+        description="Reads the whole log, and tells where it breaks the rules of a transcript, if anywhere.",
+        handler=check,
+        roles=roles.READERS,
+        answer=SessionCheck,
         errors=(403, 404),
     ),
     Route(

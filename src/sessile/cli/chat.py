@@ -99,10 +99,12 @@ def _converse(client: Client, agent: str, session: str | None, screen: Screen) -
             screen.note("(This key may not read the log, so the history is not shown.)")
         screen.gap()
     screen.note("/help tells what you can do here, /exit leaves.")
-    Dialogue(conversation, screen, Prompt(said)).run()
-    if conversation.unfinished:
-        screen.note("The turn goes on on the server.")
-    screen.note(f"Come back with: sessile chat {agent} --session {session}")
+    try:
+        Dialogue(conversation, screen, Prompt(said)).run()
+    finally:
+        if conversation.unfinished:
+            screen.note("The turn goes on on the server.")
+        screen.note(f"Come back with: sessile chat {agent} --session {session}")
 
 
 def _new_session(client: Client, agent: str, screen: Screen) -> str:

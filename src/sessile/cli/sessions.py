@@ -1,11 +1,11 @@
-"""`sessile sessions`: list, get, create, update, delete."""
+"""`sessile sessions`: list, get, create, update, check, delete."""
 
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from sessile.cli import documents, output
+from sessile.cli import documents, faults, output
 from sessile.cli.options import (
     AgentKey,
     ApiKey,
@@ -23,7 +23,7 @@ from sessile.cli.remote import server
 from sessile.client import Session
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, update, delete.
+    help="""Sessions of an agent: list, get, create, update, check, delete.
 
     Example: sessile sessions list helper
     """,
@@ -128,6 +128,26 @@ def update(
     if as_json:
         output.json_line(changed)
     output.remark(f"{changed.key} is updated.")
+
+
+@app.command()
+def check(agent: AgentKey, session: SessionKey, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """Check the whole log of a session against the rules of a transcript.
+
+    The exit code is 1 when the log breaks one.
+
+    Example: sessile sessions check helper first
+    """
+    with server(url, api_key) as client:
+        found = client.sessions.check(agent, session)
+    if as_json:
+        output.json_line(found)
+    else:
+        for violation in found.violations:
+            output.line(f"{violation.sequence}\t{violation.rule}\t{violation.message}")
+        output.remark(f"{found.events} events, {len(found.violations) or 'no'} violations.")
+    if not found.ok:
+        raise typer.Exit(faults.FAILED)
 
 
 @app.command()

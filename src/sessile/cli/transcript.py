@@ -57,7 +57,7 @@ class Transcript:
             case wire.StreamingThinking():
                 return self._grow(Kind.THINKING, frame.output_id, frame.offset, frame.content)
             case wire.StreamingAgentOutput():
-                void = self._void() if self._answering not in ("", frame.output_id) else []
+                void = self._void_before(frame.output_id)
                 self._answering = frame.output_id
                 return void + self._grow(Kind.ANSWER, frame.output_id, frame.offset, frame.content)
             case wire.StreamingAgentOutputEnd():
@@ -89,7 +89,8 @@ class Transcript:
             case wire.ThinkingEvent():
                 return self._whole(Kind.THINKING, event.output_id, event.content)
             case wire.AgentOutputEvent():
-                return self._whole(Kind.ANSWER, event.output_id, event.content)
+                void = self._void_before(event.output_id)
+                return void + self._whole(Kind.ANSWER, event.output_id, event.content)
             case wire.ToolInputEvent():
                 return [Piece(Kind.TOOL, one_line(call_text(event), SHORT))]
             case wire.ToolOutputEvent():
@@ -116,6 +117,10 @@ class Transcript:
         self._shown.pop((kind, output_id), None)
         if kind is Kind.ANSWER:
             self._answering = ""
+
+    def _void_before(self, output_id: str) -> list[Piece]:
+        """An output that has not ended when another one comes is void."""
+        return self._void() if self._answering not in ("", output_id) else []
 
     def _void(self) -> list[Piece]:
         self._ended(Kind.ANSWER, self._answering)

@@ -10,11 +10,12 @@ from sessile.client.documents import SessionChanges, SessionDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
 from sessile.wire.errors import InvalidParameter
-from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
+from sessile.wire.sessions import SessionCheck, SessionContextUsage, Status, StopReason, Usage
 
 _ETAG = re.compile(r"[!-~]+")
 _SESSIONS = "/v2/agents/{agent_key}/sessions"
 _SESSION = "/v2/agents/{agent_key}/sessions/{session_key}"
+_CHECK = "/v2/agents/{agent_key}/sessions/{session_key}/check"
 
 
 class Session(Struct, kw_only=True, omit_defaults=True):
@@ -60,6 +61,11 @@ class AsyncSessions:
     async def get(self, agent_key: str, session_key: str) -> Session:
         """Show a session, with its `etag`. Raises NotFound."""
         return _session(await self._caller.whole("GET", _path(agent_key, session_key)))
+
+    async def check(self, agent_key: str, session_key: str) -> SessionCheck:
+        """Let the server read the whole log, and tell where it breaks the rules of a transcript. Raises NotFound."""
+        reply = await self._caller.whole("GET", path(_CHECK, agent_key=agent_key, session_key=session_key))
+        return read(SessionCheck, reply.body)
 
     def list(self, agent_key: str, *, limit: int | None = None) -> AsyncPages[Session]:
         """List the sessions of an agent, newest first. `limit` is the size of a page, 1 to 100."""

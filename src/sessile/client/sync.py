@@ -127,6 +127,7 @@ class Sessions(Face[AsyncSessions]):
 
     create = called(AsyncSessions.create)
     get = called(AsyncSessions.get)
+    check = called(AsyncSessions.check)
     list = paged(AsyncSessions.list)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)

@@ -1,10 +1,13 @@
 """Decides what a turn does next. Pure: no model, no tool, no store."""
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 from msgspec import Struct, field
 
 from sessile.domain.messages import ToolCall
 from sessile.wire.agents import RetryConfiguration
-from sessile.wire.events import AgentOutputEvent, ThinkingEvent
+from sessile.wire.events import AgentOutputEvent, AnyEvent, ThinkingEvent, ToolInputEvent
 from sessile.wire.sessions import InputTokens, OutputTokens, SessionContextUsage, Usage
 
 CHARS_PER_TOKEN = 3
@@ -34,6 +37,12 @@ class ModelAnswer(Struct):
             text = "".join(self.text)
             events.append(AgentOutputEvent(content=text, output_id=self.output_id, partial=partial))
         return events
+
+
+def model_calls(events: Iterable[AnyEvent]) -> int:
+    """How many model calls the events of a turn come from that called tools: the calls of one stand together."""
+    kinds = [isinstance(event, ToolInputEvent) for event in events]
+    return sum(now and not before for before, now in pairwise([False, *kinds]))
 
 
 def history_chars(context_window: int) -> int:

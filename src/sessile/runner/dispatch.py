@@ -4,7 +4,7 @@ Nothing is appended here: the turn loop makes the `tool_input` events durable be
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -22,6 +22,8 @@ _MAX_NAME_CHARS = 200
 _MAX_ID_CHARS = 200
 _MAX_UNPARSED_CHARS = 2_000
 _MAX_MESSAGE_CHARS = 2_000
+
+_UNKNOWN_OUTCOME = "The server went away while this call was running. Whether it took effect is unknown."
 
 _log = structlog.get_logger()
 
@@ -108,6 +110,14 @@ def prepare(call: ToolCall, offered: Mapping[str, OfferedTool]) -> PreparedCall:
     )
 
 
+def take_up(open_calls: Iterable[ToolInputEvent], offered: Mapping[str, OfferedTool]) -> list[PreparedCall]:
+    """Calls that a crash has left without an output: those of idempotent tools are run again, no others.
+
+    Whether another one took effect nobody knows, so its outcome is that (`tool_outcome_unknown`).
+    """
+    return [_taken_up(event, offered.get(event.tool_configuration_name)) for event in open_calls]
+
+
 async def execute(calls: Sequence[PreparedCall]) -> list[ToolOutcome]:
     """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call."""
     async with asyncio.TaskGroup() as group:
@@ -123,6 +133,18 @@ def finalize(call: PreparedCall, outcome: ToolOutcome) -> ToolOutputEvent:
 def unanswered(call_event: ToolInputEvent, code: str, reason: str) -> ToolOutputEvent:
     """The event that closes a call that did not run to its end."""
     return _output(call_event, _failure(code, reason))
+
+
+def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
+    again = found.tool if found and found.tool.name == event.tool_name and found.tool.idempotent else None
+    return PreparedCall(
+        id=event.tool_call_id,
+        configuration_name=event.tool_configuration_name,
+        tool_name=event.tool_name,
+        arguments=event.tool_input,
+        tool=again,
+        outcome=None if again else _failure("tool_outcome_unknown", _UNKNOWN_OUTCOME),
+    )
 
 
 async def _outcome(call: PreparedCall) -> ToolOutcome:

@@ -43,6 +43,8 @@ class OpenTurn:
         """The model answer that is not in the log yet."""
         self.open_calls: dict[str, ToolInputEvent] = {}
         """Tool calls in the log that have no output there, by tool call id."""
+        self.model_calls = 0
+        """Model calls whose answers are in the log."""
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
         self.stopping = False

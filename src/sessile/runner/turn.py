@@ -28,7 +28,7 @@ class TurnEnvironment(Struct, frozen=True):
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
-    """Run a claimed turn to its end.
+    """Run a claimed turn to its end: a new one, or one that a crash has left in the middle.
 
     Raises ModelFault after the last retry, UnknownModel, TemplateInvalid, FenceLost; the worker ends the turn then.
     """
@@ -40,18 +40,25 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     budget = history_chars(plan.model.context_window)
     history = turn.history = await env.histories.take(turn.claim, budget)
 
-    for calls_made in range(1, env.max_model_calls + 1):
+    calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
+    while True:
+        if calls:
+            outcomes = await dispatch.execute(calls)
+            outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
+            if turn.model_calls >= env.max_model_calls:
+                await turn.end("limit", outputs, _too_many(turn.model_calls))
+                return
+            await turn.append(outputs)
         messages = history.conversation.messages(instructions, budget)
         answer = await call_model(turn, plan, messages, env.clock)
+        turn.model_calls += 1
         if not answer.tool_calls:
             await turn.end("end_turn", answer.events())
             return
         calls = dispatch.prepare_all(answer.tool_calls, plan.offered)
         await turn.append([*answer.events(), *(call.event() for call in calls)])
-        outcomes = await dispatch.execute(calls)
-        outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
-        if calls_made == env.max_model_calls:
-            message = f"The turn made {calls_made} model calls, the most a turn may make."
-            await turn.end("limit", outputs, TurnError(code="model_call_limit", message=message))
-            return
-        await turn.append(outputs)
+
+
+def _too_many(calls_made: int) -> TurnError:
+    message = f"The turn made {calls_made} model calls, the most a turn may make."
+    return TurnError(code="model_call_limit", message=message)

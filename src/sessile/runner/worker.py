@@ -124,6 +124,7 @@ class Worker:
             _log.error("turn_left_to_the_next_start")
         except Exception:  # what was shown cannot be kept; the turn must end all the same
             _log.exception("turn_failed")
+            turn.outputs.clear()
             await turn.end("error", (), _INTERNAL)
 
     async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:

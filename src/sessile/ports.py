@@ -142,7 +142,7 @@ class Fence(Struct, frozen=True):
 class Claim(Struct, frozen=True, kw_only=True):
     """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.
 
-    `usage`: what the turn has used so far, JSON.
+    `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped.
     """
 
     agent: AgentRow
@@ -151,6 +151,14 @@ class Claim(Struct, frozen=True, kw_only=True):
     fence: Fence
     opened: list[Entry]
     usage: bytes = b"{}"
+    interrupted: bool = False
+
+
+class Interruption(Struct, frozen=True):
+    """An interrupt that is recorded: the session as it was then, and the turn that shall stop, if one ran."""
+
+    session: SessionRow
+    turn_id: str | None
 
 
 class Rejoined(Struct, frozen=True, kw_only=True):
@@ -329,6 +337,13 @@ class Store(Protocol):
         is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
         """
 
+    async def interrupt(self, ref: SessionRef) -> Interruption:
+        """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
+
+        From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
+        way counts. A second time changes nothing.
+        """
+
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
     ) -> list[Entry]:
@@ -358,6 +373,9 @@ class TurnQueue(Protocol):
 
     def submit(self, claim: Claim) -> None:
         """Run a claimed turn. Never blocks."""
+
+    def interrupt(self, session_id: int, turn_id: str) -> None:
+        """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""

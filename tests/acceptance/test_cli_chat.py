@@ -1,13 +1,19 @@
 """Talking with an agent: one input in a pipe, or a conversation on a terminal, with Ctrl-C."""
 
 import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
 
 import pytest
 import pytest_asyncio
 
 from acceptance.cli_support import Done, environment, run, terminal
-from acceptance.stage import Stage, eventually, lambdas
+from acceptance.stage import Stage, eventually, lambdas, types
+from sessile.cli import admin
+from sessile.config import Config
 from sessile.testing.script import break_connection, call, hang, say, status, think, wait_for
+from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
@@ -60,6 +66,16 @@ async def logged(stage: Stage, session: str, type: str, number: int = 1) -> None
         return len(await stage.log(session, type=type)) >= number
 
     await eventually(probe)
+
+
+@contextlib.contextmanager
+def suspended(server: ServerProcess) -> Iterator[None]:
+    """Hold the server's process: it takes what is sent to it, and does nothing."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
 
 
 # One input
@@ -239,53 +255,102 @@ async def test_a_long_history_begins_with_an_input(stage: Stage, agent: str, ups
     assert lines[-2] == "Answer 19."
 
 
-async def test_ctrl_c_stops_showing_and_the_next_input_waits(stage: Stage, agent: str, upstream: Upstream) -> None:
-    released = asyncio.Event()
+async def test_ctrl_c_stops_the_answer_and_keeps_what_was_shown(stage: Stage, agent: str, upstream: Upstream) -> None:
     async with terminal(environment(stage.server.url), "chat", agent) as shown:
         await shown.until("> ")
-        upstream.add(say("A long "), wait_for(released), say("story."))
+        upstream.add(say("A long "), hang())
         shown.enter("Tell me something.")
         await shown.until("A long ")
         shown.interrupt()
-        await shown.until("The turn goes on on the server")
+        await shown.until("(Interrupted.)\n")
         await shown.until("> ")
-        assert "story." not in shown.screen.split("A long ")[1]
         upstream.add(say("Good night."))
         shown.enter("And now?")
-        await shown.until("Waiting for a turn")
-        released.set()
-        await shown.until("story.\n")
         await shown.until("Good night.\n")
         await shown.until("> ")
         shown.enter("/exit")
         assert await shown.ended() == 0
-    said = [event["content"] for event in await stage.log(await only_session(stage, agent))]
-    assert said == ["Tell me something.", "A long story.", "And now?", "Good night."]
-    assert shown.screen.count("A long ") == 1
-    assert shown.screen.count("story.\n") == 1
+    log = await stage.log(await only_session(stage, agent))
+    assert types(log) == ["input_message", "agent_output", "session_interrupted", "input_message", "agent_output"]
+    assert (log[1]["content"], log[1]["partial"]) == ("A long ", True)
+    assert shown.screen.count("A long ") == shown.screen.count("(Interrupted.)") == 1
+    assert "goes on" not in shown.screen
 
 
-async def test_ctrl_c_while_waiting_keeps_the_input_for_later(stage: Stage, agent: str, upstream: Upstream) -> None:
+async def test_a_second_ctrl_c_does_not_wait_for_the_end(stage: Stage, agent: str, upstream: Upstream) -> None:
     released = asyncio.Event()
     async with terminal(environment(stage.server.url), "chat", agent) as shown:
         await shown.until("> ")
-        upstream.add(say("Once"), wait_for(released))
-        shown.enter("One?")
-        await shown.until("Once")
-        shown.interrupt()
-        await shown.until("> ")
-        shown.enter("Two?")
-        await shown.until("Waiting for a turn")
-        shown.interrupt()
-        await shown.until("was not sent")
-        await shown.until("> Two?")
+        upstream.add(say("A long "), wait_for(released))
+        shown.enter("Tell me something.")
+        await shown.until("A long ")
+        with suspended(stage.server):
+            shown.interrupt()
+            await shown.until("Ctrl-C once more")
+            shown.interrupt()
+            await shown.until("The turn goes on on the server")
+            await shown.until("> ")
         released.set()
+        await stage.stopped(await only_session(stage, agent))
+        upstream.add(say("Good night."))
+        shown.enter("And now?")
+        await shown.until("Good night.\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    assert shown.screen.count("A long ") == 1
+
+
+async def test_ctrl_c_stops_a_single_input(stage: Stage, agent: str, upstream: Upstream) -> None:
+    upstream.add(say("Half"), hang())
+    async with terminal(environment(stage.server.url), "chat", agent, "-m", "Hello?") as shown:
+        await shown.until("Half")
+        shown.interrupt()
+        await shown.until("(Interrupted.)\n")
+        assert await shown.ended() == 130
+    log = await stage.log(await only_session(stage, agent))
+    assert types(log) == ["input_message", "agent_output", "session_interrupted"]
+
+
+async def test_who_may_not_read_the_log_sees_what_was_kept(stage: Stage, agent: str, upstream: Upstream) -> None:
+    config = Config(data=str(stage.server.data))
+    user = await asyncio.to_thread(admin.create_key, config, "default", "user", ["agent_user"], [])
+    async with terminal(environment(stage.server.url, SESSILE_API_KEY=user), "chat", agent) as shown:
+        await shown.until("> ")
+        upstream.add(say("Half"), hang())
+        shown.enter("Hello?")
+        await shown.until("Half")
+        shown.interrupt()
+        await shown.until("(Interrupted.)\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    assert shown.screen.count("Half") == 1
+
+
+async def test_ctrl_c_while_waiting_keeps_the_input_for_later(stage: Stage, agent: str, upstream: Upstream) -> None:
+    session = await stage.session(agent, key="kept")
+    released = asyncio.Event()
+    async with terminal(environment(stage.server.url), "chat", agent, "--session", "kept") as shown:
+        await shown.until("> ")
+        upstream.add(say("Once"), wait_for(released))
+        async with stage.stream(session, "One?") as stream:
+            await stream.until("streaming_agent_output")
+            shown.enter("Two?")
+            await shown.until("[Y/n]")
+            shown.enter("y")
+            await shown.until("Waiting for a turn")
+            shown.interrupt()
+            await shown.until("was not sent")
+            await shown.until("> Two?")
+            released.set()
+            await stream.rest()
         upstream.add(say("Second."))
         shown.enter("")
         await shown.until("Second.\n")
         shown.enter("/exit")
         assert await shown.ended() == 0
-    said = [event["content"] for event in await stage.log(await only_session(stage, agent), type="input_message")]
+    said = [event["content"] for event in await stage.log(session, type="input_message")]
     assert said == ["One?", "Two?"]
 
 

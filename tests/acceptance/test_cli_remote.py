@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from acceptance.cli_support import SESSILE, Done, environment, run, terminal
-from acceptance.stage import Stage, lambdas
+from acceptance.stage import Stage, eventually, lambdas
 from sessile.testing.script import call, hang, say, status, wait_for
 from sessile.testing.server import OWNER_KEY
 from sessile.testing.upstream import Upstream
@@ -27,6 +27,7 @@ MISSING = [
     "sessions create nobody",
     "events list nobody nothing",
     "events send nobody nothing Hello",
+    "events interrupt nobody nothing",
     "events get nobody nothing aev_000000000000000000000000000000",
     "turns get nobody nothing trn_0",
     "turns wait nobody nothing trn_0",
@@ -194,6 +195,26 @@ async def test_a_turn_that_takes_too_long_goes_on_and_can_be_waited_for(stage: S
     waiting = asyncio.ensure_future(done(stage, "turns", "wait", agent, session, document["turn_id"]))
     released.set()
     assert dict((await waiting).rows())["status"] == "stopped (end_turn)"
+
+
+async def test_a_turn_is_interrupted(stage: Stage, upstream: Upstream) -> None:
+    agent, session = await conversation(stage)
+    idle = await done(stage, "events", "interrupt", agent, session)
+    assert (idle.stdout, idle.stderr) == ("", "No turn was running.\n")
+    upstream.add(say("Half an answer", whole=True), hang())
+    sending = asyncio.create_task(sessile(stage, "events", "send", agent, session, "Hello?"))
+    await upstream.arrived(len(upstream.requests) or 1)
+
+    async def spoken() -> bool:
+        return upstream.requests[-1].steps_done > 0
+
+    await eventually(spoken)
+    stopped = await done(stage, "events", "interrupt", agent, session)
+    assert stopped.stderr == "Interrupted.\n"
+    assert (await sending).code == 5
+    assert dict((await done(stage, "sessions", "get", agent, session)).rows())["status"] == "stopped (interrupted)"
+    document = (await done(stage, "events", "interrupt", agent, session, "--json")).json()
+    assert (document["events"], document["turn_id"], document["stop_reason"]) == ([], "", "interrupted")
 
 
 async def test_ctrl_c_while_waiting_is_exit_code_130(stage: Stage, upstream: Upstream) -> None:

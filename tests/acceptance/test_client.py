@@ -14,7 +14,7 @@ from acceptance.stage import Stage, instructions, lambdas
 from sessile.api.app import ROUTES
 from sessile.client import AsyncClient, Client, Request, Response, UnknownEvent, event_type
 from sessile.client.http import HttpTransport
-from sessile.testing.script import Step, call, say, status, think, usage, wait_for
+from sessile.testing.script import Step, call, hang, say, status, think, usage, wait_for
 from sessile.testing.upstream import Upstream
 from sessile.wire.events import AgentOutputEvent, StreamingAgentOutput, ToolInputEvent, ToolOutputEvent
 
@@ -85,6 +85,7 @@ async def every_operation(client: AsyncClient) -> None:
     assert (await client.turns.get(agent.key, session.key, answer.turn_id)).stop_reason == "end_turn"
     logged = [event async for event in client.events.list(agent.key, session.key)]
     assert logged == answer.events
+    assert (await client.events.interrupt(agent.key, session.key)).turn_id == ""
     assert (await client.sessions.check(agent.key, session.key)).ok
     for event in logged:
         assert not isinstance(event, UnknownEvent)
@@ -417,3 +418,21 @@ async def test_both_faces_do_the_same(stage: Stage, client: AsyncClient, upstrea
     assert results[0] == results[1]
     assert "To the first." in results[0]
     assert "model_unauthorized" in results[0]
+
+
+async def test_an_interrupt_stops_a_turn_and_tells_what_was_kept(client: AsyncClient, upstream: Upstream) -> None:
+    agent = await an_agent(client)
+    upstream.add(say("Half", whole=True), hang())
+    async with client.events.stream(agent, "first", "Hello") as turn:
+        while not isinstance(await anext(turn), StreamingAgentOutput):
+            pass
+        answer = await client.events.interrupt(agent, "first", timeout=60)
+        rest = [event_type(frame) async for frame in turn]
+    assert (answer.turn_id, answer.status, answer.stop_reason) == (turn.turn_id, "stopped", "interrupted")
+    assert (answer.text, answer.error) == ("Half", None)
+    assert rest == ["streaming_agent_output_end", "session_interrupted", "end"]
+    assert (turn.status, turn.stop_reason, turn.error) == ("stopped", "interrupted", None)
+    idle = await client.events.interrupt(agent, "first")
+    assert (idle.turn_id, idle.events, idle.stop_reason) == ("", [], "interrupted")
+    with pytest.raises(sessile.NotFound):
+        await client.events.interrupt(agent, "nothing")

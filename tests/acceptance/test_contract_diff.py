@@ -28,7 +28,6 @@ BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."
 NOT_BUILT = "Not built yet."
 NOT_EMITTED = "Not built yet, and until then no stream holds such a frame."
 DELIBERATE = {
-    "request CreateInputRequest: no variant interrupt": NOT_BUILT,
     "request CreateInputRequest: no variant compact": NOT_BUILT,
     "request CreateInputRequest: no variant tool_output": NOT_BUILT,
     f"request POST {EVENTS} body: no multipart/form-data": NOT_BUILT,
@@ -43,7 +42,6 @@ DELIBERATE = {
             "compaction",
             "compaction_started",
             "image_read",
-            "session_interrupted",
             "skill_load",
             "step_transition",
             "step_transition_limit_exceeded",

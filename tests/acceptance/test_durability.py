@@ -242,6 +242,22 @@ async def test_a_disk_that_fails_loses_nothing_and_takes_nothing(disk: Disk, err
         assert await disk.log(f"refused-{number}") == []
 
 
+async def test_an_interrupt_that_a_broken_disk_refused_stops_nothing(disk: Disk) -> None:
+    assert (await disk.create("running", SLOW_AGENT)).status_code == 201
+    url = path("running", SLOW_AGENT)
+    body = {"content": "Hello", "stream_response": True}
+    async with disk.client.stream("POST", url, json=body) as response:
+        stream = frames(response)
+        while (await anext(stream))[0] != "streaming_thinking":
+            pass
+        disk.shim.fail("EIO")
+        await asyncio.gather(*(refused(disk.client.post(url, json={"type": "interrupt"})) for _ in range(CALLERS)))
+        disk.shim.work()
+        ending = [frame async for frame in stream]
+    assert ending[-1] == ("end", {"type": "end", "status": "stopped", "stop_reason": "end_turn"})
+    assert "session_interrupted" not in [event["type"] for event in await disk.log("running", SLOW_AGENT)]
+
+
 async def test_what_a_broken_disk_refused_is_not_there_after_a_crash(disk: Disk) -> None:
     """SQLite keeps the frames of a commit whose sync failed, and would take them for committed after a crash."""
     assert (await disk.create("kept")).status_code == 201

@@ -15,6 +15,7 @@ from vectara import errors as sdk_errors
 from vectara import types as sdk
 from vectara.agent_events.types import (
     CreateAgentEventsRequestBody_InputMessage,
+    CreateAgentEventsRequestBody_Interrupt,
     CreateAgentEventsStreamRequestBody_InputMessage,
 )
 from vectara.core.api_error import ApiError
@@ -51,6 +52,7 @@ STREAM_CLASSES = {
     "streaming_agent_output": sdk.AgentStreamedResponse_StreamingAgentOutput,
     "streaming_agent_output_end": sdk.AgentStreamedResponse_StreamingAgentOutputEnd,
     "context_consumed": sdk.AgentStreamedResponse_ContextConsumed,
+    "session_interrupted": sdk.AgentStreamedResponse_SessionInterrupted,
     "error": sdk.AgentStreamedResponse_Error,
     "end": sdk.AgentStreamedResponse_End,
 }
@@ -284,6 +286,26 @@ def _check_stream(raw: bytes, events: list[Any]) -> None:
     text = "".join(event.content for event in events if event.type == "streaming_agent_output")
     assert text == "Your order\u2028was\n\nshipped: id: 7"
     assert (events[-2].messages, extra(events[-2], "code")) == (on_the_wire[-2][1]["messages"], "model_unavailable")
+
+
+@with_the_upstream
+async def test_a_turn_is_interrupted(server: ServerProcess, session: tuple[str, str], upstream: Upstream) -> None:
+    upstream.add(say("Half an answer", whole=True), hang())
+    async with async_client(server) as (client, transport):
+        stream = client.agent_events.create_stream(*session, request=streamed_input("Where is A-1?"))
+        events = [await anext(stream), await anext(stream)]
+        answer = await client.agent_events.create(*session, request=CreateAgentEventsRequestBody_Interrupt())
+        events += [event async for event in stream]
+        log = (await client.agent_events.list(*session)).items or []
+        idle = await client.agent_events.create(*session, request=CreateAgentEventsRequestBody_Interrupt())
+    assert isinstance(answer, sdk.AgentResponse)
+    assert [type(event) for event in answer.events] == [sdk.AgentEvent_AgentOutput, sdk.AgentEvent_SessionInterrupted]
+    assert (extra(answer, "status"), extra(answer, "stop_reason")) == ("stopped", "interrupted")
+    assert [type(event) for event in log[1:]] == [type(event) for event in answer.events]
+    kinds = [type(event) for event in events]
+    assert kinds[-2:] == [sdk.AgentStreamedResponse_SessionInterrupted, sdk.AgentStreamedResponse_End]
+    assert [STREAM_CLASSES[kind] for kind, _ in frames(bytes(transport.exchanges[0].body))] == kinds
+    assert idle.events == []
 
 
 @with_the_upstream

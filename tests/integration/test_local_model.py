@@ -14,7 +14,10 @@ import aiohttp
 import pytest
 import structlog
 
+from integration.test_turns import OWNER, Harness, last
 from processes import WAIT_SECONDS, children, gone, runs
+from sessile.api import interrupt_answer
+from sessile.clock import SystemClock
 from sessile.config import ModelConfig
 from sessile.domain.messages import UserMessage
 from sessile.models import local
@@ -22,6 +25,7 @@ from sessile.models.local import LocalModel
 from sessile.models.local_process import LocalProcess, Running
 from sessile.models.openai_chat import HttpSession
 from sessile.ports import ModelChunk, ModelFault, ModelRequest, TextDelta
+from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.model_contract import GREETING, QUESTION, answer, calls_of, collect, text_of, usages_of
 
 pytestmark = pytest.mark.skipif(not local.installed(), reason=f"the offline model is not installed: {local.INSTALL}")
@@ -35,6 +39,8 @@ ENDLESS = ModelRequest(
 PARENT = """
 import asyncio
 from sessile import logs
+from sessile.api import interrupt_answer
+from sessile.clock import SystemClock
 from sessile.config import ModelConfig
 from sessile.models.local import LocalModels
 
@@ -162,6 +168,23 @@ async def test_a_process_that_died_between_calls_is_replaced(world: World) -> No
     await first.process.wait()
     assert text_of(await answer(world.model, GREETING)).strip()
     assert (await world.child()).process.pid != first.process.pid
+
+
+async def test_an_interrupted_turn_frees_its_slot(world: World, tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "s.db", SystemClock())
+    await store.create_tenant("default", "Default")
+    harness = Harness(store, world.model)  # type: ignore[arg-type]
+    await harness.create(model={"name": "local", "parameters": ENDLESS.parameters})
+    tail = await harness.post("Tell me a story.")
+    await world.slot_is(busy=True)
+    found, waiting = await harness.inputs.interrupt(
+        OWNER, "a", "s", lambda found: harness.hub.follow(found.session.id, found.session.last_sequence)
+    )
+    assert b'"stop_reason":"interrupted"' in await interrupt_answer.whole(found, waiting, WAIT_SECONDS)
+    await world.slot_is(busy=False)
+    assert last(await harness.until_ended(tail)).stop_reason == "interrupted"
+    await harness.worker.drain(5)
+    await store.close()
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])

@@ -9,6 +9,7 @@ from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
     InputMessageEvent,
+    SessionInterruptedEvent,
     SkillPart,
     TextPart,
     ThinkingEvent,
@@ -46,6 +47,10 @@ def returned(id: str, **envelope: Any) -> ToolOutputEvent:
         error=False,
         **envelope,
     )
+
+
+def ended() -> TurnEndedRecord:
+    return TurnEndedRecord(stop_reason="interrupted", error=None, usage=Usage())
 
 
 def call(id: str) -> ToolCall:
@@ -172,3 +177,24 @@ def test_the_oldest_whole_turns_are_dropped() -> None:
     assert build("s" * 10, events, 40) == [whole[0], *whole[4:]]
     assert build("s" * 10, events, 39) == [whole[0], whole[-1]]
     assert build("s" * 10, events, 0) == [whole[0], whole[-1]]
+
+
+def test_of_an_interrupted_turn_the_model_reads_what_was_kept() -> None:
+    log = [said("Go"), answered("Half", partial=True), SessionInterruptedEvent(), ended(), said("Next")]
+    assert read(*log) == [UserMessage("Go"), AssistantMessage("Half"), UserMessage("Next")]
+
+
+def test_an_interrupted_turn_without_a_last_text_gets_a_remark() -> None:
+    remark = AssistantMessage("(Interrupted before an answer was given.)")
+    nothing = [said("Go"), SessionInterruptedEvent(), ended()]
+    assert read(*nothing, said("Next")) == [UserMessage("Go"), remark, UserMessage("Next")]
+    closed = [said("Go"), called("c1"), returned("c1"), SessionInterruptedEvent(), ended()]
+    messages = read(*closed, said("Next"))
+    assert messages[1:] == [AssistantMessage("", (call("c1"),)), result("c1"), remark, UserMessage("Next")]
+
+
+def test_what_is_hidden_of_an_interrupted_turn_gets_no_remark() -> None:
+    assert read(said("Go"), SessionInterruptedEvent(hidden=True), ended()) == [UserMessage("Go")]
+    assert read(said("Go", hidden=True), SessionInterruptedEvent(), ended()) == []
+    before = [said("One"), answered("Two")]
+    assert read(*before, said("Go", hidden=True), SessionInterruptedEvent()) == read(*before)

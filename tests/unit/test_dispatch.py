@@ -18,6 +18,7 @@ from sessile.runner.dispatch import (
     prepare_all,
     unanswered,
 )
+from sessile.wire.events import ToolOutputEvent
 from sessile.wire.limits import MAX_TOOL_ARGUMENT_BYTES
 
 
@@ -177,6 +178,18 @@ async def test_cancelling_cancels_every_call() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert cancelled == [1, 1]
+
+
+async def test_a_cancellation_loses_no_output_that_was_there() -> None:
+    outputs: asyncio.Queue[ToolOutputEvent] = asyncio.Queue()
+    hanging = prepared(lambda arguments: asyncio.Event().wait())
+    task = asyncio.create_task(execute([hanging, prepared(lambda arguments: {"ok": True})], outputs.put_nowait))
+    output = await outputs.get()
+    assert (output.tool_output, output.error) == ({"ok": True}, False)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert outputs.empty()
 
 
 async def test_no_calls() -> None:

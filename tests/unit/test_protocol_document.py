@@ -220,13 +220,9 @@ def test_tool_error_codes() -> None:
     from_tools = first_arguments("ToolFault")
     assert from_tools == set(re.findall(r"`(tool_\w+)`", ToolFault.__doc__ or ""))
     closing = set()
-    for node in ast.walk(ast.parse((SOURCES / "runner" / "open_turn.py").read_text())):
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.IfExp)
-            and isinstance(node.value.orelse, ast.Tuple)
-        ):
-            closing |= set(texts(node.value.orelse.elts[:1]))
+    for node in ast.parse((SOURCES / "runner" / "open_turn.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            closing |= set(texts(node.value.elts[:1]))
     assert closing
     assert keyed("Tool error code").keys() == from_tools | first_arguments("_failure") | closing
 
@@ -284,6 +280,7 @@ def test_query_parameters_of_lists() -> None:
         ("Agent field", (agents.Agent, agents.CreateAgentRequest, agents.UpdateAgentRequest)),
         ("Session field", (sessions.Session, sessions.CreateSessionRequest, sessions.UpdateSessionRequest)),
         ("Input field", (inputs.InputMessageRequest,)),
+        ("Interrupt field", (inputs.InterruptRequest,)),
         ("Answer field", (inputs.InputResponse,)),
         ("Turn field", (events.Turn,)),
     ],

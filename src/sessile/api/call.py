@@ -18,7 +18,7 @@ from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
 from sessile.wire import codec
-from sessile.wire.errors import InvalidParameter, TooLarge, UnsupportedMediaType
+from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
 from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN
 from sessile.wire.limits import MAX_BODY_BYTES, MAX_IDEMPOTENCY_KEY_CHARS
 
@@ -147,6 +147,12 @@ class Call:
                 f"idempotency-key: must have 1 to {MAX_IDEMPOTENCY_KEY_CHARS} visible ASCII characters, no spaces."
             )
         return Once(key, fingerprint(self.method, self._whole_path, self.principal.key_id, body, apart_from))
+
+    def refuse(self, *names: bytes) -> None:
+        """Raise NotSupported for a request header whose promise is not kept here: ignoring it would mislead."""
+        for name in names:
+            if name in self.headers:
+                raise NotSupported(f"The header {name.decode()} is not supported here.")
 
     def asks_first_for(self, media: bytes) -> bool:
         """Whether the Accept header asks for this media type first."""

@@ -69,4 +69,5 @@ INPUT = (
         "Several parts",
         {"messages": [{"type": "text", "content": "Hello!"}, {"type": "text", "content": "Is anybody there?"}]},
     ),
+    Example("interrupt", "Stop the turn that runs", {"type": "interrupt"}),
 )

@@ -80,8 +80,16 @@ _EVERY_HEADER = ("Request-Timeout", "Request-Timeout-Millis")
 _ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"type": "string", "pattern": "^[0-9A-Za-z._-]{1,100}$", "description": "As in the body of errors"},
     "ETag": {"type": "string", "pattern": '^"[0-9]+"$', "description": "The version of the session, for If-Match"},
-    "X-Turn-Id": {"type": "string", "pattern": TURN_ID_PATTERN, "description": "The turn that took the input"},
-    "X-Event-Id": {"type": "string", "pattern": EVENT_ID_PATTERN, "description": "The event of the input"},
+    "X-Turn-Id": {
+        "type": "string",
+        "pattern": TURN_ID_PATTERN,
+        "description": "The turn that took the input, or was interrupted",
+    },
+    "X-Event-Id": {
+        "type": "string",
+        "pattern": EVENT_ID_PATTERN,
+        "description": "The event of the input; not for an interrupt",
+    },
     "X-Sessile-Inactive": {
         "type": "string",
         "description": "Tool configurations that no model is offered, as `name=type, name=type`; absent without any",
@@ -89,7 +97,7 @@ _ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "WWW-Authenticate": {"type": "string"},
     "Retry-After": {"type": "integer", "description": "Seconds"},
 }
-_OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive"})
+_OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive", "X-Turn-Id", "X-Event-Id"})
 _ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _MADE_BY = {
     "createAgent": {"agent_key": "$response.body#/key"},

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import examples, turn_answer
+from sessile.api import examples, interrupt_answer, turn_answer
 from sessile.api.call import Call, JsonResponse
 from sessile.api.follow import Following
 from sessile.api.live_stream import LiveStream
@@ -13,11 +13,12 @@ from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page
 from sessile.api.route import Route, Streaming
 from sessile.auth import roles
 from sessile.live.replay import Source
-from sessile.ports import Claim, EventQuery, Rejoined
+from sessile.live.tail import Tail
+from sessile.ports import Claim, EventQuery, Interruption, Rejoined
 from sessile.service.inputs import parse
 from sessile.wire import codec
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
-from sessile.wire.inputs import InputMessageRequest, InputResponse
+from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
@@ -54,6 +55,8 @@ async def create(call: Call) -> Response:
     body = await call.json()
     once = call.once(body, apart_from=("stream_response", "since"))
     request = parse(body)
+    if isinstance(request, InterruptRequest):
+        return await _interrupt(call, request, patience)
     hub = call.services.hub
 
     def attach(claim: Claim | Rejoined) -> Source:
@@ -71,6 +74,23 @@ async def create(call: Call) -> Response:
     if request.stream_response:
         return LiveStream(turn_answer.TurnAnswer(claim), tail, 201, headers, patience)
     return JsonResponse(await turn_answer.whole(claim, tail, patience), 201, headers)
+
+
+async def _interrupt(call: Call, request: InterruptRequest, patience: float | None) -> Response:
+    call.refuse(b"idempotency-key", b"if-match")
+    hub = call.services.hub
+
+    def attach(found: Interruption) -> Tail:
+        return hub.follow(found.session.id, found.session.last_sequence, deltas=False)
+
+    path = call.path
+    found, tail = await call.services.inputs.interrupt(call.principal, path["agent_key"], path["session_key"], attach)
+    headers = {} if found.turn_id is None else {"x-turn-id": found.turn_id}
+    if not request.stream_response:
+        return JsonResponse(await interrupt_answer.whole(found, tail, patience), 201, headers)
+    if tail is None:
+        return interrupt_answer.nothing_runs(found)
+    return LiveStream(interrupt_answer.InterruptAnswer(found), tail, 201, headers, patience)
 
 
 async def list_events(call: Call) -> Response:
@@ -133,17 +153,19 @@ ROUTES = (
         path=_PATH + "/events",
         operation="createAgentInput",
         tag="Events",
-        summary="Post an input and get its turn, whole or streamed",
+        summary="Post an input and get its turn, whole or streamed; or interrupt the turn that runs",
         description=(
-            "Starts a turn: the model and tool calls that answer the input. The answer is the whole turn as JSON or, "
-            "with `stream_response`, an event stream of what happens. A caller that goes away stops nothing: the "
-            "turn goes on, and its events can be listed; the same request with the same `Idempotency-Key` joins the "
-            "turn again. One turn runs at a time; a second input is a 409."
+            "An `input_message` starts a turn: the model and tool calls that answer it. The answer is the whole turn "
+            "as JSON or, with `stream_response`, an event stream of what happens. A caller that goes away stops "
+            "nothing: the turn goes on, and its events can be listed; the same request with the same "
+            "`Idempotency-Key` joins the turn again. One turn runs at a time; a second input is a 409.\n\n"
+            "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
+            "that were kept; without one it is answered at once, with none."
         ),
         handler=create,
         roles=roles.USERS,
         status=201,
-        body=InputMessageRequest,
+        body=InputRequest,
         examples=examples.INPUT,
         answer=InputResponse,
         stream=StreamFrame,

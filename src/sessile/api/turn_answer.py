@@ -1,6 +1,7 @@
 """The answer to an input, whole or as a stream, made from what a tail of its turn brings."""
 
 import asyncio
+from collections.abc import Sequence
 
 from sessile.api.deltas import Deltas, encoded
 from sessile.domain.log import Entry
@@ -34,13 +35,20 @@ async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
         pass
     finally:
         tail.close()
-    ended = _ended(entries[-1]) if entries[-1].type == "turn_ended" else None
-    return b'{"events":[%b],"session_key":"%b","turn_id":"%b","status":"%b","stop_reason":%b,"error":%b}' % (
+    return rendered(entries, claim.session.key, claim.turn_id, stopped=tail.closed is not None)
+
+
+def rendered(
+    entries: Sequence[Entry], session_key: str, turn_id: str | None, *, stopped: bool, stop_reason: str | None = None
+) -> bytes:
+    """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
+    ended = ended_by(entries[-1]) if entries and entries[-1].type == "turn_ended" else None
+    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
         b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
-        claim.session.key.encode(),
-        claim.turn_id.encode(),
-        b"stopped" if ended or tail.closed else b"running",
-        codec.encode(ended.stop_reason if ended else None),
+        session_key.encode(),
+        codec.encode(turn_id),
+        b"stopped" if ended or stopped else b"running",
+        codec.encode(ended.stop_reason if ended else stop_reason),
         codec.encode(ended.error if ended else None),
     )
 
@@ -95,16 +103,18 @@ class TurnAnswer:
             assert isinstance(event, AgentOutputEvent)
             return self._deltas.end(event)
         if entry.type == "turn_ended":
-            return self._end(_ended(entry))
+            self.ended = True
+            ended = ended_by(entry)
+            return self._deltas.void(ended.created_at) + end_frames(ended)
         return b"" if entry.type in RECORD_TYPES else node.sse
 
-    def _end(self, ended: TurnEndedRecord) -> bytes:
-        self.ended = True
-        void = self._deltas.void(ended.created_at)
-        end = encoded(StreamEnd(status="stopped", stop_reason=ended.stop_reason))
-        if ended.error is None:
-            return void + end
-        return void + encoded(StreamError(messages=[ended.error.message], code=ended.error.code)) + end
+
+def end_frames(ended: TurnEndedRecord) -> bytes:
+    """The end of a turn as frames."""
+    end = encoded(StreamEnd(status="stopped", stop_reason=ended.stop_reason))
+    if ended.error is None:
+        return end
+    return encoded(StreamError(messages=[ended.error.message], code=ended.error.code)) + end
 
 
 def _entries_of(claim: Turn, nodes: list[Node]) -> list[Entry]:
@@ -116,7 +126,8 @@ def _entries_of(claim: Turn, nodes: list[Node]) -> list[Entry]:
     ]
 
 
-def _ended(entry: Entry) -> TurnEndedRecord:
+def ended_by(entry: Entry) -> TurnEndedRecord:
+    """What a `turn_ended` says."""
     event = entry.event()
     assert isinstance(event, TurnEndedRecord)
     return event

@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 60.0
 HELP = """\
 /help   this list
 /exit   leave (so does Ctrl-D)
-Ctrl-C  stops showing an answer, or empties the line; twice at an empty prompt, it leaves
+Ctrl-C  stops an answer, or empties the line; twice at an empty prompt, it leaves
 A text that begins with a slash is sent as it is when a space stands before it."""
 _COMMAND = re.compile(r"/\w+\s*")
 
@@ -75,9 +75,9 @@ def _ask_once(client: Client, agent: str, session: str | None, text: str, screen
     try:
         stop_reason = conversation.say(text)
     except KeyboardInterrupt:
-        screen.finish()
+        _stop(conversation, screen)
         if conversation.unfinished:
-            screen.note(f"The turn goes on: sessile turns wait {conversation.names} {conversation.unfinished}")
+            screen.note(f"Wait for its end: sessile turns wait {conversation.names} {conversation.unfinished}")
         raise typer.Exit(faults.INTERRUPTED) from None
     finally:
         screen.finish()
@@ -105,6 +105,19 @@ def _converse(client: Client, agent: str, session: str | None, screen: Screen) -
         if conversation.unfinished:
             screen.note("The turn goes on on the server.")
         screen.note(f"Come back with: sessile chat {agent} --session {session}")
+
+
+def _stop(conversation: Conversation, screen: Screen) -> bool:
+    """After a Ctrl-C: stop the answer that was coming in. Whether that is done; if not, people are told why."""
+    try:
+        return conversation.interrupt()
+    except KeyboardInterrupt:
+        pass
+    except SessileError as error:
+        for line in faults.lines(error):
+            screen.problem(line)
+    screen.finish()
+    return False
 
 
 def _new_session(client: Client, agent: str, screen: Screen) -> str:
@@ -189,6 +202,8 @@ class Dialogue:
         return self._prompt.agree("Wait for its end, and send your input then?")
 
     def _interrupted(self) -> None:
+        if _stop(self._conversation, self._screen):
+            return
         self._screen.finish()
         if self._draft:
             self._screen.note("(Your input was not sent; it stands at the prompt again.)")

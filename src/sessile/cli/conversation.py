@@ -37,6 +37,8 @@ class Conversation:
     ) -> None:
         self.unfinished: str | None = None
         """The turn that was still running when it was last looked at."""
+        self.watching = False
+        """Whether the answer of that turn was coming in when it was last looked at."""
         self._client, self._agent, self._session = client, agent, session
         self._screen = screen
         self._patience = patience
@@ -67,13 +69,34 @@ class Conversation:
         try:
             with stream as turn:
                 self.unfinished = turn.turn_id or None
+                self.watching = True
                 for frame in turn:
                     self._screen.show(self._transcript.frame(frame))
         except (StreamBroken, ConnectionLost):
+            self.watching = False
             self._screen.problem("The connection to the server broke.")
             return self._recover(text)
-        self.unfinished = None
+        self.unfinished, self.watching = None, False
         return stream.stop_reason
+
+    def interrupt(self) -> bool:
+        """Stop the turn whose answer was coming in, and show what was kept of it; False when none was.
+
+        Raises SessileError, and KeyboardInterrupt from whoever does not want to wait for its end.
+        """
+        if not self.watching:
+            return False
+        self.watching = False
+        self._screen.finish()
+        self._screen.note("(Stopping it. Ctrl-C once more: do not wait for that.)")
+        answer = self._client.events.interrupt(self._agent, self._session)
+        try:
+            kept = self._after(self._transcript.last_id, None)[0]
+        except Forbidden:
+            kept = answer.events
+        self._show(kept)
+        self.unfinished = None
+        return True
 
     def catch_up(self) -> str | None:
         """Wait for the unfinished turn, if there is one, and show what happened meanwhile; returns its stop reason."""

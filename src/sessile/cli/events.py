@@ -1,4 +1,4 @@
-"""`sessile events`: send an input and get the answer, list the log, get one event."""
+"""`sessile events`: send an input and get the answer, interrupt a turn, list the log, get one event."""
 
 from enum import StrEnum
 from typing import Annotated, Any
@@ -6,15 +6,15 @@ from typing import Annotated, Any
 import typer
 from msgspec import structs
 
-from sessile.cli import documents, output
+from sessile.cli import documents, faults, output
 from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url
 from sessile.cli.remote import server
 from sessile.cli.transcript import summary
 from sessile.cli.turns import leave_by
-from sessile.client import Event, UnknownEvent, event_type
+from sessile.client import Answer, Event, UnknownEvent, event_type
 
 app = typer.Typer(
-    help="""Events of a session: send an input, list, get.
+    help="""Events of a session: send an input, interrupt its turn, list, get.
 
     Example: sessile events list helper first
     """,
@@ -62,11 +62,37 @@ def send(
     content = documents.read_text(text)
     with server(url, api_key) as client:
         answer = client.events.send(agent, session, content, timeout=timeout)
-    if as_json:
-        output.json_line({**structs.asdict(answer), "events": [_document(event) for event in answer.events]})
-    elif answer.text:
-        output.line(answer.text)
+    _print(answer, as_json=as_json)
     leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
+
+
+@app.command()
+def interrupt(
+    agent: AgentKey,
+    session: SessionKey,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn stops all the same.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Stop the turn that runs, wait until it has stopped, and print what was kept of its answer.
+
+    Example: sessile events interrupt helper first
+    """
+    with server(url, api_key) as client:
+        answer = client.events.interrupt(agent, session, timeout=timeout)
+    _print(answer, as_json=as_json)
+    if answer.status == "running":
+        output.remark(f"It has not stopped yet. Wait for it: sessile turns wait {agent} {session} {answer.turn_id}")
+        raise typer.Exit(faults.FAILED)
+    if not answer.turn_id:
+        output.remark("No turn was running.")
+    elif answer.stop_reason == "interrupted":
+        output.remark("Interrupted.")
+    else:
+        output.remark(f"The turn had its own end first: {answer.stop_reason or 'the session was deleted'}.")
 
 
 @app.command("list")
@@ -133,6 +159,13 @@ def get(
             ("text", getattr(found, "content", None) or summary(found)),
         ]
     )
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        output.json_line({**structs.asdict(answer), "events": [_document(event) for event in answer.events]})
+    elif answer.text:
+        output.line(answer.text)
 
 
 def _document(event: Event) -> Any:

@@ -27,7 +27,9 @@ AS_JSON = "sessile.json"
 _GONE = ("server_unreachable", "connection_lost", "stream_broken")
 _HINTS = {
     "unauthenticated": "Set SESSILE_API_KEY to a key of this server; `sessile keys create` makes one.",
-    "session_running": "`sessile turns wait AGENT SESSION TURN` waits for its end.",
+    "session_running": (
+        "`sessile turns wait AGENT SESSION TURN` waits for its end, `sessile events interrupt AGENT SESSION` stops it."
+    ),
 }
 
 

@@ -95,6 +95,8 @@ class Transcript:
                 return [Piece(Kind.TOOL, one_line(call_text(event), SHORT))]
             case wire.ToolOutputEvent():
                 return [Piece(Kind.FAILURE if event.error else Kind.TOOL, one_line(result_text(event), SHORT))]
+            case wire.SessionInterruptedEvent():
+                return [Piece(Kind.NOTE, "(Interrupted.)")]
             case wire.TurnEndedRecord():
                 if event.error is None or event.turn_id in self._told:
                     return []

@@ -35,7 +35,7 @@ class Answer(Struct, kw_only=True):
     """The durable events of a turn, the input first, and how the turn stands.
 
     `status` is `running` when the time limit came first. A turn that ended badly has the stop reason `error`, and an
-    `error` with `code` and `message`.
+    `error` with `code` and `message`. `turn_id` is empty when there was no turn to interrupt.
     """
 
     events: list[Event]
@@ -54,7 +54,7 @@ class Answer(Struct, kw_only=True):
 class _Answer(Struct, kw_only=True):
     events: list[Raw]
     session_key: str
-    turn_id: str
+    turn_id: str | None = None
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None = None
     error: TurnError | None = None
@@ -89,16 +89,21 @@ class AsyncEvents:
         NotFound, InvalidRequest, IdempotencyKeyReused.
         """
         headers = {**once(idempotency_key), **_condition(if_match)}
-        given = await self._caller.turn(_path(agent_key, session_key), _input(content), timeout, headers)
-        answer = read(_Answer, given.body)
-        return Answer(
-            events=[_event(event) for event in answer.events],
-            session_key=answer.session_key,
-            turn_id=answer.turn_id,
-            status=answer.status,
-            stop_reason=answer.stop_reason,
-            error=answer.error,
-        )
+        return await self._turn(agent_key, session_key, _input(content), timeout, headers)
+
+    async def interrupt(
+        self,
+        agent_key: str,
+        session_key: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+    ) -> Answer:
+        """Stop the turn that runs, and wait until it has stopped; at most `timeout` seconds, if given.
+
+        The answer holds the events that were kept since then, partial text among them, and how the turn has ended:
+        `interrupted`, unless its end was faster. Without a running turn it holds no events. Raises NotFound.
+        """
+        return await self._turn(agent_key, session_key, {"type": "interrupt"}, timeout, {})
 
     def stream(
         self,
@@ -183,6 +188,25 @@ class AsyncEvents:
         """Show one event by its id, records and hidden ones too. Raises NotFound."""
         event = path(_EVENT, agent_key=agent_key, session_key=session_key, event_id=event_id)
         return _event((await self._caller.whole("GET", event)).body)
+
+    async def _turn(
+        self,
+        agent_key: str,
+        session_key: str,
+        document: dict[str, Any],
+        patience: float | None,
+        headers: dict[str, str],
+    ) -> Answer:
+        given = await self._caller.turn(_path(agent_key, session_key), document, patience, headers)
+        answer = read(_Answer, given.body)
+        return Answer(
+            events=[_event(event) for event in answer.events],
+            session_key=answer.session_key,
+            turn_id=answer.turn_id or "",
+            status=answer.status,
+            stop_reason=answer.stop_reason,
+            error=answer.error,
+        )
 
 
 def event_type(event: Struct) -> str:

@@ -174,6 +174,7 @@ class Events(Face[AsyncEvents]):
     __doc__ = AsyncEvents.__doc__
 
     send = called(AsyncEvents.send)
+    interrupt = called(AsyncEvents.interrupt)
     stream = streamed(AsyncEvents.stream)
     follow = followed(AsyncEvents.follow)
     list = paged(AsyncEvents.list)

@@ -14,6 +14,7 @@ from sessile.wire.events import (
     AnyEvent,
     InputMessageEvent,
     InputPart,
+    SessionInterruptedEvent,
     TextPart,
     ThinkingEvent,
     ToolInputEvent,
@@ -23,6 +24,8 @@ from sessile.wire.events import (
 )
 
 _UNKNOWN_OUTCOME = '{"error":"The outcome of this call is unknown.","code":"tool_outcome_unknown"}'
+_INTERRUPTED = AssistantMessage("(Interrupted before an answer was given.)")
+"""Stands for the answer that an interrupted turn has not got: some providers refuse a user's message after another."""
 
 
 def chars(message: Message) -> int:
@@ -43,10 +46,17 @@ class _Call(Struct):
         return not (self.input.hidden or (self.output is not None and self.output.hidden))
 
 
+class _Interrupt(Struct):
+    """The end of an interrupted turn."""
+
+
 class _Answer(Struct):
     output_id: str | None = None
     texts: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
+
+
+_Item = UserMessage | _Answer | _Interrupt
 
 
 class _Turn:
@@ -55,7 +65,7 @@ class _Turn:
     __slots__ = ("_messages", "chars", "items")
 
     def __init__(self) -> None:
-        self.items: list[UserMessage | _Answer] = []
+        self.items: list[_Item] = []
         self.chars = 0
         self._messages: list[Message] | None = None
 
@@ -140,6 +150,11 @@ class Conversation:
                     found.turn.changed()
                     if found.turn is not self._turns[-1]:
                         self._settle_again()
+            case SessionInterruptedEvent():
+                self._answer = None
+                if not event.hidden:
+                    self._turns[-1].items.append(_Interrupt())
+                    self._turns[-1].changed()
             case TurnStartedRecord() | TurnEndedRecord():
                 self._answer = None
             case _:
@@ -170,11 +185,15 @@ def _line(part: InputPart) -> str:
     return part.content if isinstance(part, TextPart) else f'Use the skill "{part.skill_name}".'
 
 
-def _messages(items: list[UserMessage | _Answer]) -> list[Message]:
+def _messages(items: list[_Item]) -> list[Message]:
     messages: list[Message] = []
     for item in items:
         if isinstance(item, UserMessage):
             messages.append(item)
+            continue
+        if isinstance(item, _Interrupt):
+            if messages and not isinstance(messages[-1], AssistantMessage):
+                messages.append(_INTERRUPTED)
             continue
         calls = [call for call in item.calls if call.visible]
         if item.texts or calls:

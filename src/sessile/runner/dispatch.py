@@ -4,7 +4,7 @@ Nothing is appended here: the turn loop makes the `tool_input` events durable be
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -118,10 +118,22 @@ def take_up(open_calls: Iterable[ToolInputEvent], offered: Mapping[str, OfferedT
     return [_taken_up(event, offered.get(event.tool_configuration_name)) for event in open_calls]
 
 
-async def execute(calls: Sequence[PreparedCall]) -> list[ToolOutcome]:
-    """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call."""
+async def execute(
+    calls: Sequence[PreparedCall], ended: Callable[[ToolOutputEvent], None] | None = None
+) -> list[ToolOutcome]:
+    """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call.
+
+    `ended` is told the output of each call as soon as there is one, so that a cancellation loses none of them.
+    """
+
+    async def run(call: PreparedCall) -> ToolOutcome:
+        outcome = await _outcome(call)
+        if ended is not None:
+            ended(finalize(call, outcome))
+        return outcome
+
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_outcome(call)) for call in calls]
+        tasks = [group.create_task(run(call)) for call in calls]
     return [task.result() for task in tasks]
 
 

@@ -13,10 +13,20 @@ from sessile.runner import dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
-from sessile.wire.events import AnyEvent, ContextConsumed, LiveFrame, ToolInputEvent, ToolOutputEvent, TurnError
+from sessile.wire.events import (
+    AnyEvent,
+    ContextConsumed,
+    LiveFrame,
+    SessionInterruptedEvent,
+    ToolInputEvent,
+    ToolOutputEvent,
+    TurnError,
+)
 from sessile.wire.sessions import SessionContextUsage, StopReason, Usage
 
 _STORAGE_RETRY_SECONDS = 1.0
+_ENDED = ("turn_ended", "The turn ended before the tool did.")
+_INTERRUPTED = ("turn_interrupted", "The turn was interrupted before the tool had ended; its outcome is unknown.")
 _log = structlog.get_logger("sessile.runner")
 
 
@@ -33,13 +43,18 @@ class OpenTurn:
         """The model answer that is not in the log yet."""
         self.open_calls: dict[str, ToolInputEvent] = {}
         """Tool calls in the log that have no output there, by tool call id."""
+        self.outputs: dict[str, ToolOutputEvent] = {}
+        """Outputs of some of these calls, which came and are not in the log yet."""
         self.model_calls = 0
         """Model calls whose answers are in the log."""
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
-        self._cancellable = False
         self.stopping = False
         """Whether the turn is to end now, come what may: it no longer waits for the store."""
+        self.interrupted = claim.interrupted
+        """Whether a caller wants the turn stopped; that is in the store already."""
+        self._cancellable = False
+        self._committing = False
         self._store = store
         self._sink = sink
         self._clock = clock
@@ -77,22 +92,31 @@ class OpenTurn:
     ) -> None:
         """Append the last events, answer what is still open and end the turn, in one commit."""
         answered = {event.tool_call_id for event in events if isinstance(event, ToolOutputEvent)}
-        code, message = (error.code, error.message) if error else ("turn_ended", "The turn ended before the tool did.")
+        interrupted = [SessionInterruptedEvent()] if stop_reason == "interrupted" else []
+        code, message = (error.code, error.message) if error else _INTERRUPTED if interrupted else _ENDED
         unanswered = [
-            dispatch.unanswered(call, code, message)
+            self.outputs.get(call_id) or dispatch.unanswered(call, code, message)
             for call_id, call in self.open_calls.items()
             if call_id not in answered
         ]
-        await self._commit([*events, *unanswered], TurnEnd(stop_reason, error))
+        await self._commit([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
 
-    async def fail(self, error: TurnError) -> None:
-        """End the turn with an error, keeping what was shown of the answer in flight as partial."""
-        await self.end("error", self.answer.events(partial=True) if self.answer else (), error)
+    def answered(self, output: ToolOutputEvent) -> None:
+        """A tool has answered while others still run."""
+        self.outputs[output.tool_call_id] = output
+
+    async def break_off(self, error: TurnError) -> None:
+        """End the turn as interrupted, or else with the error, keeping what was shown of the answer as partial."""
+        shown = self.answer.events(partial=True) if self.answer else ()
+        if self.interrupted:
+            await self.end("interrupted", shown)
+        else:
+            await self.end("error", shown, error)
 
     def begin(self) -> None:
         """The task of this turn has started; until then a cancelled task would never close the turn."""
         self._cancellable = True
-        if self.stopping:
+        if self.stopping or self.interrupted:
             raise asyncio.CancelledError
 
     def cancel(self, task: "asyncio.Task[None]") -> None:
@@ -101,7 +125,25 @@ class OpenTurn:
         if self._cancellable:
             task.cancel()
 
+    def interrupt(self, task: "asyncio.Task[None]") -> None:
+        """Break the turn off for a caller, in the task that runs it. A second time does nothing.
+
+        What is being written is written first, however long the store is away: it may be the end of the turn.
+        """
+        first, self.interrupted = not self.interrupted, True
+        if first and self._cancellable and not self._committing:
+            task.cancel()
+
     async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
+        self._committing = True
+        try:
+            await self._write_when_possible(events, end)
+        finally:
+            self._committing = False
+        if (self.stopping or self.interrupted) and end is None:
+            raise asyncio.CancelledError
+
+    async def _write_when_possible(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
@@ -129,8 +171,6 @@ class OpenTurn:
         if self.history is not None and entries:
             self.history.last_sequence = entries[-1].sequence
         self._sink.announce(self.claim.session.id, entries)
-        if self.stopping and end is None:
-            raise asyncio.CancelledError
 
     def _note(self, event: AnyEvent) -> None:
         if self.history is not None:
@@ -139,3 +179,4 @@ class OpenTurn:
             self.open_calls[event.tool_call_id] = event
         elif isinstance(event, ToolOutputEvent):
             self.open_calls.pop(event.tool_call_id, None)
+            self.outputs.pop(event.tool_call_id, None)

@@ -38,6 +38,12 @@ class Worker:
         """Run a claimed turn; while draining, only to end it. Never blocks."""
         self._start(self._open(claim))
 
+    def interrupt(self, session_id: int, turn_id: str) -> None:
+        """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
+        turn, task = self._running.get(session_id, (None, None))
+        if turn is not None and task is not None and turn.turn_id == turn_id:
+            turn.interrupt(task)
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
         await self._cancel([self._running[session_id]] if session_id in self._running else [])
@@ -63,15 +69,16 @@ class Worker:
     async def recover(self) -> int:
         """Go on with every turn that an earlier process left running; returns how many there were.
 
-        A turn that has outlived too many processes may be what ends them: it is closed.
+        A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
+        what ends them.
         """
         claims = await self._env.store.take_unfinished_turns()
         for claim in claims:
             turn = self._open(claim)
             turn.open_calls, turn.model_calls = await self._left(claim)
             _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.fence.token)
-            if claim.fence.token > MAX_TAKES:
-                await turn.fail(_RESTARTED)
+            if claim.interrupted or claim.fence.token > MAX_TAKES:
+                await turn.break_off(_RESTARTED)
             else:
                 self._start(turn)
         return len(claims)
@@ -92,7 +99,7 @@ class Worker:
         except FenceLost:
             _log.info("turn_lost")
         except asyncio.CancelledError:
-            turn.stopping = True
+            turn.stopping = turn.stopping or not turn.interrupted  # an interrupted turn still waits for the store
             await self._fail(turn, _SHUTDOWN)
         except ModelFault as fault:
             await self._fail(turn, TurnError(code=fault.code, message=fault.message))
@@ -106,14 +113,18 @@ class Worker:
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         try:
-            await turn.fail(error)
-            _log.warning("turn_error", code=error.code, error=error.message)
+            await turn.break_off(error)
+            if turn.interrupted:
+                _log.info("turn_interrupted")
+            else:
+                _log.warning("turn_error", code=error.code, error=error.message)
         except FenceLost:
             _log.info("turn_lost")
         except StorageUnavailable:
             _log.error("turn_left_to_the_next_start")
         except Exception:  # what was shown cannot be kept; the turn must end all the same
             _log.exception("turn_failed")
+            turn.outputs.clear()
             await turn.end("error", (), _INTERNAL)
 
     async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:

@@ -13,6 +13,7 @@ from sessile.ports import (
     AgentRow,
     Claim,
     Clock,
+    Interruption,
     LiveSink,
     Once,
     Principal,
@@ -25,13 +26,14 @@ from sessile.ports import (
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import InputMessageRequest
+from sessile.wire.inputs import InputMessageRequest, InputRequest
 from sessile.wire.limits import MAX_INPUT_CHARS
 
 Follower = TypeVar("Follower")
 
 _REMEMBERED = 512
-_UNBUILT_TYPES = ("interrupt", "compact", "tool_output")
+_REQUEST: Any = InputRequest  # a union is no `type` to the type checker
+_UNBUILT_TYPES = ("compact", "tool_output")
 
 
 class Inputs:
@@ -81,6 +83,27 @@ class Inputs:
         self._queue.submit(claim)
         return claim, follower
 
+    async def interrupt(
+        self,
+        principal: Principal,
+        agent_key: str,
+        session_key: str,
+        attach: Callable[[Interruption], Follower],
+    ) -> tuple[Interruption, Follower | None]:
+        """Make it durable that the running turn shall stop, then stop it; `attach` makes whatever waits for its end.
+
+        Without a running turn nothing happens and nobody waits. It works while the server drains, and whether or not
+        agent and session are enabled. Raises NotFound, StorageUnavailable; after any of these nothing was recorded.
+        As in `accept`, a caller that may be cancelled shields this.
+        """
+        found = await self._store.interrupt(SessionRef(principal.tenant_id, agent_key, session_key))
+        if found.turn_id is None:
+            return found, None
+        follower = attach(found)
+        # The store answers in the order of its commits, so whoever accepted the input has submitted the turn by now.
+        self._queue.interrupt(found.session.id, found.turn_id)
+        return found, follower
+
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
         """Runs inside the store's commit: it must be quick."""
         if self._draining:
@@ -99,7 +122,7 @@ class Inputs:
         )
 
 
-def parse(body: Any) -> InputMessageRequest:
+def parse(body: Any) -> InputRequest:
     """The request in a JSON body. A missing `type` means `input_message`. Raises InvalidRequest, NotSupported."""
     if isinstance(body, dict):
         kind = body.get("type", "input_message")
@@ -108,9 +131,9 @@ def parse(body: Any) -> InputMessageRequest:
                 f"Input of type {kind!r} is not supported yet.", field_errors={"type": "Not supported yet."}
             )
         body = {"type": "input_message", **body}
-    request = codec.convert(body, InputMessageRequest)
+    request: InputRequest = codec.convert(body, _REQUEST)
     for name in ("since", "behavior"):
-        if getattr(request, name) is not UNSET:
+        if getattr(request, name, UNSET) is not UNSET:
             raise NotSupported(f"{name}: Not supported yet.", field_errors={name: "Not supported yet."})
     return request
 

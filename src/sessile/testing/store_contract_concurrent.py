@@ -145,11 +145,14 @@ class ConcurrencyContract(Fixtures):
         await whole_turn(store, ref)
         await whole_turn(store, gone)
         claim = await accept(store, running)
+        await store.interrupt(running)
         await store.delete_session(gone, None)
         before = await _everything(store, ref.tenant_id)
         store = await harness.reopen()
         assert await _everything(store, ref.tenant_id) == before
-        assert sequences(await store.append(claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
+        (taken,) = await store.take_unfinished_turns()
+        assert (taken.turn_id, taken.interrupted) == (claim.turn_id, True)
+        assert sequences(await store.append(taken.fence, [answered()], NOTHING, DONE)) == [3, 4]
         assert await store.purge() is True
         assert (await new_session(store, ref.tenant_id, "gone")).session_key == "gone"
 

@@ -18,6 +18,7 @@ from sessile.testing.store_world import (
     accept,
     answered,
     new_session,
+    new_tenant,
     read_all,
     said,
     sequences,
@@ -155,6 +156,65 @@ class LogContract(Fixtures):
         await store.delete_session(ref, None)
         with pytest.raises(FenceLost):
             await store.append(claim.fence, [answered()], NOTHING)
+
+    async def test_an_interrupt_is_recorded_with_the_running_turn(self, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        assert claim.interrupted is False
+        await store.append(claim.fence, [thought()], NOTHING)
+        row = await store.get_session(ref)
+        for _ in range(2):
+            found = await store.interrupt(ref)
+            assert (found.turn_id, found.session) == (claim.turn_id, row)
+        assert await store.get_session(ref) == row
+        assert (await store.get_turn(ref, claim.turn_id)).running
+        (taken,) = await store.take_unfinished_turns()
+        assert taken.interrupted is True
+        ended = await store.append(taken.fence, [answered()], NOTHING, TurnEnd("interrupted"))
+        assert sequences(ended) == [4, 5]
+        assert (await store.get_session(ref)).stop_reason == "interrupted"
+
+    async def test_an_interrupt_without_a_running_turn_leaves_nothing(self, store: Store, ref: SessionRef) -> None:
+        row = await store.get_session(ref)
+        found = await store.interrupt(ref)
+        assert (found.turn_id, found.session) == (None, row)
+        await whole_turn(store, ref)
+        row = await store.get_session(ref)
+        found = await store.interrupt(ref)
+        assert (found.turn_id, found.session) == (None, row)
+        assert (await accept(store, ref)).interrupted is False
+        (taken,) = await store.take_unfinished_turns()
+        assert taken.interrupted is False
+
+    async def test_an_interrupt_concerns_one_session_of_one_tenant(self, store: Store, ref: SessionRef) -> None:
+        other = await new_session(store, ref.tenant_id, "other")
+        claim, untouched = await accept(store, ref), await accept(store, other)
+        assert (await store.interrupt(ref)).turn_id == claim.turn_id
+        taken = {found.turn_id: found.interrupted for found in await store.take_unfinished_turns()}
+        assert taken == {claim.turn_id: True, untouched.turn_id: False}
+        stranger = await new_tenant(store, "stranger")
+        for nowhere in (
+            SessionRef(ref.tenant_id, AGENT, "absent"),
+            SessionRef(ref.tenant_id, "absent", SESSION),
+            SessionRef(stranger + 1, AGENT, SESSION),
+        ):
+            with pytest.raises(NotFound):
+                await store.interrupt(nowhere)
+        assert (await store.interrupt(SessionRef(stranger, AGENT, SESSION))).turn_id is None
+
+    async def test_an_interrupt_and_an_end_at_once_leave_one_end(self, store: Store, tenant: int) -> None:
+        for number in range(20):
+            ref = await new_session(store, tenant, f"s{number}")
+            claim = await accept(store, ref)
+            first = [asyncio.ensure_future(store.interrupt(ref))] if number % 2 else []
+            ending = asyncio.ensure_future(store.append(claim.fence, [answered()], NOTHING, DONE))
+            for found in [await one for one in (*first, asyncio.ensure_future(store.interrupt(ref)))]:
+                assert found.turn_id in (claim.turn_id, None)
+                assert found.session.last_sequence == (4 if found.turn_id is None else 2)
+            log = await read_all(store, claim.session.id)
+            assert shown(log[2:]) == shown(await ending)
+            assert [entry.type for entry in log[2:]] == ["agent_output", "turn_ended"]
+            assert (await store.get_session(ref)).stop_reason == "end_turn"
+            assert await store.take_unfinished_turns() == []
 
     async def test_an_unfinished_turn_brings_what_it_has_used(self, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)

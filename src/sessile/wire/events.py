@@ -171,7 +171,7 @@ class StepTransitionLimitExceededEvent(Event, kw_only=True, tag="step_transition
 
 
 class SessionInterruptedEvent(Event, kw_only=True, tag="session_interrupted"):
-    """The turn was interrupted. Not emitted yet."""
+    """The turn was interrupted."""
 
 
 class PendingToolCall(Struct):
@@ -338,6 +338,7 @@ StreamFrame = (
     | ToolInputEvent
     | ToolOutputEvent
     | ContextLimitExceededEvent
+    | SessionInterruptedEvent
     | StreamingThinking
     | StreamingThinkingEnd
     | StreamingAgentOutput

@@ -24,12 +24,25 @@ class InputMessageRequest(Struct, kw_only=True, tag_field="type", tag="input_mes
     behavior: Behavior | UnsetType = UNSET
 
 
+class InterruptRequest(Struct, kw_only=True, tag_field="type", tag="interrupt", forbid_unknown_fields=True):
+    """Stop the turn that runs. The answer comes when it has stopped."""
+
+    stream_response: bool = False
+
+
+InputRequest = InputMessageRequest | InterruptRequest
+"""What may be posted to a session."""
+
+
 class InputResponse(Struct, kw_only=True):
-    """The durable events of the turn so far, the input first, and how the turn stands."""
+    """The durable events of the turn so far, the input first, and how the turn stands.
+
+    To an interrupt: the events that came since it was recorded. `turn_id` is null when no turn ran.
+    """
 
     events: list[ContractEvent]
     session_key: Key
-    turn_id: TurnId
+    turn_id: TurnId | None
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None
     error: TurnError | None

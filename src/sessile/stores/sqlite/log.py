@@ -11,6 +11,7 @@ from sessile.ports import (
     Claim,
     EventQuery,
     Fence,
+    Interruption,
     Once,
     Page,
     Rejoined,
@@ -27,7 +28,7 @@ from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, Session
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
 
 _QUERIES = load_queries("sessile.stores.sqlite")
-_UNTIL_IT_STOPS = "wait until it has stopped. Queueing an input and interrupting a turn are not built yet."
+_UNTIL_IT_STOPS = "wait until it has stopped, or interrupt it. Queueing an input is not built yet."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -81,6 +82,18 @@ def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
     turn_id, running, *event = db.execute(_QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
+
+
+def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption:
+    """`Store.interrupt` within a transaction."""
+    where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
+    row = db.execute(_QUERIES["get_session"], where).fetchone()
+    if row is None:
+        raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
+    turn_id = row[11]
+    if turn_id is not None:
+        db.execute(_QUERIES["interrupt_turn"], {"turn_id": turn_id, "now": now})
+    return Interruption(rows.session(row), turn_id)
 
 
 def append(
@@ -151,7 +164,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     claims = []
     for row in db.execute(_QUERIES["unfinished_turns"]).fetchall():
         session = rows.session(row)
-        turn, turn_id, token, usage = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        turn, turn_id, token, usage, interrupted_at = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
         db.execute(_QUERIES["raise_fence"], {"id": turn})
         claims.append(
             Claim(
@@ -161,6 +174,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
                 fence=Fence(session.id, turn, token + 1),
                 opened=[],
                 usage=rows.stored_json(usage),
+                interrupted=interrupted_at is not None,
             )
         )
     return claims

@@ -116,7 +116,7 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
-    t.id, t.turn_id, t.fence, t.usage
+    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id JOIN turns t ON t.turn_id = s.running_turn
 WHERE s.running_turn IS NOT NULL ORDER BY t.id;
 
@@ -124,6 +124,10 @@ WHERE s.running_turn IS NOT NULL ORDER BY t.id;
 -- Add a running turn.
 INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at)
 VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?);
+
+-- name: interrupt_turn
+-- Remember that a running turn shall stop, and since when.
+UPDATE turns SET interrupted_at = :now WHERE turn_id = :turn_id AND running = 1 AND interrupted_at IS NULL;
 
 -- name: raise_fence
 -- Give a running turn a new fencing token.

@@ -82,7 +82,8 @@ CREATE TABLE turns (
     error BLOB,
     usage BLOB NOT NULL,
     created_at INTEGER NOT NULL,
-    ended_at INTEGER
+    ended_at INTEGER,
+    interrupted_at INTEGER
 );
 
 CREATE INDEX turns_of_session ON turns (session_id, id);

@@ -19,6 +19,7 @@ from sessile.ports import (
     Clock,
     EventQuery,
     Fence,
+    Interruption,
     NewSession,
     Once,
     Page,
@@ -279,6 +280,10 @@ class SqliteStore:
     ) -> Claim | Rejoined:
         now = self._clock.now()
         return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match))
+
+    async def interrupt(self, ref: SessionRef) -> Interruption:
+        now = self._clock.now()
+        return await self._writer.run(lambda db: log.interrupt(db, ref, now))
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None

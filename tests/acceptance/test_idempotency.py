@@ -350,13 +350,15 @@ async def test_after_a_kill_the_key_still_names_the_same_turn(tmp_path: Path) ->
                     turn_id = stream.response.headers["x-turn-id"]
                     await stream.until("streaming_agent_output")
                     await asyncio.to_thread(server.kill)
+            upstream.add(say("One two three"))
             await asyncio.to_thread(server.start)
             async with connected() as client:
                 stage = Stage(server, upstream, client)
                 assert (await client.post("/v2/agents", json=agent, headers=agent_key)).json() == made
                 answer = await stage.post(session, headers=key)
                 assert answer["turn_id"] == turn_id
-                assert answer["error"]["code"] == "server_restarted"
+                assert answer["stop_reason"] == "end_turn"
+                assert answer["events"][-1]["content"] == "One two three"
                 async with stage.stream(session, headers=key) as stream:
                     assert [name for name, _ in await stream.rest()] == ["input_message", "error", "end"]
                 assert await inputs_of(stage, session) == ["Hello."]

@@ -61,6 +61,12 @@ class Runtime(Struct, frozen=True):
     tenant: TenantRow
     clock: Clock
 
+    async def drain(self, seconds: float) -> None:
+        """Take no more input, end the turns that run, then the streams of those who follow a session."""
+        self.services.inputs.drain()
+        await self.worker.drain(seconds)
+        self.services.hub.drain()
+
 
 @contextlib.asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[Store]:
@@ -94,7 +100,7 @@ async def running(
             worker = Worker(env)
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
-                agents=Agents(store, models, tools, worker),
+                agents=Agents(store, models, tools, worker, hub),
                 sessions=Sessions(store, worker, hub),
                 inputs=inputs,
                 events=Events(store),
@@ -103,12 +109,12 @@ async def running(
             )
             await worker.recover()
             sweeper = asyncio.create_task(_purge_for_ever(store))
+            runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
-                yield Runtime(services, worker, store, models, await default_tenant(store), clock)
+                yield runtime
             finally:
-                inputs.drain()
                 sweeper.cancel()
-                await worker.drain(config.shutdown_seconds)
+                await runtime.drain(config.shutdown_seconds)
                 await models.close()
 
 
@@ -201,8 +207,7 @@ async def _serve(
             await prepare(runtime)
 
         async def drain() -> None:
-            runtime.services.inputs.drain()
-            await runtime.worker.drain(config.shutdown_seconds)
+            await runtime.drain(config.shutdown_seconds)
 
         warming: list[asyncio.Task[None]] = []
 

@@ -92,8 +92,7 @@ async def _opened(config: Config, functions: Mapping[str, Function]) -> AsyncIte
             async with AsyncClient("http://localhost", transport=transport) as client:
                 yield client
         finally:
-            runtime.services.inputs.drain()
-            await runtime.worker.drain(config.shutdown_seconds)
+            await runtime.drain(config.shutdown_seconds)
             await transport.close()
 
 

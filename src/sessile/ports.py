@@ -72,6 +72,8 @@ class SessionRow(Struct, frozen=True):
     context_usage: bytes | None
     created_at: int
     updated_at: int
+    running_turn: str | None = None
+    """The turn that runs, if one does."""
 
     def scope(self) -> dict[str, Any]:
         """What an instruction template can say about the session."""
@@ -341,6 +343,9 @@ class LiveSink(Protocol):
 
     def close_session(self, session_id: int) -> None:
         """The session is gone: end its followers."""
+
+    def close_agent(self, agent_id: int) -> None:
+        """The agent is gone: end the followers of its sessions."""
 
 
 class ThinkingDelta(Struct, frozen=True):

@@ -677,11 +677,6 @@ async def test_what_is_another_tenants_is_not_found(stage: Stage, place: Place) 
     assert mine.status_code == 201
 
 
-async def test_events_as_a_stream_are_not_there_yet(stage: Stage, place: Place) -> None:
-    headers = {"accept": "text/event-stream"}
-    refused(await stage.client.get(f"{place.session}/events", headers=headers), 406, "not_acceptable")
-
-
 @pytest.mark.parametrize("header", ["idempotency-key", "if-match"])
 async def test_a_header_whose_promise_is_not_kept_yet_is_refused(stage: Stage, place: Place, header: str) -> None:
     answer = await stage.client.post(f"{place.session}/events", json={"content": "Hi."}, headers={header: '"1"'})

@@ -66,7 +66,7 @@ class Harness:
         planner, histories = Planner(models, tools), Histories(store)
         self.worker = Worker(TurnEnvironment(store, planner, histories, self.hub, clock, MAX_MODEL_CALLS))
         self.inputs = Inputs(store, self.worker, self.hub, clock)
-        self.agents = Agents(store, models, tools, self.worker)
+        self.agents = Agents(store, models, tools, self.worker, self.hub)
         self.sessions = Sessions(store, self.worker, self.hub)
         self.ref = SessionRef(1, "a", "s")
         self._others: list[Harness] = []

@@ -170,6 +170,8 @@ def test_roles() -> None:
         for route in app.ROUTES
         if route.roles is not None
     }
+    (streaming,) = [route.streaming for route in app.ROUTES if route.streaming is not None]
+    assert streaming.roles is next(route.roles for route in app.ROUTES if route.operation == "getTurn")
     written = {row["Operation"]: {k: v for k, v in row.items() if k != "Operation"} for row in tables()["Operation"]}
     assert written == expected
 
@@ -258,6 +260,8 @@ def test_request_headers() -> None:
 def test_query_parameters_of_lists() -> None:
     queries = {route.operation: route.query for route in app.ROUTES if route.query is not None}
     assert keyed("Query parameter").keys() == field_names(queries.pop("listAgentEvents"))
+    (streaming,) = [route.streaming for route in app.ROUTES if route.streaming is not None]
+    assert keyed("Stream parameter").keys() == field_names(streaming.query)
     for operation, query in queries.items():
         line = re.search(rf"^- {operation} takes .*(\n .*)*", DOCUMENT, re.MULTILINE)
         refused = {"filter", "metadata_filter"}

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sessile.api.turn_answer import _Stream
+from sessile.api.turn_answer import TurnAnswer
 from sessile.domain.log import Entry, draft
 from sessile.live.channel import Node
 from sessile.ports import AgentRow, Claim, Fence, SessionRow
@@ -32,7 +32,7 @@ def delta(text: str, offset: int = 0, turn_id: str = OURS, snapshot: bool = Fals
     return Node(None, frame, 0)
 
 
-def stream() -> _Stream:
+def stream() -> TurnAnswer:
     agent = AgentRow(id=1, tenant_id=1, key="a", enabled=True, version=1, document=b"{}", created_at=0, updated_at=0)
     session = SessionRow(
         id=1,
@@ -56,7 +56,7 @@ def stream() -> _Stream:
         updated_at=0,
     )
     opened = [entry(1, TurnStartedRecord(input_event_id="aev_1"))]
-    return _Stream(Claim(agent=agent, session=session, turn_id=OURS, fence=Fence(1, 1, 1), opened=opened))
+    return TurnAnswer(Claim(agent=agent, session=session, turn_id=OURS, fence=Fence(1, 1, 1), opened=opened))
 
 
 def types(rendered: bytes) -> list[str]:

@@ -90,11 +90,14 @@ class App:
                 allowed = sorted(by_method)
                 raise MethodNotAllowed(f"{call.method} is not allowed here; use {', '.join(allowed)}.", allowed=allowed)
             call.path = match.groupdict()
-            if route.roles is not None:
+            handler, required = route.handler, route.roles
+            if route.streaming is not None and call.asks_first_for(b"text/event-stream"):
+                handler, required = route.streaming.handler, route.streaming.roles
+            if required is not None:
                 call.principal = await self._authenticator.authenticate(call.secret)
-                roles.check(call.principal, route.roles, call.path.get("agent_key"))
+                roles.check(call.principal, required, call.path.get("agent_key"))
                 call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
-            return await route.handler(call)
+            return await handler(call)
         if (page := self._pages.get(path)) is not None:
             if call.method != "GET":
                 raise MethodNotAllowed(f"{call.method} is not allowed here; use GET.", allowed=["GET"])

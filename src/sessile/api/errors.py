@@ -14,7 +14,6 @@ _BY_CODE = {
     "host_not_allowed": 403,
     "origin_not_allowed": 403,
     "method_not_allowed": 405,
-    "not_acceptable": 406,
     "session_running": 409,
     "precondition_failed": 412,
     "request_too_large": 413,

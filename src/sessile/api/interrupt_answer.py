@@ -4,12 +4,12 @@ It shows no deltas: whoever interrupts follows the turn elsewhere, or wants to k
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from sessile.api import turn_answer
+from sessile.api.deltas import Deltas, encoded
+from sessile.api.live_stream import HEADERS, LiveStream
 from sessile.domain.log import Entry
 from sessile.live.channel import Node
 from sessile.live.tail import Tail
@@ -20,55 +20,64 @@ from sessile.wire.events import RECORD_TYPES, AgentOutputEvent, StreamEnd
 
 async def whole(found: Interruption, tail: Tail | None, patience: float | None) -> bytes:
     """The durable events as one JSON body, once the turn has ended or `patience` seconds have passed."""
-    entries: list[Entry] = []
-    stopped, stop_reason = tail is None, found.session.stop_reason if tail is None else None
-    if tail is not None:
-        try:
-            async with asyncio.timeout(patience):
-                while not (_has_ended(entries) or tail.closed):
-                    entries += _entries_of(found, await tail.next())
-        except TimeoutError:
-            pass
-        finally:
-            tail.close()
-        stopped = tail.closed is not None
-    return turn_answer.rendered(entries, found.session.key, found.turn_id, stopped=stopped, stop_reason=stop_reason)
-
-
-class InterruptStream(StreamingResponse):
-    """The same events as frames, last `end`. A heartbeat goes out when nothing happened for a while."""
-
-    def __init__(self, found: Interruption, tail: Tail | None, patience: float | None, headers: dict[str, str]) -> None:
-        frames = _frames(found, tail, patience)
-        super().__init__(frames, 201, headers | turn_answer.STREAM_HEADERS, "text/event-stream")
-        self._tail = tail
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all; a client that goes away takes nothing back."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            if self._tail is not None:
-                self._tail.close()
-
-
-async def _frames(found: Interruption, tail: Tail | None, patience: float | None) -> AsyncIterator[bytes]:
     if tail is None:
-        yield turn_answer.frame_bytes(StreamEnd(status="stopped", stop_reason=found.session.stop_reason))
-        return
-    deadline = None if patience is None else asyncio.get_running_loop().time() + patience
+        return turn_answer.rendered([], found.session.key, None, stopped=True, stop_reason=found.session.stop_reason)
     entries: list[Entry] = []
-    while not _has_ended(entries):
-        try:
-            nodes = await turn_answer.next_nodes(tail, deadline)
-        except TimeoutError:
-            yield turn_answer.frame_bytes(StreamEnd(status="running"))
-            return
-        if tail.closed and not nodes:
-            yield turn_answer.frame_bytes(StreamEnd(status="stopped", reason=tail.closed))
-            return
-        entries = _entries_of(found, nodes)
-        yield b"".join(map(_frame, entries)) or sse.HEARTBEAT
+    try:
+        async with asyncio.timeout(patience):
+            while not (_has_ended(entries) or tail.closed):
+                entries += _entries_of(found, await tail.next())
+    except TimeoutError:
+        pass
+    finally:
+        tail.close()
+    return turn_answer.rendered(entries, found.session.key, found.turn_id, stopped=tail.closed is not None)
+
+
+def stream(found: Interruption, tail: Tail | None, patience: float | None, headers: dict[str, str]) -> Response:
+    """The same events as frames, last `end`."""
+    if tail is None:
+        end = encoded(StreamEnd(status="stopped", stop_reason=found.session.stop_reason))
+        return Response(end, 201, {**headers, **HEADERS}, "text/event-stream")
+    return LiveStream(InterruptAnswer(found), tail, 201, headers, patience)
+
+
+class InterruptAnswer:
+    """The `Rendering` of what an interrupt leaves."""
+
+    heartbeat = sse.COMMENT
+
+    def __init__(self, found: Interruption) -> None:
+        self.ended = False
+        self._found = found
+        self._deltas = Deltas()
+
+    def opening(self) -> bytes:
+        """Nothing stands before the events."""
+        return b""
+
+    def render(self, nodes: list[Node]) -> bytes:
+        """The durable events among them."""
+        entries = _entries_of(self._found, nodes)
+        self.ended = _has_ended(entries)
+        return b"".join(map(self._entry, entries))
+
+    def closed(self, reason: str) -> bytes:
+        """The session is gone."""
+        return encoded(StreamEnd(status="stopped", reason=reason))
+
+    def late(self) -> bytes:
+        """The turn has not stopped yet."""
+        return encoded(StreamEnd(status="running"))
+
+    def _entry(self, entry: Entry) -> bytes:
+        if entry.type == "agent_output":
+            event = entry.event()
+            assert isinstance(event, AgentOutputEvent)
+            return self._deltas.end(event)
+        if entry.type == "turn_ended":
+            return turn_answer.end_frames(turn_answer.ended_by(entry))
+        return b"" if entry.type in RECORD_TYPES else sse.frame(entry.type, entry.json)
 
 
 def _entries_of(found: Interruption, nodes: list[Node]) -> list[Entry]:
@@ -80,13 +89,3 @@ def _entries_of(found: Interruption, nodes: list[Node]) -> list[Entry]:
 
 def _has_ended(entries: list[Entry]) -> bool:
     return bool(entries) and entries[-1].type == "turn_ended"
-
-
-def _frame(entry: Entry) -> bytes:
-    if entry.type == "agent_output":
-        event = entry.event()
-        assert isinstance(event, AgentOutputEvent)
-        return turn_answer.output_frames(event)
-    if entry.type == "turn_ended":
-        return turn_answer.end_frames(turn_answer.ended_by(entry))
-    return b"" if entry.type in RECORD_TYPES else sse.frame(entry.type, entry.json)

@@ -33,7 +33,6 @@ _ERRORS: dict[int, tuple[str, type]] = {
     401: ("The API key is missing or not valid", Error),
     403: ("The key's roles do not allow this, or the Host or Origin is not allowed", Error),
     404: ("There is no such thing", NotFoundError),
-    406: ("The answer cannot be given in the form that was asked for", Error),
     409: ("A turn of this session is running", Error),
     412: ("The session has another version than If-Match names", Error),
     413: ("The body is too large", Error),
@@ -54,6 +53,10 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "type": "string",
         "description": "The ETag of the session, or `*`",
         "anyOf": [{"const": "*"}, {"pattern": '^"[0-9]{1,18}"$'}],
+    },
+    "Last-Event-ID": {
+        "type": "string",
+        "description": "Where a stream goes on: after this event. A browser's EventSource sends it by itself",
     },
     "Request-Timeout": {"type": "integer", "minimum": 1, "description": "Seconds to wait; more than a day is a day"},
     "Request-Timeout-Millis": {
@@ -206,11 +209,13 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 schema |= {"minLength": 1, "maxLength": 50}
             place = {"in": "path", "name": name, "required": True}
             parameters.append({**place, **_PATH_PARAMETERS[name], "schema": schema})
-    if route.query is not None:
-        properties = msgspec.json.schema_components([route.query])[1][route.query.__name__]["properties"]
-        for field in fields(route.query):
-            place = {"in": "query", "name": field.encode_name, "required": False}
-            parameters.append({**place, **_described(properties[field.encode_name])})
+    known = set()
+    streamed = None if route.streaming is None else route.streaming.query
+    for query in filter(None, (route.query, streamed)):
+        properties = msgspec.json.schema_components([query])[1][query.__name__]["properties"]
+        for name in (field.encode_name for field in fields(query) if field.encode_name not in known):
+            known.add(name)
+            parameters.append({"in": "query", "name": name, "required": False, **_described(properties[name])})
     for name in (*route.headers, *(_EVERY_HEADER if route.roles is not None else ())):
         parameters.append({"in": "header", "name": name, "required": False, **_described(_HEADERS[name])})
     return parameters

@@ -14,6 +14,14 @@ Handler = Callable[[Call], Awaitable[Response]]
 Tag = Literal["Agents", "Sessions", "Events", "Server"]
 
 
+class Streaming(Struct, frozen=True, kw_only=True):
+    """What is different when `Accept` asks first for an event stream."""
+
+    handler: Handler
+    roles: RequiredRoles
+    query: type[Struct]
+
+
 class Route(Struct, frozen=True, kw_only=True):
     """One operation."""
 
@@ -38,6 +46,8 @@ class Route(Struct, frozen=True, kw_only=True):
     """The type of a JSON answer."""
     stream: Any = None
     """The type of the frames of an event stream."""
+    streaming: Streaming | None = None
+    """Who answers when `Accept` asks first for an event stream; None: the form of the answer is not chosen so."""
     headers: tuple[str, ...] = ()
     """Request headers it reads, by name, besides those of every operation."""
     answer_headers: tuple[str, ...] = ()

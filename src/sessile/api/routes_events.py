@@ -7,15 +7,16 @@ from starlette.responses import Response
 
 from sessile.api import examples, interrupt_answer, turn_answer
 from sessile.api.call import Call, JsonResponse
+from sessile.api.follow import Following
+from sessile.api.live_stream import LiveStream
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
-from sessile.api.route import Route
+from sessile.api.route import Route, Streaming
 from sessile.auth import roles
 from sessile.live.tail import Tail
 from sessile.ports import Claim, EventQuery, Interruption
 from sessile.service.inputs import parse
 from sessile.wire import codec
-from sessile.wire.errors import NotAcceptable
-from sessile.wire.events import AnyEvent, ListEventsResponse, StreamFrame, Turn
+from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
 from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
@@ -35,6 +36,17 @@ class ListEventsQuery(Struct, forbid_unknown_fields=True):
     records: Annotated[bool, Meta(description="Records of the server too, such as `turn_started`")] = False
 
 
+_SINCE = "Where a stream starts: after this event, at the `start`, or `now`; `Last-Event-ID` beats it"
+
+
+class FollowQuery(Struct, forbid_unknown_fields=True):
+    """Parameters of a stream that follows a session."""
+
+    since: Annotated[str, Meta(description=_SINCE)] = "start"
+    deltas: Annotated[bool, Meta(description="In a stream: what is live only too, such as pieces of output")] = True
+    include_hidden: bool = False
+
+
 async def create(call: Call) -> Response:
     """POST …/events"""
     patience = call.patience()
@@ -52,7 +64,7 @@ async def create(call: Call) -> Response:
     )
     headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
     if request.stream_response:
-        return turn_answer.TurnStream(claim, tail, patience, headers)
+        return LiveStream(turn_answer.TurnAnswer(claim), tail, 201, headers, patience)
     return JsonResponse(await turn_answer.whole(claim, tail, patience), 201, headers)
 
 
@@ -66,14 +78,12 @@ async def _interrupt(call: Call, request: InterruptRequest, patience: float | No
     found, tail = await call.services.inputs.interrupt(call.principal, path["agent_key"], path["session_key"], attach)
     headers = {} if found.turn_id is None else {"x-turn-id": found.turn_id}
     if request.stream_response:
-        return interrupt_answer.InterruptStream(found, tail, patience, headers)
+        return interrupt_answer.stream(found, tail, patience, headers)
     return JsonResponse(await interrupt_answer.whole(found, tail, patience), 201, headers)
 
 
 async def list_events(call: Call) -> Response:
     """GET …/events"""
-    if call.asks_first_for(b"text/event-stream"):
-        raise NotAcceptable("Following a session over server-sent events is not built yet.")
     query = call.query(ListEventsQuery)
     listing = f"events.{query.order}"
     page = await call.services.events.list(
@@ -91,6 +101,25 @@ async def list_events(call: Call) -> Response:
     )
     metadata = encode_cursor(listing, page.next)
     return JsonResponse(page_body("events", [entry.json for entry in page.rows], metadata))
+
+
+async def follow(call: Call) -> Response:
+    """GET …/events as a stream"""
+    query = call.query(FollowQuery)
+    since = call.headers.get(b"last-event-id", b"").decode("latin-1") or query.since
+    names = (call.principal, call.path["agent_key"], call.path["session_key"])
+    events = call.services.events
+    at = await events.locate(*names, since)
+    tail = call.services.hub.follow(at.session_id, at.cursor, deltas=query.deltas, joins=True, agent_id=at.agent_id)
+    state = None
+    try:
+        # Asked after the tail is attached: who deletes the session from now on ends the tail too.
+        state = await events.state(*names, at.session_id)
+    finally:
+        if state is None:
+            tail.close()
+    rendering = Following(at.position, state, deltas=query.deltas, include_hidden=query.include_hidden)
+    return LiveStream(rendering, tail, 200)
 
 
 async def get(call: Call) -> Response:
@@ -136,16 +165,22 @@ ROUTES = (
         path=_PATH + "/events",
         operation="listAgentEvents",
         tag="Events",
-        summary="List events of a session",
+        summary="List events of a session, or follow it",
         description=(
             "The log of a session in the order of `sequence`, or from its end with `order=desc`. "
-            "`metadata.page_key` asks for the next page; it is absent on the last one."
+            "`metadata.page_key` asks for the next page; it is absent on the last one. With `text/event-stream` first "
+            "in `Accept`: the log after `since` and then whatever happens, as it happens, until the session is deleted "
+            "or the server stops. A stream takes `since`, `deltas` and `include_hidden` only, and whoever may post "
+            "inputs may read it; a list takes all but `since` and `deltas`."
         ),
         handler=list_events,
         roles=roles.READERS,
         query=ListEventsQuery,
         answer=ListEventsResponse,
-        errors=(400, 403, 404, 406),
+        stream=FollowFrame,
+        streaming=Streaming(handler=follow, roles=roles.USERS_AND_READERS, query=FollowQuery),
+        headers=("Last-Event-ID",),
+        errors=(400, 403, 404),
     ),
     Route(
         method="GET",

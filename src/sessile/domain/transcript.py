@@ -1,6 +1,7 @@
 """Whether a log is one that a session may have: the invariants of a transcript, as a fold over its events. Pure."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from sessile.domain.session import SessionState, fold
 from sessile.wire.events import (
@@ -49,6 +50,17 @@ class TranscriptCheck:
                 sequence=event.sequence,
                 event_id=event.id,
             )
+
+    def stale(self, **cached: Any) -> Iterator[Violation]:
+        """What a session says of itself and its log does not: fields of the state by name."""
+        for name, said in cached.items():
+            if said != (follows := getattr(self.state, name)):
+                yield Violation(
+                    rule="stale_session",
+                    message=f"The session says {name} {said!r}, its log {follows!r}.",
+                    sequence=self.state.last_sequence,
+                    event_id=self.state.last_event_id or "",
+                )
 
     def _broken(self, event: AnyEvent) -> Iterator[tuple[str, str]]:
         if event.sequence != self.state.last_sequence + 1:

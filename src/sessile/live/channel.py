@@ -7,7 +7,7 @@ from msgspec import structs
 
 from sessile.domain.log import Entry
 from sessile.wire import codec, sse
-from sessile.wire.events import LiveFrame, StreamingAgentOutput, StreamingAgentOutputEnd
+from sessile.wire.events import AnyEvent, LiveFrame, StreamingAgentOutput, StreamingAgentOutputEnd
 
 MAX_LAG_BYTES = 1024 * 1024
 """A follower that is further behind loses its place, so that the chain behind the slowest one stays bounded."""
@@ -24,14 +24,16 @@ class Node:
     bytes of the chain up to this node, so that a follower knows how far it is behind.
     """
 
-    __slots__ = ("_sse", "entry", "frame", "next", "position")
+    __slots__ = ("_event", "_sse", "_sse_with_id", "entry", "frame", "next", "position")
 
     def __init__(self, entry: Entry | None, frame: LiveFrame | None, position: int) -> None:
         self.entry = entry
         self.frame = frame
         self.position = position
         self.next: Node | None = None
+        self._event: AnyEvent | None = None
         self._sse: bytes | None = None
+        self._sse_with_id: bytes | None = None
 
     @property
     def sse(self) -> bytes:
@@ -42,6 +44,22 @@ class Node:
             else:
                 self._sse = sse.frame(str(self.frame.__struct_config__.tag), codec.encode(self.frame))  # type: ignore[union-attr]
         return self._sse
+
+    @property
+    def sse_with_id(self) -> bytes:
+        """A durable entry as a server-sent event whose id a client can come back with."""
+        if self._sse_with_id is None:
+            assert self.entry is not None
+            self._sse_with_id = b"id: %b\n%b" % (self.entry.id.encode(), self.sse)
+        return self._sse_with_id
+
+    @property
+    def event(self) -> AnyEvent:
+        """A durable entry, decoded once."""
+        if self._event is None:
+            assert self.entry is not None
+            self._event = self.entry.event()
+        return self._event
 
 
 class Place:
@@ -58,6 +76,8 @@ class Channel:
 
     def __init__(self) -> None:
         self.tail = Node(None, None, 0)
+        self.agent_id: int | None = None
+        """The agent of the session, once somebody follows it."""
         self.running = False
         """Whether a turn of the session is running here."""
         self.head: int | None = None

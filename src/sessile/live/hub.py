@@ -16,6 +16,7 @@ class Hub:
         self._store = store
         self._heartbeat_seconds = heartbeat_seconds
         self._channels: dict[int, Channel] = {}
+        self._draining = False
 
     def announce(self, session_id: int, entries: Sequence[Entry]) -> None:
         """Durable events, after their commit, in log order."""
@@ -32,13 +33,30 @@ class Hub:
         if channel is not None:
             channel.close("deleted")
 
-    def follow(self, session_id: int, cursor: int, *, deltas: bool = True) -> Tail:
+    def close_agent(self, agent_id: int) -> None:
+        """The agent is gone: end the followers of its sessions."""
+        for session_id in [id for id, channel in self._channels.items() if channel.agent_id == agent_id]:
+            self.close_session(session_id)
+
+    def drain(self) -> None:
+        """The server stops: end all followers, once they have what is durable, and those who come later."""
+        self._draining = True
+        for channel in self._channels.values():
+            channel.close("drain")
+
+    def follow(
+        self, session_id: int, cursor: int, *, deltas: bool = True, joins: bool = False, agent_id: int | None = None
+    ) -> Tail:
         """Follow a session from the event after `cursor` on. The caller closes the tail.
 
-        Without `deltas` ephemeral frames wake nobody; they may still come along with a durable event.
+        Without `deltas` ephemeral frames wake nobody; they may still come along with a durable event. A follower who
+        `joins` gets the text so far of an output in flight, and names the agent, whose end is the end of its followers.
         """
         channel = self._channel(session_id)
-        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas)
+        channel.agent_id = agent_id or channel.agent_id
+        if self._draining:
+            channel.close("drain")
+        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
 

@@ -10,7 +10,8 @@ from sessile.live.channel import ENDS_OUTPUT, Channel, Node
 from sessile.ports import EventQuery, Store
 from sessile.wire.errors import StorageUnavailable
 
-_CATCH_UP_PAGE = 100
+_PAGE = 100
+"""Events that are read of the log at a time: whoever is far behind gets them page by page."""
 
 
 class Tail:
@@ -18,6 +19,9 @@ class Tail:
 
     `next` gives the nodes that came since the last call, in order: every durable event after the cursor exactly once,
     and ephemeral frames unless the follower was too slow for them. Giving up on a call of `next` loses nothing.
+
+    With `joins` the follower comes from elsewhere, perhaps in the middle of an output: it first gets what the log has,
+    then all text so far of the output in flight as one delta.
     """
 
     def __init__(
@@ -28,16 +32,18 @@ class Tail:
         cursor: int,
         heartbeat_seconds: float,
         deltas: bool = True,
+        joins: bool = False,
     ) -> None:
         self.on_leave: Callable[[], None] = lambda: None
         self._channel = channel
         self._place = channel.attach()
+        if joins or channel.head is None or channel.head > cursor:
+            self._place.node = None
         self._store = store
         self._session_id = session_id
         self._cursor = cursor
         self._heartbeat_seconds = heartbeat_seconds
         self._deltas = deltas
-        self._behind = channel.head is None or channel.head > cursor
         self._beat = False
         self._ready: list[Node] = []
         self._timer = asyncio.get_running_loop().call_later(heartbeat_seconds, self._on_heartbeat)
@@ -60,10 +66,9 @@ class Tail:
         """
         while True:
             try:
-                await self._advance()
-                settled = self._place.node is not None
+                settled = await self._advance()
             except StorageUnavailable:
-                self._behind = settled = True
+                settled = True
             if self._ready or self._channel.closed:
                 nodes, self._ready = self._ready, []
                 return nodes
@@ -71,7 +76,7 @@ class Tail:
                 self._beat = False
                 return []
             if settled:
-                waiter = self._channel.wait(self._deltas)
+                waiter = self._channel.wait(self._deltas and self._place.node is not None)
                 try:
                     await waiter
                 finally:
@@ -87,17 +92,36 @@ class Tail:
             timer.cancel()
             self._channel.give_up(waiter)
 
-    async def _advance(self) -> None:
-        """Make everything ready that is there. What is linked during an `await` in here is taken before we wait."""
-        if self._behind:
-            await self._catch_up()
-            self._behind = False
+    async def _advance(self) -> bool:
+        """Make ready what is there; False when there is more. What is linked meanwhile is taken before we wait."""
         if self._place.node is None:
-            await self._skip()
-        else:
-            await self._take(self._place.node, len(self._ready))
-        if self._beat and not self._ready:
-            await self._catch_up()
+            return await self._join()
+        await self._take(self._place.node, len(self._ready))
+        if self._beat and not self._ready and self._place.node is not None and await self._read():
+            self._place.node = None
+        return self._place.node is not None
+
+    async def _join(self) -> bool:
+        """Take a page of the log; with the last one, a place in the chain and the text so far of the output in flight.
+
+        A log that is ahead of what was announced may hold that output already: then the next announcement tells.
+        """
+        self._place.node, snapshot = self._channel.tail, self._channel.snapshot() if self._deltas else None
+        more, joined = True, False
+        try:
+            more = await self._read()
+            joined = not more and (snapshot is None or self._announced())
+        finally:
+            if not joined:
+                self._place.node = None
+        node = self._place.node
+        if node is None:  # there is more, or an announcement to wait for, or we were too slow again
+            return not more and not joined
+        frames = len(self._ready)
+        if snapshot is not None:
+            self._ready.append(Node(None, snapshot, 0))
+        await self._take(node, frames)
+        return self._place.node is not None
 
     async def _take(self, node: Node, frames: int) -> None:
         """Take what the chain holds beyond `node`. An entry that does not follow the cursor sends us to the log first.
@@ -113,7 +137,8 @@ class Tail:
                 self._place.node = node
                 continue
             if entry.sequence > self._cursor + 1:
-                await self._catch_up(before=entry.sequence)
+                if await self._read(before=entry.sequence):
+                    self._place.node = None
                 if self._place.node is None:
                     return
             if entry.sequence > self._cursor:
@@ -125,34 +150,23 @@ class Tail:
                 frames = len(self._ready)
             self._place.node = node
 
-    async def _skip(self) -> None:
-        """Go to the end of the chain: durable events from the log, then all text so far of the output in flight."""
-        self._place.node, snapshot = self._channel.tail, self._channel.snapshot()
-        read = False
-        try:
-            await self._catch_up()
-            read = True
-        finally:
-            if not read:
-                self._place.node = None
-        if (node := self._place.node) is None:
-            return  # too slow again
-        frames = len(self._ready)
-        if snapshot is not None:
-            self._ready.append(Node(None, snapshot, 0))
-        await self._take(node, frames)
+    async def _read(self, before: int | None = None) -> bool:
+        """Make a page of durable events after the cursor, and before another place, ready; True when there is more."""
+        query = EventQuery(cursor=self._cursor, limit=_PAGE, records=True, include_hidden=True)
+        page = await self._store.read_log(self._session_id, query)
+        entries = [entry for entry in page.rows if before is None or entry.sequence < before]
+        self._ready += [Node(entry, None, 0) for entry in entries]
+        more = page.next is not None and len(entries) == len(page.rows) and (before is None or page.next + 1 < before)
+        if more:
+            assert page.next is not None
+            self._cursor = page.next
+        elif entries:
+            self._cursor = entries[-1].sequence
+        return more
 
-    async def _catch_up(self, before: int | None = None) -> None:
-        """Make durable events after the cursor, and before another place, ready from the log."""
-        cursor: int | None = self._cursor
-        while cursor is not None:
-            query = EventQuery(cursor=cursor, limit=_CATCH_UP_PAGE, records=True, include_hidden=True)
-            page = await self._store.read_log(self._session_id, query)
-            entries = [entry for entry in page.rows if before is None or entry.sequence < before]
-            self._ready += [Node(entry, None, 0) for entry in entries]
-            if entries:
-                self._cursor = entries[-1].sequence
-            cursor = page.next if len(entries) == len(page.rows) else None
+    def _announced(self) -> bool:
+        head = self._channel.head
+        return head is None or head >= self._cursor
 
     def _on_heartbeat(self) -> None:
         self._beat = True

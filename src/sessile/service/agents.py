@@ -6,7 +6,7 @@ import msgspec
 
 from sessile.domain import agents
 from sessile.domain.instructions import Instructions
-from sessile.ports import AgentRow, Models, Page, Principal, Store, Tools, TurnQueue
+from sessile.ports import AgentRow, LiveSink, Models, Page, Principal, Store, Tools, TurnQueue
 from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound, UnknownTool
 
@@ -21,11 +21,12 @@ class AgentView(msgspec.Struct, frozen=True):
 class Agents:
     """Everything that can be done with agents."""
 
-    def __init__(self, store: Store, models: Models, tools: Tools, queue: TurnQueue) -> None:
+    def __init__(self, store: Store, models: Models, tools: Tools, queue: TurnQueue, live: LiveSink) -> None:
         self._store = store
         self._models = models
         self._tools = tools
         self._queue = queue
+        self._live = live
 
     async def create(self, principal: Principal, body: Any) -> AgentView:
         """Raises InvalidRequest, KeyTaken, UnknownModel, UnknownTool, TemplateInvalid."""
@@ -73,6 +74,7 @@ class Agents:
         """Delete an agent, its sessions and their running turns. Raises NotFound."""
         agent_id = await self._store.delete_agent(principal.tenant_id, key)
         await self._queue.cancel_agent(agent_id)
+        self._live.close_agent(agent_id)
 
     async def _save(self, row: AgentRow, document: dict[str, Any]) -> AgentView | None:
         saved = await self._store.save_agent(

@@ -2,18 +2,29 @@
 
 from typing import Any
 
-from msgspec import json
+from msgspec import Struct, json
 
 from sessile.domain.log import Entry
-from sessile.domain.session import SessionState
 from sessile.domain.transcript import TranscriptCheck
-from sessile.ports import EventQuery, Page, Principal, SessionRef, SessionRow, Store, TurnRow
+from sessile.ports import EventQuery, Page, Principal, SessionRef, Store, TurnRow
 from sessile.wire import codec
-from sessile.wire.events import Turn, TurnError
+from sessile.wire.errors import NotFound, UnknownCursor
+from sessile.wire.events import SessionState, Turn, TurnError
 from sessile.wire.sessions import SessionCheck, Usage, Violation
 
 _EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_hidden": True}
 _MAX_VIOLATIONS = 100
+
+
+class Attachment(Struct, frozen=True):
+    """Where somebody starts to follow a session."""
+
+    session_id: int
+    agent_id: int
+    cursor: int
+    """The sequence of the last event that they know."""
+    position: str
+    """The same as a client names it: `start` or an event id."""
 
 
 class Events:
@@ -49,34 +60,49 @@ class Events:
         if transcript.state.last_sequence != session.last_sequence:
             await self._store.get_session(ref)  # raises when the session was deleted meanwhile
         found += transcript.end()
-        found += _stale(session, transcript.state)
+        found += transcript.stale(
+            status=session.status,
+            stop_reason=session.stop_reason,
+            last_sequence=session.last_sequence,
+            last_event_id=session.last_event_id,
+            usage=json.decode(session.usage, type=Usage),
+        )
         return SessionCheck(ok=not found, events=session.last_sequence, violations=found[:_MAX_VIOLATIONS])
+
+    async def locate(self, principal: Principal, agent_key: str, session_key: str, since: str) -> Attachment:
+        """Where to follow from: `start`, the id of an event, or `now`. Raises NotFound, UnknownCursor."""
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        session = await self._store.get_session(ref)
+        cursor, position = 0, "start"
+        if since == "now":
+            newest = EventQuery(limit=1, order="desc", records=True, include_hidden=True)
+            for entry in (await self._store.read_log(session.id, newest)).rows:
+                cursor, position = entry.sequence, entry.id
+        elif since != "start":
+            try:
+                entry = await self._store.get_event(ref, since)
+            except NotFound:
+                message = f"{since[:100]!r} is no event of this session; `start` and `now` can be followed from too."
+                raise UnknownCursor(message, field_errors={"since": message}) from None
+            cursor, position = entry.sequence, entry.id
+        return Attachment(session.id, session.agent_id, cursor, position)
+
+    async def state(self, principal: Principal, agent_key: str, session_key: str, session_id: int) -> SessionState:
+        """How a session stands that somebody has attached to. Raises NotFound when it has gone meanwhile."""
+        session = await self._store.get_session(SessionRef(principal.tenant_id, agent_key, session_key))
+        if session.id != session_id:
+            raise NotFound(f"There is no session {session_key!r} any more.", id=session_key)
+        return SessionState(
+            status=session.status,
+            stop_reason=session.stop_reason,
+            turn_id=session.running_turn,
+            last_event_id=session.last_event_id,
+        )
 
     async def get_turn(self, principal: Principal, agent_key: str, session_key: str, turn_id: str) -> Turn:
         """How a turn stands. Raises NotFound."""
         row = await self._store.get_turn(SessionRef(principal.tenant_id, agent_key, session_key), turn_id)
         return _shown(agent_key, session_key, row)
-
-
-def _stale(session: SessionRow, state: SessionState) -> list[Violation]:
-    """What the row of a session says and its log does not."""
-    cached = {
-        "status": (session.status, state.status),
-        "stop_reason": (session.stop_reason, state.stop_reason),
-        "last_sequence": (session.last_sequence, state.last_sequence),
-        "last_event_id": (session.last_event_id, state.last_event_id),
-        "usage": (json.decode(session.usage, type=Usage), state.usage),
-    }
-    return [
-        Violation(
-            rule="stale_session",
-            message=f"The session says {name} {row!r}, its log {log!r}.",
-            sequence=state.last_sequence,
-            event_id=state.last_event_id or "",
-        )
-        for name, (row, log) in cached.items()
-        if row != log
-    ]
 
 
 def _shown(agent_key: str, session_key: str, row: TurnRow) -> Turn:

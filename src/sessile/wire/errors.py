@@ -2,11 +2,11 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, NotSupported
+│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
-├── MethodNotAllowed, NotAcceptable, UnsupportedMediaType, TooLarge, HeadersTooLarge
+├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, PreconditionFailed
 ├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
 ├── Unavailable           StorageUnavailable, Draining
@@ -74,6 +74,12 @@ class InvalidPageKey(BadRequest):
     code = "invalid_page_key"
 
 
+class UnknownCursor(BadRequest):
+    """The cursor is not an event of this session, `start` or `now`."""
+
+    code = "unknown_cursor"
+
+
 class NotSupported(BadRequest):
     """This part of the contract is not built yet."""
 
@@ -136,12 +142,6 @@ class MethodNotAllowed(SessileError):
     def __init__(self, message: str | None = None, *, allowed: Sequence[str] = ()) -> None:
         self.allowed = allowed
         super().__init__(message)
-
-
-class NotAcceptable(SessileError):
-    """The answer cannot be given in a form that the Accept header allows."""
-
-    code = "not_acceptable"
 
 
 class UnsupportedMediaType(SessileError):

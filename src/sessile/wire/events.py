@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from sessile.wire.agents import ListMetadata
 from sessile.wire.ids import EventId, Key, Timestamp, TurnId
-from sessile.wire.sessions import SessionContextUsage, StopReason, Usage
+from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 RECORD_TYPES = frozenset(
     {
@@ -293,6 +293,17 @@ class ContextConsumed(Struct, kw_only=True, tag_field="type", tag="context_consu
     created_at: Timestamp
 
 
+class SessionState(Struct, kw_only=True, tag_field="type", tag="session_state"):
+    """How the session stands when a follower attaches; what led there follows."""
+
+    status: Status
+    stop_reason: StopReason | None
+    turn_id: TurnId | None
+    """The turn that runs."""
+    last_event_id: EventId | None
+    """The newest event that is no record."""
+
+
 class StreamError(Struct, kw_only=True, tag_field="type", tag="error"):
     """The turn ended badly; `end` follows."""
 
@@ -306,7 +317,7 @@ class StreamEnd(Struct, kw_only=True, tag_field="type", tag="end"):
     status: Literal["running", "stopped"] | UnsetType = UNSET
     stop_reason: StopReason | UnsetType | None = UNSET
     reason: str | UnsetType = UNSET
-    """`deleted` when the session is gone."""
+    """`deleted` when the session is gone; `drain` when the server stops, and another or the next one goes on."""
 
 
 LiveFrame = (
@@ -315,6 +326,7 @@ LiveFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | SessionState
     | StreamError
     | StreamEnd
 )
@@ -336,3 +348,17 @@ StreamFrame = (
     | StreamEnd
 )
 """What a streamed answer to an input may hold."""
+
+FollowFrame = (
+    ContractEvent
+    | TurnStartedRecord
+    | TurnEndedRecord
+    | SessionState
+    | StreamingThinking
+    | StreamingThinkingEnd
+    | StreamingAgentOutput
+    | StreamingAgentOutputEnd
+    | ContextConsumed
+    | StreamEnd
+)
+"""What a stream that follows a session may hold."""

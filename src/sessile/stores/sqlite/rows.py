@@ -47,7 +47,7 @@ def agent(row: Row) -> AgentRow:
 def session(row: Row) -> SessionRow:
     """The columns of `get_session`, in the order of the fields; the status stands for the running turn."""
     status = "running" if row[11] is not None else "stopped" if row[13] else "unstarted"
-    fields: Row = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS])
+    fields: Row = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS], row[11])
     return SessionRow(*fields)
 
 

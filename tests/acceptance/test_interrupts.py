@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance.following import following
 from acceptance.stage import (
     WAIT_SECONDS,
     EventStream,
@@ -200,6 +201,33 @@ async def test_an_interrupt_may_be_answered_as_a_stream(stage: Stage, upstream: 
         assert await EventStream(response).rest() == [
             ("end", {"type": "end", "status": "stopped", "stop_reason": "interrupted"})
         ]
+
+
+async def test_a_follower_sees_it_and_goes_on(stage: Stage, upstream: Upstream) -> None:
+    session = await stage.conversation()
+    upstream.add(say("Half an answer", whole=True), hang())
+    async with following(stage.client, session, since="now") as stream:
+        posting = asyncio.create_task(stage.post(session))
+        await stream.until("streaming_agent_output")
+        body = await interrupt(stage, session)
+        assert await stream.until("session_interrupted") == body["events"][-1]
+        assert (await stream.until("turn_ended"))["stop_reason"] == "interrupted"
+        await goes_on(stage, session)
+        assert (await stream.until("turn_ended"))["stop_reason"] == "end_turn"
+        assert stream.durable == await stage.log(session, records="true")
+    await posting
+
+
+async def test_an_interrupt_on_a_log_that_holds_the_rules(stage: Stage, upstream: Upstream) -> None:
+    session = await stage.conversation(tool_configurations=lambdas("waits"))
+    upstream.add(say("I try. "), call("waits", id="one"), call("nothing", id="two"))
+    posting = asyncio.create_task(stage.post(session))
+    await tool_started(stage)
+    await interrupt(stage, session)
+    await goes_on(stage, session)
+    await posting
+    checked = await stage.get(f"{session}/check")
+    assert (checked["ok"], checked["violations"]) == (True, [])
 
 
 async def test_an_idle_session(stage: Stage, upstream: Upstream) -> None:

@@ -87,7 +87,7 @@ async def test_a_turn_is_started_once_however_often_its_input_comes(world: World
 
 async def test_an_agent_that_could_not_be_created_any_more_is_still_given(world: World) -> None:
     model = ScriptedModel()
-    agents = Agents(world.store, ScriptedModels(model), ToolRegistry({}), world.queue)
+    agents = Agents(world.store, ScriptedModels(model), ToolRegistry({}), world.queue, world.hub)
     body = {"name": "A", "model": {"name": model.name}}
     made = await agents.create(OWNER, body, ONCE)
 
@@ -95,7 +95,7 @@ async def test_an_agent_that_could_not_be_created_any_more_is_still_given(world:
         def get(self, name: str) -> Any:
             raise UnknownModel
 
-    later = Agents(world.store, NoModels(model), ToolRegistry({}), world.queue)
+    later = Agents(world.store, NoModels(model), ToolRegistry({}), world.queue, world.hub)
     assert (await later.create(OWNER, body, ONCE)).json == made.json
     for once in (None, Once("new", b"")):
         with pytest.raises(UnknownModel):

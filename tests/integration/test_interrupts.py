@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from integration.test_turns import MAX_MODEL_CALLS, OWNER, Harness, last, types
+from integration.test_turns import MAX_MODEL_CALLS, OWNER, SAID, Harness, last, types
 from sessile.api import interrupt_answer
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
@@ -24,7 +24,7 @@ from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.script import Step, call, fail, hang, say, think, usage
 from sessile.testing.scripted_model import ModelCall, ScriptedModel, ScriptedModels
 from sessile.tools.python import PythonTool
-from sessile.wire import codec
+from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound, StorageUnavailable
 from sessile.wire.events import StreamingAgentOutput
 from sessile.wire.sessions import CreateSessionRequest
@@ -242,6 +242,17 @@ async def test_before_the_turn_has_started(stage: Stage) -> None:
     await stage.create()
     answers = await asyncio.gather(stage.post(), stage.interrupt())
     assert body_types(answers[1]) == ["session_interrupted"]
+    ends_as_interrupted(await stage.log())
+    assert stage.model.calls == []
+
+
+async def test_before_the_claim_has_reached_the_worker(stage: Stage) -> None:
+    await stage.create()
+    claim = await stage.store.accept_input(stage.ref, SAID, ids.turn_id(), lambda agent, session: None)
+    interrupting = asyncio.create_task(stage.interrupt())
+    await stage.told.wait()
+    stage.worker.submit(claim)
+    assert body_types(await interrupting) == ["session_interrupted"]
     ends_as_interrupted(await stage.log())
     assert stage.model.calls == []
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from sessile.api import turn_answer
 from sessile.api.deltas import Deltas, encoded
-from sessile.api.live_stream import STREAM_HEADERS
+from sessile.api.live_stream import HEADERS, LiveStream
 from sessile.domain.log import Entry
 from sessile.live.channel import Node
 from sessile.live.tail import Tail
@@ -20,23 +20,30 @@ from sessile.wire.events import RECORD_TYPES, AgentOutputEvent, StreamEnd
 
 async def whole(found: Interruption, tail: Tail | None, patience: float | None) -> bytes:
     """The durable events as one JSON body, once the turn has ended or `patience` seconds have passed."""
+    if tail is None:
+        return turn_answer.rendered([], found.session.key, None, stopped=True, stop_reason=found.session.stop_reason)
     entries: list[Entry] = []
-    stopped, stop_reason = tail is None, found.session.stop_reason if tail is None else None
-    if tail is not None:
-        try:
-            async with asyncio.timeout(patience):
-                while not (_has_ended(entries) or tail.closed):
-                    entries += _entries_of(found, await tail.next())
-        except TimeoutError:
-            pass
-        finally:
-            tail.close()
-        stopped = tail.closed is not None
-    return turn_answer.rendered(entries, found.session.key, found.turn_id, stopped=stopped, stop_reason=stop_reason)
+    try:
+        async with asyncio.timeout(patience):
+            while not (_has_ended(entries) or tail.closed):
+                entries += _entries_of(found, await tail.next())
+    except TimeoutError:
+        pass
+    finally:
+        tail.close()
+    return turn_answer.rendered(entries, found.session.key, found.turn_id, stopped=tail.closed is not None)
+
+
+def stream(found: Interruption, tail: Tail | None, patience: float | None, headers: dict[str, str]) -> Response:
+    """The same events as frames, last `end`."""
+    if tail is None:
+        end = encoded(StreamEnd(status="stopped", stop_reason=found.session.stop_reason))
+        return Response(end, 201, {**headers, **HEADERS}, "text/event-stream")
+    return LiveStream(InterruptAnswer(found), tail, 201, headers, patience)
 
 
 class InterruptAnswer:
-    """The `Rendering` of the same events: frames, last `end`."""
+    """The `Rendering` of what an interrupt leaves."""
 
     heartbeat = sse.COMMENT
 
@@ -46,15 +53,17 @@ class InterruptAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """Nothing: what comes first is what was kept."""
+        """Nothing stands before the events."""
         return b""
 
     def render(self, nodes: list[Node]) -> bytes:
-        """What became durable in the turn."""
-        return b"".join(map(self._entry, _entries_of(self._found, nodes)))
+        """The durable events among them."""
+        entries = _entries_of(self._found, nodes)
+        self.ended = _has_ended(entries)
+        return b"".join(map(self._entry, entries))
 
     def closed(self, reason: str) -> bytes:
-        """The turn has stopped without a word."""
+        """The session is gone."""
         return encoded(StreamEnd(status="stopped", reason=reason))
 
     def late(self) -> bytes:
@@ -67,15 +76,8 @@ class InterruptAnswer:
             assert isinstance(event, AgentOutputEvent)
             return self._deltas.end(event)
         if entry.type == "turn_ended":
-            self.ended = True
             return turn_answer.end_frames(turn_answer.ended_by(entry))
         return b"" if entry.type in RECORD_TYPES else sse.frame(entry.type, entry.json)
-
-
-def nothing_runs(found: Interruption) -> Response:
-    """The stream where there is no turn to stop."""
-    end = encoded(StreamEnd(status="stopped", stop_reason=found.session.stop_reason))
-    return Response(end, 201, STREAM_HEADERS, "text/event-stream")
 
 
 def _entries_of(found: Interruption, nodes: list[Node]) -> list[Entry]:

@@ -12,7 +12,7 @@ from sessile.live.replay import Source
 
 _GATHER_SECONDS = 0.001
 """Deltas that come this soon after a write go out together in the next: the write is half of what a delta costs."""
-STREAM_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
+HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Rendering(Protocol):
@@ -51,7 +51,7 @@ class LiveStream(StreamingResponse):
         patience: float | None = None,
     ) -> None:
         frames = self._frames(rendering, tail, patience)
-        super().__init__(frames, status, {**(headers or {}), **STREAM_HEADERS}, "text/event-stream")
+        super().__init__(frames, status, {**(headers or {}), **HEADERS}, "text/event-stream")
         self._tail = tail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -86,11 +86,9 @@ async def _interrupt(call: Call, request: InterruptRequest, patience: float | No
     path = call.path
     found, tail = await call.services.inputs.interrupt(call.principal, path["agent_key"], path["session_key"], attach)
     headers = {} if found.turn_id is None else {"x-turn-id": found.turn_id}
-    if not request.stream_response:
-        return JsonResponse(await interrupt_answer.whole(found, tail, patience), 201, headers)
-    if tail is None:
-        return interrupt_answer.nothing_runs(found)
-    return LiveStream(interrupt_answer.InterruptAnswer(found), tail, 201, headers, patience)
+    if request.stream_response:
+        return interrupt_answer.stream(found, tail, patience, headers)
+    return JsonResponse(await interrupt_answer.whole(found, tail, patience), 201, headers)
 
 
 async def list_events(call: Call) -> Response:

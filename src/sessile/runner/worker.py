@@ -1,6 +1,7 @@
 """Runs claimed turns as tasks of this process: start, cancel, drain, and what a fault means for a turn."""
 
 import asyncio
+from collections import deque
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -20,6 +21,7 @@ _RESTARTED = TurnError(
     code="server_restarted", message=f"The server went away {MAX_TAKES} times while the turn was running."
 )
 _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
+_REMEMBERED = 256
 _log = structlog.get_logger("sessile.runner")
 
 Running = tuple[OpenTurn, "asyncio.Task[None]"]
@@ -31,6 +33,8 @@ class Worker:
     def __init__(self, env: TurnEnvironment) -> None:
         self._env = env
         self._running: dict[int, Running] = {}
+        self._early = deque[str](maxlen=_REMEMBERED)
+        """Turns that were interrupted and do not run here: they have ended, or their claim is still on its way."""
         self._deadline: float | None = None
         """When the drain gives up; None while there is none."""
 
@@ -43,6 +47,8 @@ class Worker:
         turn, task = self._running.get(session_id, (None, None))
         if turn is not None and task is not None and turn.turn_id == turn_id:
             turn.interrupt(task)
+        else:
+            self._early.append(turn_id)
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
@@ -86,6 +92,8 @@ class Worker:
     def _start(self, turn: OpenTurn) -> None:
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
+        if turn.turn_id in self._early:
+            turn.interrupt(task)
         if self._deadline is not None:
             turn.cancel(task)
 

@@ -100,7 +100,6 @@ class Inputs:
         if found.turn_id is None:
             return found, None
         follower = attach(found)
-        # The store answers in the order of its commits, so whoever accepted the input has submitted the turn by now.
         self._queue.interrupt(found.session.id, found.turn_id)
         return found, follower
 

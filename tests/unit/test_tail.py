@@ -30,6 +30,7 @@ class FakeLog:
         self.entries: list[Entry] = []
         self.reads = 0
         self.failing = False
+        self.gone = False
         self.pauses = 0
         """How often a read lets others run, before and after it looks."""
         self.looked = asyncio.Event()
@@ -43,6 +44,11 @@ class FakeLog:
         ]
         self.entries += new
         return new
+
+    async def heads(self, session_ids: list[int]) -> dict[int, int]:
+        if self.failing:
+            raise StorageUnavailable
+        return {session_id: len(self.entries) for session_id in session_ids if not self.gone}
 
     async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
         assert (session_id, query.order, query.records, query.include_hidden) == (SESSION, "asc", True, True)
@@ -221,6 +227,29 @@ async def test_a_lost_announcement_is_repaired_at_the_heartbeat() -> None:
     world.log.commit("thinking", "turn_ended")
     assert durable(await drained(tail, 3)) == [2, 3]
     tail.close()
+
+
+async def test_a_session_that_is_gone_without_a_word_ends_its_followers_at_the_heartbeat() -> None:
+    world = World(SOON)
+    world.write("input_message")
+    tail = world.follow(1)
+    world.log.gone = True
+    async with asyncio.timeout(WAIT_SECONDS):
+        while tail.closed is None:
+            await tail.next()
+    assert tail.closed == "deleted"
+    tail.close()
+
+
+async def test_heartbeats_of_many_followers_at_the_head_read_no_log() -> None:
+    world = World(SOON)
+    world.write("input_message")
+    tails = [world.follow(1) for _ in range(20)]
+    for _ in range(3):
+        assert [await soon(tail) for tail in tails] == [[]] * 20
+    assert world.log.reads == 0
+    for tail in tails:
+        tail.close()
 
 
 async def test_a_gap_sends_the_follower_to_the_log(world: World) -> None:

@@ -11,10 +11,6 @@ from benchmarks.processes import NotMeasured, Server
 _OPEN_LIMIT_SECONDS = 60.0
 
 
-class NotBuilt(Exception):
-    """The server does not offer event streams of sessions."""
-
-
 def raise_file_limit() -> int:
     """Let this process, and those it starts, open as many files as the system allows; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -56,8 +52,6 @@ def _await_first_bytes(selector: selectors.BaseSelector) -> None:
         for key, _ in selector.select(1):
             assert isinstance(key.fileobj, socket.socket)
             head = key.fileobj.recv(4096)
-            if head.startswith(b"HTTP/1.1 406"):
-                raise NotBuilt
             if not head.startswith(b"HTTP/1.1 200") or b"text/event-stream" not in head.lower():
                 raise NotMeasured(f"following a session was answered with {head[:200]!r}")
             selector.unregister(key.fileobj)

@@ -358,6 +358,9 @@ class Store(Protocol):
     async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
         """As `list_events`, for a caller that holds the internal id; empty when the session is gone."""
 
+    async def heads(self, session_ids: Collection[int]) -> dict[int, int]:
+        """The newest sequence of each of these sessions, 0 in an empty log; a session that is gone is left out."""
+
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
         """Raises NotFound."""
 

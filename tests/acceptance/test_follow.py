@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance.cli_support import environment, run
 from acceptance.following import Block, following, joined
 from acceptance.stage import Stage, lambdas, refused, types
 from sessile.testing.script import call, say, think, wait_for
@@ -324,3 +325,26 @@ def stuck(stage: Stage, session: str) -> Iterator[None]:
     with socket.create_connection((url.host, url.port or 80)) as connection:
         connection.sendall(f"{head}x-api-key: {stage.server.key}\r\n\r\n".encode())
         yield
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        (["--role", "agent_user"], True),
+        (["--role", "viewer"], True),
+        (["--agent-role", "{agent}=agent_user"], True),
+        (["--agent-role", "{agent}=agent_viewer"], True),
+        (["--agent-role", "another=agent_user"], False),
+    ],
+)
+async def test_who_may_post_or_read_may_follow(stage: Stage, arguments: list[str], allowed: bool) -> None:
+    session = await stage.conversation()
+    named = [one.format(agent=session.split("/")[3]) for one in arguments]
+    made = await run(environment(stage.server.url), "keys", "create", "k", *named, "--data", str(stage.server.data))
+    assert made.code == 0, made.stderr
+    secret = made.stdout.strip()
+    headers = {"x-api-key": secret, "accept": "text/event-stream"}
+    async with stage.client.stream("GET", f"{session}/events", headers=headers) as response:
+        assert response.status_code == (200 if allowed else 403)
+    listed = await stage.client.get(f"{session}/events", headers={"x-api-key": secret})
+    assert listed.status_code == (200 if "viewer" in arguments[1] else 403)

@@ -30,6 +30,7 @@ class FakeLog:
         self.entries: list[Entry] = []
         self.reads = 0
         self.failing = False
+        self.gone = False
         self.pauses = 0
         """How often a read lets others run, before and after it looks."""
         self.looked = asyncio.Event()
@@ -43,6 +44,11 @@ class FakeLog:
         ]
         self.entries += new
         return new
+
+    async def heads(self, session_ids: list[int]) -> dict[int, int]:
+        if self.failing:
+            raise StorageUnavailable
+        return {session_id: len(self.entries) for session_id in session_ids if not self.gone}
 
     async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
         assert (session_id, query.order, query.records, query.include_hidden) == (SESSION, "asc", True, True)
@@ -76,9 +82,9 @@ class World:
         delta = StreamingAgentOutput(content=text, output_id=output_id, offset=offset, turn_id="trn_1", created_at="")
         self.hub.publish(SESSION, delta)
 
-    def follow(self, cursor: int = 0) -> Tail:
+    def follow(self, cursor: int = 0, *, joins: bool = False, deltas: bool = True) -> Tail:
         """A follower."""
-        return self.hub.follow(SESSION, cursor)
+        return self.hub.follow(SESSION, cursor, joins=joins, deltas=deltas)
 
 
 @pytest.fixture
@@ -221,6 +227,29 @@ async def test_a_lost_announcement_is_repaired_at_the_heartbeat() -> None:
     world.log.commit("thinking", "turn_ended")
     assert durable(await drained(tail, 3)) == [2, 3]
     tail.close()
+
+
+async def test_a_session_that_is_gone_without_a_word_ends_its_followers_at_the_heartbeat() -> None:
+    world = World(SOON)
+    world.write("input_message")
+    tail = world.follow(1)
+    world.log.gone = True
+    async with asyncio.timeout(WAIT_SECONDS):
+        while tail.closed is None:
+            await tail.next()
+    assert tail.closed == "deleted"
+    tail.close()
+
+
+async def test_heartbeats_of_many_followers_at_the_head_read_no_log() -> None:
+    world = World(SOON)
+    world.write("input_message")
+    tails = [world.follow(1) for _ in range(20)]
+    for _ in range(3):
+        assert [await soon(tail) for tail in tails] == [[]] * 20
+    assert world.log.reads == 0
+    for tail in tails:
+        tail.close()
 
 
 async def test_a_gap_sends_the_follower_to_the_log(world: World) -> None:
@@ -396,6 +425,71 @@ async def test_a_follower_that_is_too_slow_even_for_the_skip_skips_again(world: 
     world.log.may_return.set()
     (snapshot,) = told(await reading)
     assert snapshot.endswith(text)
+
+
+async def test_who_joins_in_the_middle_of_an_output_gets_the_text_so_far_after_the_log(world: World) -> None:
+    world.write("input_message", "turn_started")
+    world.speak("Hello ")
+    world.speak("you", 6)
+    early, late, without = world.follow(joins=True), world.follow(2, joins=True), world.follow(deltas=False, joins=True)
+    assert told(await soon(early)) == [1, 2, "|Hello you"]
+    assert told(await soon(late)) == ["|Hello you"]
+    assert told(await soon(without)) == [1, 2]
+    world.speak(" two", 9)
+    for tail in (early, late):
+        assert told(await soon(tail)) == [" two"]
+
+
+async def test_who_joins_gets_no_text_that_the_log_has_but_nobody_announced_yet(world: World) -> None:
+    """Between a commit and its announcement the channel still has the output in flight."""
+    world.write("input_message", "turn_started")
+    world.speak("Hello")
+    committed = world.log.commit("agent_output")
+    for cursor, before in ((0, [1, 2, 3]), (2, [3]), (3, [])):
+        tail = world.follow(cursor, joins=True)
+        if before:
+            assert told(await soon(tail)) == before
+        waiting = asyncio.create_task(soon(tail))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        reads = world.log.reads
+        world.speak("!", 5)
+        await asyncio.sleep(0)
+        assert world.log.reads == reads, "deltas do not send it to the log again and again"
+        assert not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        tail.close()
+    tail = world.follow(3, joins=True)
+    waiting = asyncio.create_task(soon(tail))
+    await asyncio.sleep(0)
+    world.hub.announce(SESSION, committed)
+    world.speak("Next", output_id="out_2")
+    assert told(await waiting) in (["|Next"], ["Next"])
+
+
+async def test_a_long_replay_is_read_page_by_page_and_live_after_it(world: World) -> None:
+    world.write(*["thinking"] * 250)
+    world.speak("Hello")
+    tail = world.follow(joins=True)
+    pages = [told(await soon(tail)) for _ in range(3)]
+    assert [len(page) for page in pages] == [100, 100, 51]
+    assert pages[-1][-1] == "|Hello"
+    world.write("agent_output")
+    assert told(await soon(tail)) == [251]
+
+
+async def test_the_end_of_an_agent_and_a_drain_end_followers(world: World) -> None:
+    ours, theirs = world.hub.follow(1, 0, agent_id=7), world.hub.follow(2, 0, agent_id=8)
+    world.hub.close_agent(7)
+    assert (ours.closed, theirs.closed) == ("deleted", None)
+    world.hub.drain()
+    assert (ours.closed, theirs.closed) == ("deleted", "drain")
+    world.log.commit("input_message")
+    late = world.follow(joins=True)
+    assert durable(await soon(late)) == [1]
+    assert (await soon(late), late.closed) == ([], "drain")
 
 
 async def test_a_slow_follower_costs_a_fast_one_nothing(world: World) -> None:

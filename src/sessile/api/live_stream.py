@@ -55,11 +55,22 @@ class LiveStream(StreamingResponse):
         self._tail = tail
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it all."""
+        """Send it all; a task beside it waits for the client to go away."""
+        watcher = asyncio.ensure_future(self._watch(receive, asyncio.current_task()))
         try:
-            await super().__call__(scope, receive, send)
+            await self.stream_response(send)
+        except asyncio.CancelledError:
+            if not watcher.done() or watcher.cancelled():
+                raise
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]
         finally:
+            watcher.cancel()
             self._tail.close()
+
+    async def _watch(self, receive: Receive, task: "asyncio.Task[None] | None") -> None:
+        await self.listen_for_disconnect(receive)
+        assert task is not None
+        task.cancel()
 
     async def _frames(self, rendering: Rendering, tail: Source, patience: float | None) -> AsyncIterator[bytes]:
         deadline = None if patience is None else asyncio.get_running_loop().time() + patience

@@ -1,5 +1,7 @@
-"""`sessile events`: send an input and get the answer, interrupt a turn, list the log, get one event."""
+"""`sessile events`: send an input and get the answer, interrupt a turn, follow, list the log, get one event."""
 
+import sys
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -9,12 +11,14 @@ from msgspec import structs
 from sessile.cli import documents, faults, output
 from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url
 from sessile.cli.remote import server
-from sessile.cli.transcript import summary
+from sessile.cli.screen import Screen
+from sessile.cli.transcript import Transcript, summary
 from sessile.cli.turns import leave_by
-from sessile.client import Answer, Event, UnknownEvent, event_type
+from sessile.client import Answer, Event, Followed, UnknownEvent, event_type
+from sessile.wire.errors import SessileError
 
 app = typer.Typer(
-    help="""Events of a session: send an input, interrupt its turn, list, get.
+    help="""Events of a session: send an input, interrupt its turn, follow, list, get.
 
     Example: sessile events list helper first
     """,
@@ -93,6 +97,71 @@ def interrupt(
         output.remark("Interrupted.")
     else:
         output.remark(f"The turn had its own end first: {answer.stop_reason or 'the session was deleted'}.")
+
+
+@app.command()
+def follow(
+    agent: AgentKey,
+    session: SessionKey,
+    since: Annotated[
+        str, typer.Option(metavar="WHERE", help="Where to begin: `start`, after the event with this id, or `now`.")
+    ] = "start",
+    deltas: Annotated[bool, typer.Option("--deltas/--no-deltas", help="Whether to show answers as they come.")] = True,
+    include_hidden: Annotated[bool, typer.Option("--include-hidden", help="Hidden events too.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show a session as it goes on, from turn to turn, until it is deleted; Ctrl-C leaves.
+
+    A lost connection is made again by itself, for as long as it takes, and nothing is shown twice.
+
+    Example: sessile events follow helper first
+
+    Example: sessile events follow helper first --since now --no-deltas --json
+    """
+    show, finish = (_as_lines, lambda: None) if as_json else _on_screen()
+
+    def lost(error: SessileError) -> None:
+        finish()
+        output.remark("(The connection to the server is lost; waiting for it. Ctrl-C leaves.)")
+
+    with server(url, api_key) as client:
+        follower = client.events.follow(
+            agent,
+            session,
+            since=since,
+            deltas=deltas,
+            include_hidden=include_hidden,
+            on_lost=lost,
+            on_found=lambda: output.remark("(The server is there again.)"),
+        )
+        try:
+            with follower:
+                for item in follower:
+                    show(item)
+        except KeyboardInterrupt:
+            finish()
+            output.remark(f"(Go on later with --since {follower.last_event_id})")
+            raise typer.Exit(faults.INTERRUPTED) from None
+        finally:
+            finish()
+
+
+def _as_lines(item: Followed) -> None:
+    output.json_line(item.data if isinstance(item, UnknownEvent) else item)
+    sys.stdout.flush()
+
+
+def _on_screen() -> tuple[Callable[[Followed], None], Callable[[], None]]:
+    """What shows an item as a conversation does, and what ends a line that is unfinished."""
+    screen, transcript = Screen(sys.stdout, sys.stdout), Transcript()
+
+    def show(item: Followed) -> None:
+        live = getattr(item, "sequence", 0) == 0
+        screen.show(transcript.frame(item) if live else transcript.event(item))
+
+    return show, screen.finish
 
 
 @app.command("list")

@@ -82,6 +82,8 @@ class Channel:
         """Whether a turn of the session is running here."""
         self.head: int | None = None
         """The sequence of the newest event that was announced here, or None before the first."""
+        self.log_head = 0
+        """The newest sequence that the log was last seen to have."""
         self.output: StreamingAgentOutput | None = None
         """The latest delta of the output in flight, if there is one."""
         self.closed: str | None = None
@@ -117,6 +119,12 @@ class Channel:
             self._forget_output()
         self._link(Node(None, frame, self.tail.position + size))
         self._wake_impatient()
+
+    def remind(self, log_head: int) -> None:
+        """The log was looked at: wake everybody if it has more than was announced."""
+        self.log_head = log_head
+        if log_head > (self.head or 0):
+            self.wake()
 
     def close(self, reason: str) -> None:
         """End all followers."""

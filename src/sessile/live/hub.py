@@ -1,5 +1,7 @@
 """All channels of a process: the `LiveSink` that runner and service write to, and the place where followers attach."""
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from sessile.domain.log import Entry
@@ -7,6 +9,7 @@ from sessile.live.channel import Channel
 from sessile.live.replay import Replay
 from sessile.live.tail import Tail
 from sessile.ports import Store
+from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import LiveFrame
 
 
@@ -18,6 +21,8 @@ class Hub:
         self._heartbeat_seconds = heartbeat_seconds
         self._channels: dict[int, Channel] = {}
         self._draining = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     def announce(self, session_id: int, entries: Sequence[Entry]) -> None:
         """Durable events, after their commit, in log order."""
@@ -42,6 +47,10 @@ class Hub:
     def drain(self) -> None:
         """The server stops: end all followers, once they have what is durable, and those who come later."""
         self._draining = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
         for channel in self._channels.values():
             channel.close("drain")
 
@@ -58,12 +67,33 @@ class Hub:
         if self._draining:
             channel.close("drain")
         tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
 
     def replay(self, session_id: int, cursor: int) -> Replay:
         """The log after `cursor`, for whoever joins a turn that has stopped. The caller closes it."""
         return Replay(self._store, session_id, cursor, self._heartbeat_seconds)
+
+    def _look(self) -> None:
+        """At every heartbeat: one query for all logs that are followed, so that a lost announcement costs no more."""
+        self._timer = None
+        if self._draining or not any(channel.places for channel in self._channels.values()):
+            return
+        self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._compare())
+
+    async def _compare(self) -> None:
+        followed = [session_id for session_id, channel in self._channels.items() if channel.places]
+        with contextlib.suppress(StorageUnavailable):
+            heads = await self._store.heads(followed)
+            for session_id in followed:
+                if session_id not in heads:
+                    self.close_session(session_id)
+                elif (channel := self._channels.get(session_id)) is not None:
+                    channel.remind(heads[session_id])
 
     def _drop_if_idle(self, session_id: int) -> None:
         channel = self._channels.get(session_id)

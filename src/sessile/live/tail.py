@@ -1,6 +1,7 @@
 """Following a session: catch up from the log, then follow the channel, with one cursor and no gap or repeat between.
 
-An announcement is a hint. The log is read whenever the hint does not fit the cursor, and at every heartbeat.
+An announcement is a hint. The log is read whenever the hint does not fit the cursor, and when the hub, which looks at
+all followed logs at every heartbeat, finds that it has more.
 """
 
 import asyncio
@@ -97,7 +98,7 @@ class Tail:
         if self._place.node is None:
             return await self._join()
         await self._take(self._place.node, len(self._ready))
-        if self._beat and not self._ready and self._place.node is not None and await self._read():
+        if self._channel.log_head > self._cursor and self._place.node is not None and await self._read():
             self._place.node = None
         return self._place.node is not None
 

@@ -53,6 +53,24 @@ class LogContract(Fixtures):
         assert (turn.running, turn.stop_reason, turn.ended_at, turn.error) == (True, None, None, None)
         assert (turn.input_event_id, turn.input_sequence) == (claim.opened[0].id, 1)
 
+    async def test_heads_of_logs_without_what_is_gone(self, store: Store, ref: SessionRef) -> None:
+        first = await store.get_session(ref)
+        other = await store.get_session(await new_session(store, ref.tenant_id, "other"))
+        await accept(store, ref)
+        assert await store.heads([first.id, other.id, 10**9]) == {first.id: 2, other.id: 0}
+        assert await store.heads([]) == {}
+        await store.delete_session(ref, None)
+        assert await store.heads([first.id, other.id]) == {other.id: 0}
+        await store.delete_agent(ref.tenant_id, AGENT)
+        assert await store.heads([other.id]) == {}
+
+    async def test_a_session_names_its_running_turn(self, store: Store, ref: SessionRef) -> None:
+        assert (await store.get_session(ref)).running_turn is None
+        claim = await accept(store, ref)
+        assert (await store.get_session(ref)).running_turn == claim.turn_id
+        await store.append(claim.fence, [], NOTHING, DONE)
+        assert (await store.get_session(ref)).running_turn is None
+
     async def test_event_ids_are_unique_and_sort_in_log_order(self, store: Store, ref: SessionRef) -> None:
         for _ in range(10):
             await whole_turn(store, ref, *[thought()] * 7)

@@ -84,6 +84,11 @@ WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 SELECT s.id FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
+-- name: heads
+-- The newest sequences of sessions, given as a JSON list of their internal ids.
+SELECT s.id, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.agent_id
+WHERE s.id IN (SELECT value FROM json_each(:ids));
+
 -- name: list_sessions
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -298,6 +298,10 @@ class SqliteStore:
 
     async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
         return await self._readers.run(lambda db: log.read(db, session_id, query))
+
+    async def heads(self, session_ids: Collection[int]) -> dict[int, int]:
+        wanted = {"ids": codec.encode(list(session_ids)).decode()}
+        return await self._readers.run(lambda db: dict(db.execute(_QUERIES["heads"], wanted).fetchall()))
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
         def verb(db: sqlite3.Connection) -> Entry:

@@ -90,10 +90,10 @@ def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption
     row = db.execute(_QUERIES["get_session"], where).fetchone()
     if row is None:
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
-    turn_id = row[11]
-    if turn_id is not None:
-        db.execute(_QUERIES["interrupt_turn"], {"turn_id": turn_id, "now": now})
-    return Interruption(rows.session(row), turn_id)
+    session = rows.session(row)
+    if session.running_turn is not None:
+        db.execute(_QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
+    return Interruption(session, session.running_turn)
 
 
 def append(

@@ -1,0 +1,173 @@
+"""Breaks a promise in a copy of the source, one at a time; a test must notice each: `python -m checks.mutants`."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("src", "tests", "examples", "pyproject.toml", "PROTOCOL.md", "README.md")
+_SECONDS = 300
+
+
+class Mutant(NamedTuple):
+    """What is broken, where and how, and the tests that must fail then."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "acknowledge before the commit",
+        "stores/sqlite/lanes.py",
+        "            self._disk.put(lambda: self._commit(batch, outcomes))\n",
+        "            _deliver(outcomes)\n            self._disk.put(lambda: self._commit([], []))\n",
+        "tests/acceptance/test_durability.py -k before_it_is_synced",
+    ),
+    Mutant(
+        "no fence check",
+        "stores/sqlite/queries.sql",
+        "AND t.fence = ? AND t.running = 1",
+        "AND t.fence >= ? AND t.running = 1",
+        "tests/integration/test_turns.py -k fence",
+    ),
+    Mutant(
+        "an event twice at the seam",
+        "live/tail.py",
+        "            if entry.sequence > self._cursor:\n",
+        "            if entry.sequence >= self._cursor:\n",
+        "tests/unit/test_tail.py",
+    ),
+    Mutant(
+        "the records of the input on the stream of its turn",
+        "api/turn_answer.py",
+        "or entry.sequence <= self._claim.opened[-1].sequence:",
+        "or entry.sequence < self._claim.opened[0].sequence:",
+        "tests/acceptance/test_streaming.py tests/unit/test_turn_answer.py",
+    ),
+    Mutant(
+        "a retry after a delta was shown",
+        "runner/model_call.py",
+        "if answer.begun or wait is None:",
+        "if wait is None:",
+        "tests/integration/test_turns.py",
+    ),
+    Mutant(
+        "a tool before its input is durable",
+        "runner/turn.py",
+        "        calls = dispatch.prepare_all(answer.tool_calls, plan.offered)\n        await turn.append(",
+        "        calls = dispatch.prepare_all(answer.tool_calls, plan.offered)\n"
+        "        await dispatch.execute(calls)\n        await turn.append(",
+        "tests/integration tests/acceptance/test_streaming.py tests/acceptance/test_lifecycle.py",
+    ),
+    Mutant(
+        "a tool that is not idempotent runs again after a crash",
+        "runner/dispatch.py",
+        "found.tool.name == event.tool_name and found.tool.idempotent else None",
+        "found.tool.name == event.tool_name else None",
+        "tests/integration/test_turns.py -k crash",
+    ),
+    Mutant(
+        "a crash forgets how many model calls were made",
+        "domain/turn.py",
+        "    return sum(now and not before for before, now in pairwise([False, *kinds]))\n",
+        "    return 0 if any(kinds) else 0\n",
+        "tests/unit/test_turn_rules.py tests/integration/test_turns.py -k model_calls",
+    ),
+    Mutant(
+        "open tool calls stay open when the turn ends",
+        "runner/open_turn.py",
+        "            if call_id not in answered\n",
+        "            if call_id not in answered and not self.open_calls\n",
+        "tests/integration/test_turns.py tests/integration/test_interrupts.py",
+    ),
+    Mutant(
+        "an idempotency key that is not kept",
+        "stores/sqlite/log.py",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        pass\n",
+        "tests/contract/test_stores.py tests/integration/test_idempotency.py",
+    ),
+    Mutant(
+        "an idempotency key in a commit of its own",
+        "stores/sqlite/log.py",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        '        db.execute("COMMIT")\n        db.execute("BEGIN IMMEDIATE")\n'
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
+    ),
+    Mutant(
+        "another request with the same key joins the turn of the first",
+        "stores/sqlite/once.py",
+        "    if row[1] != once.fingerprint:\n        raise IdempotencyKeyReused\n",
+        "",
+        "tests/contract/test_stores.py tests/integration/test_idempotency.py",
+    ),
+    Mutant(
+        "an interrupt that is not recorded",
+        "stores/sqlite/log.py",
+        "    if session.running_turn is not None:\n        db.execute(",
+        "    if session.running_turn is None:\n        db.execute(",
+        "tests/contract/test_stores.py tests/integration/test_interrupts.py",
+    ),
+    Mutant(
+        "a client that repeats a change whose outcome it does not know",
+        "client/call.py",
+        'return (method == "GET" or keyed) and',
+        "return",
+        "tests/unit/test_client_call.py tests/acceptance/test_client_faults.py",
+    ),
+)
+
+
+def killed(mutant: Mutant, folder: Path) -> bool:
+    """Whether the tests fail with the mutant. Raises ValueError when its text is not there once."""
+    file = folder / "src" / "sessile" / mutant.file
+    source = file.read_text(encoding="utf-8")
+    if source.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.name}: its text is in {mutant.file} {source.count(mutant.old)} times")
+    file.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+        env = {**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        file.write_text(source, encoding="utf-8")
+    if done.returncode not in (0, 1):
+        raise ValueError(f"{mutant.name}: its tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+def main() -> int:
+    """Try every mutant; the exit status is 1 when one survives."""
+    parser = argparse.ArgumentParser(prog="python -m checks.mutants", description=__doc__)
+    parser.add_argument("--only", help="mutants whose name holds this text")
+    given = parser.parse_args()
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="sessile-mutants-") as made:
+        folder = Path(made)
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
+        for mutant in MUTANTS:
+            if given.only and given.only not in mutant.name:
+                continue
+            verdict = killed(mutant, folder)
+            survived += not verdict
+            sys.stdout.write(f"{'killed  ' if verdict else 'SURVIVED'}  {mutant.name}\n")
+            sys.stdout.flush()
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -114,16 +114,24 @@ async def test_a_crash_in_the_middle_of_an_answer_is_gone_over(tmp_path: Path) -
                     with pytest.raises(httpx.HTTPError):
                         await posting
                     await shown.until("connection to the server is lost")
+                    upstream.reset()
+                    upstream.add(say("Once more, in full."))
                     await asyncio.to_thread(server.start)
                     await shown.until("The server is there again.")
                     await shown.until("The text above is withdrawn.")
-                    await shown.until("server_restarted")
+                    await shown.until("Once more, in full.")
                     upstream.reset()
                     upstream.add(say("The whole answer."))
                     await stage.post(path, "Second.")
                     await shown.until("> Second.")
                     await shown.until("The whole answer.")
-                    for words in ("> First.", "Half of the ans", "> Second.", "The whole answer."):
+                    for words in (
+                        "> First.",
+                        "Half of the ans",
+                        "Once more, in full.",
+                        "> Second.",
+                        "The whole answer.",
+                    ):
                         assert shown.screen.count(words) == 1
                     shown.interrupt()
                     assert await shown.ended() == 130

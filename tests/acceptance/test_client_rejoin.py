@@ -201,7 +201,7 @@ async def test_after_a_crash_the_stream_goes_on_with_the_turn(tmp_path: Path) ->
                 assert "input_message" not in kinds
                 assert [frame.content for frame in frames if isinstance(frame, StreamingAgentOutput)] == ["Two"]
                 assert (kinds[-1], turn.stop_reason) == ("end", "end_turn")
-                assert await log_of(client, agent) == ["input_message"]
+                assert await log_of(client, agent) == ["input_message", "agent_output"]
 
 
 async def test_a_condition_that_fails(stage: Stage, upstream: Upstream, direct: AsyncClient) -> None:

@@ -360,6 +360,7 @@ async def test_after_a_kill_the_key_still_names_the_same_turn(tmp_path: Path) ->
                 assert answer["stop_reason"] == "end_turn"
                 assert answer["events"][-1]["content"] == "One two three"
                 async with stage.stream(session, headers=key) as stream:
-                    assert [name for name, _ in await stream.rest()] == ["input_message", "error", "end"]
+                    names = [name for name, _ in await stream.rest()]
+                assert (names[0], names[-1], "error" in names) == ("input_message", "end", False)
                 assert await inputs_of(stage, session) == ["Hello."]
-                assert len(upstream.requests) == 1
+                assert len(upstream.requests) == 2

@@ -204,7 +204,9 @@ def filter_failure(
     if failure.checks == ("positive_data_acceptance",):
         answer = response.json()
         not_integers = set(answer.get("field_errors", {}).values()) == {"Expected `int`, got `float`"}
-        return answer["code"] not in REFUSALS and not not_integers
+        # An interrupt takes no Idempotency-Key and no If-Match, which a schema cannot say of one kind of body.
+        of_an_interrupt = answer["code"] == "not_supported" and "The header " in answer["messages"][0]
+        return answer["code"] not in REFUSALS and not not_integers and not of_an_interrupt
     return True
 
 

@@ -70,6 +70,8 @@ async def create(call: Call) -> Response:
     claim, tail = await call.services.inputs.accept(
         call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match
     )
+    if isinstance(claim, Rejoined) and not claim.running:
+        patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
     headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
     if request.stream_response:
         return LiveStream(turn_answer.TurnAnswer(claim), tail, 201, headers, patience)

@@ -16,7 +16,7 @@ import uvloop
 from msgspec import Struct
 
 from sessile.domain.log import Draft, draft
-from sessile.ports import NewSession, SessionRef, TurnEnd, TurnProgress
+from sessile.rows import NewSession, SessionRef, TurnEnd, TurnProgress
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.wire import ids

@@ -25,7 +25,8 @@ from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
-from sessile.ports import Authenticator, Clock, ModelFault, Store, TenantRow
+from sessile.ports import Authenticator, Clock, ModelFault, Store
+from sessile.rows import TenantRow
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment

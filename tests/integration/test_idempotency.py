@@ -11,7 +11,8 @@ from sessile.clock import SystemClock
 from sessile.domain.agents import normalize
 from sessile.live.hub import Hub
 from sessile.live.replay import Replay
-from sessile.ports import Claim, EventQuery, Once, Page, Principal, Rejoined, SessionRef, Store
+from sessile.ports import Principal, Store
+from sessile.rows import Claim, EventQuery, Once, Page, Rejoined, SessionRef
 from sessile.service.agents import Agents
 from sessile.service.inputs import Inputs, parse
 from sessile.stores.sqlite.store import SqliteStore

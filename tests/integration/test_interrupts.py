@@ -14,7 +14,8 @@ from sessile.clock import SystemClock
 from sessile.config import ToolConfig
 from sessile.domain.log import Entry
 from sessile.live.tail import Tail
-from sessile.ports import Interruption, ModelFault, ModelRequest, Tool
+from sessile.ports import ModelFault, ModelRequest, Tool
+from sessile.rows import Interruption
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment

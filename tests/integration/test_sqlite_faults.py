@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sessile.ports import SessionChanges, SessionRef
+from sessile.rows import SessionChanges, SessionRef
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock

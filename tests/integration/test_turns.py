@@ -13,7 +13,8 @@ from sessile.domain.log import Entry, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.live.hub import Hub
 from sessile.live.tail import Tail
-from sessile.ports import Claim, EventQuery, ModelFault, Principal, SessionRef, Tool
+from sessile.ports import ModelFault, Principal, Tool
+from sessile.rows import Claim, EventQuery, SessionRef
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment

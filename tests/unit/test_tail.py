@@ -13,7 +13,7 @@ from sessile.domain.log import Entry
 from sessile.live.channel import MAX_LAG_BYTES, Node
 from sessile.live.hub import Hub
 from sessile.live.tail import Tail
-from sessile.ports import EventQuery, Page
+from sessile.rows import EventQuery, Page
 from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import StreamingAgentOutput
 

@@ -5,7 +5,7 @@ import msgspec
 from sessile.api.turn_answer import TurnAnswer
 from sessile.domain.log import Entry, draft
 from sessile.live.channel import Node
-from sessile.ports import AgentRow, Claim, Fence, SessionRow
+from sessile.rows import AgentRow, Claim, Fence, SessionRow
 from sessile.wire.events import AgentOutputEvent, Event, StreamingAgentOutput, TurnEndedRecord, TurnStartedRecord
 from sessile.wire.sessions import Usage
 

@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope
 
 from sessile.domain.idempotency import fingerprint
 from sessile.live.hub import Hub
-from sessile.ports import Once, Principal, Store
+from sessile.ports import Principal, Store
+from sessile.rows import Once
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs

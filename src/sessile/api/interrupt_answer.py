@@ -13,7 +13,7 @@ from sessile.api.live_stream import HEADERS, LiveStream
 from sessile.domain.log import Entry
 from sessile.live.channel import Node
 from sessile.live.tail import Tail
-from sessile.ports import Interruption
+from sessile.rows import Interruption
 from sessile.wire import sse
 from sessile.wire.events import RECORD_TYPES, AgentOutputEvent, StreamEnd
 

@@ -14,7 +14,7 @@ from sessile.api.route import Route, Streaming
 from sessile.auth import roles
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.ports import Claim, EventQuery, Interruption, Rejoined
+from sessile.rows import Claim, EventQuery, Interruption, Rejoined
 from sessile.service.inputs import parse
 from sessile.wire import codec
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn

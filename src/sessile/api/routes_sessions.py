@@ -10,7 +10,7 @@ from sessile.api.call import Call, JsonResponse
 from sessile.api.pages import NOT_BUILT, Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth import roles
-from sessile.ports import SessionRow
+from sessile.rows import SessionRow
 from sessile.service.sessions import shown
 from sessile.wire import codec
 from sessile.wire.errors import NotSupported

@@ -7,7 +7,7 @@ from sessile.api.deltas import Deltas, encoded
 from sessile.domain.log import Entry
 from sessile.live.channel import Node
 from sessile.live.replay import Source
-from sessile.ports import Claim, Rejoined
+from sessile.rows import Claim, Rejoined
 from sessile.wire import codec, sse
 from sessile.wire.events import (
     RECORD_TYPES,

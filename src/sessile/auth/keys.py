@@ -4,7 +4,8 @@ import hashlib
 import secrets
 from collections import OrderedDict
 
-from sessile.ports import ApiKeyRow, Clock, Principal, Store
+from sessile.ports import Clock, Principal, Store
+from sessile.rows import ApiKeyRow
 from sessile.wire.errors import Unauthenticated
 
 _PREFIX = "sk-sessile-"

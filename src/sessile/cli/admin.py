@@ -12,7 +12,8 @@ from sessile.auth.roles import AGENT_ROLES, API_ROLES
 from sessile.clock import SystemClock
 from sessile.compose import DEFAULT_TENANT, default_tenant, open_store
 from sessile.config import Config, ConfigError
-from sessile.ports import Store, TenantRow
+from sessile.ports import Store
+from sessile.rows import TenantRow
 from sessile.wire import codec
 from sessile.wire.ids import KEY_PATTERN
 from sessile.wire.limits import MAX_KEY_CHARS

@@ -4,7 +4,8 @@ import asyncio
 
 from sessile.live.channel import Node
 from sessile.live.tail import Tail
-from sessile.ports import EventQuery, Store
+from sessile.ports import Store
+from sessile.rows import EventQuery
 from sessile.wire.errors import StorageUnavailable
 
 _PAGE = 100

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable
 
 from sessile.live.channel import ENDS_OUTPUT, Channel, Node
-from sessile.ports import EventQuery, Store
+from sessile.ports import Store
+from sessile.rows import EventQuery
 from sessile.wire.errors import StorageUnavailable
 
 _PAGE = 100

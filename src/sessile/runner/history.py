@@ -6,7 +6,8 @@ from msgspec import Struct, field
 
 from sessile.domain.context import Conversation
 from sessile.domain.log import Entry
-from sessile.ports import Claim, EventQuery, Store
+from sessile.ports import Store
+from sessile.rows import Claim, EventQuery
 
 _PAGE = 64
 _REMEMBERED_CHARS = 16 * 1024 * 1024

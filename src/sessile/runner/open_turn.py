@@ -8,7 +8,8 @@ import structlog
 
 from sessile.domain.log import Draft, draft
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Claim, Clock, LiveSink, Store, TurnEnd, TurnProgress
+from sessile.ports import Clock, LiveSink, Store
+from sessile.rows import Claim, TurnEnd, TurnProgress
 from sessile.runner import dispatch
 from sessile.runner.history import History
 from sessile.wire import codec

@@ -9,7 +9,8 @@ from msgspec import Struct
 from sessile.domain import agents
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
-from sessile.ports import AgentRow, Model, Models, Tools
+from sessile.ports import Model, Models, Tools
+from sessile.rows import AgentRow
 from sessile.runner.dispatch import OfferedTool, offer
 from sessile.wire import codec
 from sessile.wire.agents import AgentModel

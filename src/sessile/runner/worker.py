@@ -8,7 +8,8 @@ from structlog.contextvars import bind_contextvars
 
 from sessile.domain.session import fold
 from sessile.domain.turn import model_calls
-from sessile.ports import Claim, EventQuery, ModelFault
+from sessile.ports import ModelFault
+from sessile.rows import Claim, EventQuery
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable

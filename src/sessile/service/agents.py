@@ -7,7 +7,8 @@ import msgspec
 
 from sessile.domain import agents
 from sessile.domain.instructions import Instructions
-from sessile.ports import AgentRow, LiveSink, Models, Once, Page, Principal, Store, Tools, TurnQueue
+from sessile.ports import LiveSink, Models, Principal, Store, Tools, TurnQueue
+from sessile.rows import AgentRow, Once, Page
 from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound, UnknownTool
 

@@ -6,7 +6,8 @@ from msgspec import Struct, json
 
 from sessile.domain.log import Entry
 from sessile.domain.transcript import TranscriptCheck
-from sessile.ports import EventQuery, Page, Principal, SessionRef, Store, TurnRow
+from sessile.ports import Principal, Store
+from sessile.rows import EventQuery, Page, SessionRef, TurnRow
 from sessile.wire import codec
 from sessile.wire.errors import NotFound, UnknownCursor
 from sessile.wire.events import SessionState, Turn, TurnError

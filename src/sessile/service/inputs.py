@@ -9,20 +9,8 @@ from msgspec import UNSET
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
-from sessile.ports import (
-    AgentRow,
-    Claim,
-    Clock,
-    Interruption,
-    LiveSink,
-    Once,
-    Principal,
-    Rejoined,
-    SessionRef,
-    SessionRow,
-    Store,
-    TurnQueue,
-)
+from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
+from sessile.rows import AgentRow, Claim, Interruption, Once, Rejoined, SessionRef, SessionRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart

@@ -5,18 +5,8 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
-from sessile.ports import (
-    LiveSink,
-    NewSession,
-    Once,
-    Page,
-    Principal,
-    SessionChanges,
-    SessionRef,
-    SessionRow,
-    Store,
-    TurnQueue,
-)
+from sessile.ports import LiveSink, Principal, Store, TurnQueue
+from sessile.rows import NewSession, Once, Page, SessionChanges, SessionRef, SessionRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotSupported
 from sessile.wire.limits import MAX_METADATA_BYTES

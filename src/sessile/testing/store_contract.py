@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from sessile.ports import (
+from sessile.ports import Store
+from sessile.rows import (
     AgentRow,
     ApiKeyRow,
     Claim,
@@ -18,7 +19,6 @@ from sessile.ports import (
     SessionChanges,
     SessionRef,
     SessionRow,
-    Store,
 )
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract

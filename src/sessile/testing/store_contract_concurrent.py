@@ -10,7 +10,8 @@ import pytest
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.session import fold
-from sessile.ports import Claim, SessionChanges, SessionRef, Store, TurnEnd, TurnProgress
+from sessile.ports import Store
+from sessile.rows import Claim, SessionChanges, SessionRef, TurnEnd, TurnProgress
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from sessile.domain.log import Entry
-from sessile.ports import AgentRow, Claim, EventQuery, Fence, Page, SessionRef, SessionRow, Store, TurnEnd, TurnProgress
+from sessile.ports import Store
+from sessile.rows import AgentRow, Claim, EventQuery, Fence, Page, SessionRef, SessionRow, TurnEnd, TurnProgress
 from sessile.testing.store_world import (
     AGENT,
     DONE,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sessile.ports import AgentRow, Claim, NewSession, Once, Rejoined, SessionRef, SessionRow, Store
+from sessile.ports import Store
+from sessile.rows import AgentRow, Claim, NewSession, Once, Rejoined, SessionRef, SessionRow
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,

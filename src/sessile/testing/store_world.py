@@ -7,18 +7,8 @@ import msgspec
 import pytest
 
 from sessile.domain.log import Draft, Entry, draft
-from sessile.ports import (
-    AgentRow,
-    Claim,
-    EventQuery,
-    NewSession,
-    Page,
-    SessionRef,
-    SessionRow,
-    Store,
-    TurnEnd,
-    TurnProgress,
-)
+from sessile.ports import Store
+from sessile.rows import AgentRow, Claim, EventQuery, NewSession, Page, SessionRef, SessionRow, TurnEnd, TurnProgress
 from sessile.testing.clock import FakeClock
 from sessile.wire import ids
 from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart, ThinkingEvent

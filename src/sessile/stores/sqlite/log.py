@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from sessile.domain.log import Draft, Entry, draft
-from sessile.ports import (
-    Admit,
+from sessile.ports import Admit
+from sessile.rows import (
     Claim,
     EventQuery,
     Fence,
@@ -20,14 +20,13 @@ from sessile.ports import (
     TurnEnd,
     TurnProgress,
 )
-from sessile.stores.queries import load_queries
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite import rows
+from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire import codec, ids
 from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
 
-_QUERIES = load_queries("sessile.stores.sqlite")
 _UNTIL_IT_STOPS = "wait until it has stopped, or interrupt it. Queueing an input is not built yet."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
@@ -50,7 +49,7 @@ def accept_input(
 ) -> Claim | Rejoined:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
-    row = db.execute(_QUERIES["session_for_input"], where).fetchone()
+    row = db.execute(QUERIES["session_for_input"], where).fetchone()
     if row is None:
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
@@ -66,20 +65,20 @@ def accept_input(
     first = session.last_sequence + 1
     event_id = ids.event_id(first)
     started = draft(TurnStartedRecord(input_event_id=event_id))
-    turn = db.execute(_QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
+    turn = db.execute(QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
     entries = [
         Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
         Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
     ]
     _insert(db, session.tenant_id, session.id, entries)
-    db.execute(_QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+    db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
 
 
 def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
-    turn_id, running, *event = db.execute(_QUERIES["made_turn"], {"made": made}).fetchone()
+    turn_id, running, *event = db.execute(QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
 
@@ -87,12 +86,12 @@ def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
 def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption:
     """`Store.interrupt` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
-    row = db.execute(_QUERIES["get_session"], where).fetchone()
+    row = db.execute(QUERIES["get_session"], where).fetchone()
     if row is None:
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session = rows.session(row)
     if session.running_turn is not None:
-        db.execute(_QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
+        db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
     return Interruption(session, session.running_turn)
 
 
@@ -105,7 +104,7 @@ def append(
     now: int,
 ) -> list[Entry]:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
-    row = db.execute(_QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
+    row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
     if row is None:
         raise FenceLost
     turn_id, tenant_id, session_key, head, last_event_id = row
@@ -119,20 +118,20 @@ def append(
     context = codec.encode(progress.context_usage) if progress.context_usage else None
     head += len(entries)
     if end is None:
-        db.execute(_QUERIES["advance_session"], (head, last_event_id, usage, context, now, fence.session_id))
-        db.execute(_QUERIES["advance_turn"], (turn_usage, fence.turn))
+        db.execute(QUERIES["advance_session"], (head, last_event_id, usage, context, now, fence.session_id))
+        db.execute(QUERIES["advance_turn"], (turn_usage, fence.turn))
     else:
         error = codec.encode(end.error) if end.error else None
         db.execute(
-            _QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id)
+            QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id)
         )
-        db.execute(_QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
+        db.execute(QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
     return entries
 
 
 def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Entry]:
     """`Store.read_log` within a transaction: looks at no more than a fixed number of places from the cursor on."""
-    row = db.execute(_QUERIES["session_key"], {"session_id": session_id}).fetchone()
+    row = db.execute(QUERIES["session_key"], {"session_id": session_id}).fetchone()
     if row is None:
         return Page([], None)
     session_key, head = row
@@ -153,7 +152,7 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
         "types": f",{','.join(query.types)}," if query.types is not None else None,
         "limit": query.limit + 1,
     }
-    found = [rows.entry(session_key, row) for row in db.execute(_QUERIES[f"list_events_{query.order}"], values)]
+    found = [rows.entry(session_key, row) for row in db.execute(QUERIES[f"list_events_{query.order}"], values)]
     if len(found) > query.limit:
         return Page(found[: query.limit], found[query.limit - 1].sequence)
     return Page(found, edge if more else None)
@@ -162,10 +161,10 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
 def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     """`Store.take_unfinished_turns` within a transaction."""
     claims = []
-    for row in db.execute(_QUERIES["unfinished_turns"]).fetchall():
+    for row in db.execute(QUERIES["unfinished_turns"]).fetchall():
         session = rows.session(row)
         turn, turn_id, token, usage, interrupted_at = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
-        db.execute(_QUERIES["raise_fence"], {"id": turn})
+        db.execute(QUERIES["raise_fence"], {"id": turn})
         claims.append(
             Claim(
                 agent=rows.agent(row[rows.SESSION_COLUMNS :]),
@@ -191,7 +190,7 @@ def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Se
 @lru_cache(maxsize=256)
 def _insert_events(count: int) -> str:
     """One statement for several rows."""
-    head, _, row = _QUERIES["insert_event"].partition("VALUES ")
+    head, _, row = QUERIES["insert_event"].partition("VALUES ")
     return f"{head}VALUES {', '.join([row] * count)}"
 
 

@@ -3,13 +3,12 @@
 import sqlite3
 from typing import Any
 
-from sessile.ports import Once
-from sessile.stores.queries import load_queries
+from sessile.rows import Once
+from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire.errors import IdempotencyKeyReused, NotFound
 from sessile.wire.limits import IDEMPOTENCY_SECONDS
 
 AGENTS, SESSIONS = "agents", "sessions"
-_QUERIES = load_queries("sessile.stores.sqlite")
 
 
 def inputs_of(session_id: int) -> str:
@@ -20,7 +19,7 @@ def inputs_of(session_id: int) -> str:
 def made(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, now: int) -> int | None:
     """The internal id of what the key has made, if it came before. Raises IdempotencyKeyReused."""
     values = {"tenant_id": tenant_id, "scope": scope, "key": once.key, "expired": expired(now)}
-    row = db.execute(_QUERIES["find_idempotent"], values).fetchone()
+    row = db.execute(QUERIES["find_idempotent"], values).fetchone()
     if row is None:
         return None
     if row[1] != once.fingerprint:
@@ -32,12 +31,12 @@ def made(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, now: in
 def keep(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, row_id: int, now: int) -> None:
     """Remember what the key has made."""
     values: dict[str, Any] = {"tenant_id": tenant_id, "scope": scope, "key": once.key, "made": row_id, "now": now}
-    db.execute(_QUERIES["keep_idempotent"], values | {"fingerprint": once.fingerprint})
+    db.execute(QUERIES["keep_idempotent"], values | {"fingerprint": once.fingerprint})
 
 
 def still(db: sqlite3.Connection, query: str, made: int, once: Once) -> tuple[Any, ...]:
     """The row of what the key has made, as it stands. Raises NotFound when it was deleted."""
-    row: tuple[Any, ...] | None = db.execute(_QUERIES[query], {"made": made}).fetchone()
+    row: tuple[Any, ...] | None = db.execute(QUERIES[query], {"made": made}).fetchone()
     if row is None:
         raise NotFound("What this Idempotency-Key has created was deleted.", id=once.key)
     return row

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.ports import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow
+from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow
 
 Row = tuple[Any, ...]
 SESSION_COLUMNS = 19

@@ -1,0 +1,220 @@
+"""What a store keeps and what its verbs exchange: rows, the right to write a turn, and what callers ask for.
+
+Frozen data without behaviour of its own. Times are microseconds since the epoch.
+"""
+
+from collections.abc import Collection
+from typing import Any, Generic, Literal, TypeVar
+
+from msgspec import UNSET, Struct, UnsetType, json
+
+from sessile.domain.log import Entry
+from sessile.wire.events import TurnError
+from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
+
+Row = TypeVar("Row")
+
+
+class TenantRow(Struct, frozen=True, kw_only=True):
+    """A tenant. All other rows belong to one."""
+
+    id: int
+    key: str
+    name: str
+    created_at: int
+
+
+class ApiKeyRow(Struct, frozen=True, kw_only=True):
+    """An API key without its secret. `agent_roles` maps agent keys to the roles held for that agent only."""
+
+    key_id: str
+    tenant_id: int
+    name: str
+    roles: list[str]
+    agent_roles: dict[str, list[str]]
+    created_at: int
+    revoked_at: int | None = None
+
+
+class AgentRow(Struct, frozen=True, kw_only=True):
+    """A stored agent. `document` is its JSON without `id`, `key` and the times; times are microseconds."""
+
+    id: int
+    tenant_id: int
+    key: str
+    enabled: bool
+    version: int
+    document: bytes
+    created_at: int
+    updated_at: int
+
+
+class SessionRow(Struct, frozen=True):
+    """A stored session. `metadata`, `usage` and `context_usage` are JSON; times are microseconds."""
+
+    id: int
+    tenant_id: int
+    agent_id: int
+    agent_key: str
+    key: str
+    name: str
+    description: str | None
+    metadata: bytes
+    enabled: bool
+    tti_minutes: int
+    version: int
+    status: Status
+    stop_reason: StopReason | None
+    last_sequence: int
+    last_event_id: str | None
+    usage: bytes
+    context_usage: bytes | None
+    created_at: int
+    updated_at: int
+    running_turn: str | None = None
+    """The turn that runs, if one does."""
+
+    def scope(self) -> dict[str, Any]:
+        """What an instruction template can say about the session."""
+        return {
+            "id": self.key,
+            "key": self.key,
+            "name": self.name,
+            "description": self.description or "",
+            "metadata": json.decode(self.metadata),
+        }
+
+
+class NewSession(Struct, frozen=True, kw_only=True):
+    """What a caller chose for a new session."""
+
+    key: str
+    name: str
+    description: str | None
+    metadata: bytes
+    enabled: bool
+    tti_minutes: int
+
+
+class SessionChanges(Struct, frozen=True, kw_only=True):
+    """The fields of a session to change; UNSET leaves a field as it is."""
+
+    name: str | UnsetType = UNSET
+    description: str | UnsetType | None = UNSET
+    metadata: bytes | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    tti_minutes: int | UnsetType = UNSET
+
+
+class SessionRef(Struct, frozen=True):
+    """How a caller names a session."""
+
+    tenant_id: int
+    agent_key: str
+    session_key: str
+
+
+class TurnRow(Struct, frozen=True, kw_only=True):
+    """A stored turn; `usage` and `error` are JSON."""
+
+    id: int
+    turn_id: str
+    input_sequence: int
+    input_event_id: str
+    fence: int
+    running: bool
+    stop_reason: StopReason | None
+    error: bytes | None
+    usage: bytes
+    created_at: int
+    ended_at: int | None
+
+
+class Fence(Struct, frozen=True):
+    """The right to write one turn. The store refuses an append whose token is not the turn's current one."""
+
+    session_id: int
+    turn: int
+    token: int
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.
+
+    `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped.
+    """
+
+    agent: AgentRow
+    session: SessionRow
+    turn_id: str
+    fence: Fence
+    opened: list[Entry]
+    usage: bytes = b"{}"
+    interrupted: bool = False
+
+
+class Interruption(Struct, frozen=True):
+    """An interrupt that is recorded: the session as it was then, and the turn that shall stop, if one ran."""
+
+    session: SessionRow
+    turn_id: str | None
+
+
+class Rejoined(Struct, frozen=True, kw_only=True):
+    """The turn of an input that was accepted before, under the same idempotency key. Its caller does not own it.
+
+    `opened`: the input.
+    """
+
+    session: SessionRow
+    turn_id: str
+    opened: list[Entry]
+    running: bool
+
+
+class Once(Struct, frozen=True):
+    """An idempotency key, and the fingerprint of the request it came with.
+
+    A verb that takes one remembers it, in the commit that creates, for IDEMPOTENCY_SECONDS. Given again in that time
+    with the same fingerprint, the verb creates nothing and returns what the first one made, as it stands, before it
+    checks anything else; with another fingerprint it raises IdempotencyKeyReused. A verb that raises remembers nothing.
+    """
+
+    key: str
+    fingerprint: bytes
+
+
+class TurnProgress(Struct, frozen=True, kw_only=True):
+    """Totals to be stored beside events: of the turn, of the session, and of the last model call."""
+
+    turn_usage: Usage
+    session_usage: Usage
+    context_usage: SessionContextUsage | None
+
+
+class TurnEnd(Struct, frozen=True):
+    """How a turn ends."""
+
+    stop_reason: StopReason
+    error: TurnError | None = None
+
+
+class EventQuery(Struct, frozen=True, kw_only=True):
+    """Which events of a log to read: those after (`desc`: before) `cursor`, at most `limit`.
+
+    The store examines a bounded number of rows, so a page may hold fewer than `limit` events and still have a `next`.
+    """
+
+    cursor: int | None = None
+    limit: int
+    order: Literal["asc", "desc"] = "asc"
+    types: Collection[str] | None = None
+    records: bool = False
+    include_hidden: bool = False
+
+
+class Page(Struct, Generic[Row], frozen=True):
+    """Rows in order, and the cursor after which the next page starts, or None on the last page."""
+
+    rows: list[Row]
+    next: int | None

@@ -1,0 +1,83 @@
+"""The logs of sessions, and the turns that write them, in SQLite: each verb in a lane; what it does is in `log`."""
+
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from sessile.domain.log import Draft, Entry, draft
+from sessile.ports import Admit
+from sessile.rows import (
+    Claim,
+    EventQuery,
+    Fence,
+    Interruption,
+    Once,
+    Page,
+    Rejoined,
+    SessionRef,
+    TurnEnd,
+    TurnProgress,
+    TurnRow,
+)
+from sessile.stores.sqlite import log, rows
+from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate, one
+from sessile.wire import codec
+from sessile.wire.errors import NotFound
+from sessile.wire.ids import sequence_of
+
+
+class Logs(Verbs):
+    """Verbs of the `Store` port."""
+
+    async def accept_input(
+        self,
+        ref: SessionRef,
+        input: Draft,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> Claim | Rejoined:
+        now = self._clock.now()
+        return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match))
+
+    async def interrupt(self, ref: SessionRef) -> Interruption:
+        now = self._clock.now()
+        return await self._writer.run(lambda db: log.interrupt(db, ref, now))
+
+    async def append(
+        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+    ) -> list[Entry]:
+        now = self._clock.now()
+        if end is not None:
+            drafts = [*drafts, draft(log.turn_ended(end, progress))]
+        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))
+
+    async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
+        return await self._readers.run(lambda db: log.read(db, locate(db, ref), query))
+
+    async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
+        return await self._readers.run(lambda db: log.read(db, session_id, query))
+
+    async def heads(self, session_ids: Collection[int]) -> dict[int, int]:
+        wanted = {"ids": codec.encode(list(session_ids)).decode()}
+        return await self._readers.run(lambda db: dict(db.execute(QUERIES["heads"], wanted).fetchall()))
+
+    async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
+        def verb(db: sqlite3.Connection) -> Entry:
+            place = {"session_id": locate(db, ref), "sequence": sequence_of(event_id)}
+            row = db.execute(QUERIES["get_event"], place).fetchone()
+            if row is None or row[0] != event_id:
+                raise NotFound(f"There is no event {event_id!r} in this session.", id=event_id)
+            return rows.entry(ref.session_key, row)
+
+        return self._lookups.run(verb)
+
+    async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
+        def verb(db: sqlite3.Connection) -> TurnRow:
+            values = {"session_id": locate(db, ref), "turn_id": turn_id}
+            return rows.turn(one(db, "get_turn", values, "turn", turn_id))
+
+        return self._lookups.run(verb)
+
+    async def take_unfinished_turns(self) -> list[Claim]:
+        return await self._writer.run(log.take_unfinished_turns)

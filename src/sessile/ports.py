@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
 from sessile.domain.messages import Message, ToolCall, ToolSpec
 from sessile.rows import (
     AgentRow,
+    Answered,
     ApiKeyRow,
     Claim,
     EventQuery,
@@ -146,7 +148,7 @@ class LogStore(Protocol):
         """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
 
         From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing.
+        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
         """
 
     async def append(
@@ -154,7 +156,8 @@ class LogStore(Protocol):
     ) -> list[Entry]:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
 
-        Raises FenceLost when the fence is not the turn's current one, the turn has ended or the session is gone.
+        Raises FenceLost when the fence is not the turn's current one, the turn has ended or is parked, or the session
+        is gone.
         """
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
@@ -173,10 +176,42 @@ class LogStore(Protocol):
         """Raises NotFound."""
 
     async def take_unfinished_turns(self) -> list[Claim]:
-        """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
+        """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone.
+
+        Parked turns are left alone. The claims count the takes.
+        """
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
+class ClientToolStore(Protocol):
+    """Turns that are parked: they wait for outputs of client tools, and nobody runs them. What `Store` promises holds.
+
+    The session of a parked turn says `stopped` and `requires_action`; the turn is still its turn.
+    """
+
+    async def park(
+        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, outstanding: Sequence[str]
+    ) -> list[Entry] | None:
+        """As `append`, and in the same commit park the turn until outputs for the events `outstanding` have come.
+
+        Returns None, with nothing written, when a caller wants the turn stopped. Raises FenceLost as `append`.
+        """
+
+    async def answer_calls(
+        self, ref: SessionRef, outputs: Sequence[CallOutput], admit: Admit, once: Once | None = None
+    ) -> Answered | Rejoined:
+        """Append the outputs to the log of the parked turn, in one commit.
+
+        When no call is left without one, the same commit claims the turn under a new fence. Else it also appends
+        `client_tool_pending` with the calls that are left. `admit` and `once` as in `accept_input`.
+
+        Raises NotFound, ToolCallNotOutstanding, and SessionRunning for a call of a running turn that has not parked.
+        """
+
+    async def outstanding_calls(self, ref: SessionRef) -> list[Entry]:
+        """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, ClientToolStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when

@@ -72,7 +72,7 @@ class SessionRow(Struct, frozen=True):
     created_at: int
     updated_at: int
     running_turn: str | None = None
-    """The turn that runs, if one does."""
+    """The turn that runs, or waits for client tools."""
 
     def scope(self) -> dict[str, Any]:
         """What an instruction template can say about the session."""
@@ -128,6 +128,8 @@ class TurnRow(Struct, frozen=True, kw_only=True):
     usage: bytes
     created_at: int
     ended_at: int | None
+    parked: bool = False
+    """Whether it waits for client tools; it is `running` all the same."""
 
 
 class Fence(Struct, frozen=True):
@@ -141,7 +143,8 @@ class Fence(Struct, frozen=True):
 class Claim(Struct, frozen=True, kw_only=True):
     """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.
 
-    `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped.
+    `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped. Without `opened` the
+    turn is under way: what it has done stands in the log. `takes`: how many starts in a row have taken it up.
     """
 
     agent: AgentRow
@@ -151,19 +154,36 @@ class Claim(Struct, frozen=True, kw_only=True):
     opened: list[Entry]
     usage: bytes = b"{}"
     interrupted: bool = False
+    takes: int = 0
 
 
 class Interruption(Struct, frozen=True):
-    """An interrupt that is recorded: the session as it was then, and the turn that shall stop, if one ran."""
+    """An interrupt that is recorded: the session as it was then, and the turn that shall stop, if there was one.
+
+    `claim`: the turn was waiting for client tools, and the caller now owns it.
+    """
 
     session: SessionRow
     turn_id: str | None
+    claim: Claim | None = None
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """Outputs of client tools that are in the log now. `opened`: the events of the commit.
+
+    `claim`: the turn goes on, and the caller owns it; without one, other calls are still outstanding.
+    """
+
+    session: SessionRow
+    turn_id: str
+    opened: list[Entry]
+    claim: Claim | None
 
 
 class Rejoined(Struct, frozen=True, kw_only=True):
     """The turn of an input that was accepted before, under the same idempotency key. Its caller does not own it.
 
-    `opened`: the input.
+    `opened`: the input, or the first of the tool outputs. `running`: neither ended nor waiting for client tools.
     """
 
     session: SessionRow

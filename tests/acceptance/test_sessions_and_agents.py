@@ -394,7 +394,6 @@ async def test_what_is_not_there_is_named(stage: Stage) -> None:
     ("body", "field"),
     [
         ({"type": "compact"}, "type"),
-        ({"type": "tool_output", "tool_call_id": "c", "tool_output": {}}, "type"),
         ({"content": "Hi.", "since": "start"}, "since"),
         ({"content": "Hi.", "behavior": "steer"}, "behavior"),
         ({"content": "Hi.", "behavior": "follow_up", "stream_response": True}, "behavior"),

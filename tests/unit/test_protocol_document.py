@@ -281,6 +281,8 @@ def test_query_parameters_of_lists() -> None:
         ("Session field", (sessions.Session, sessions.CreateSessionRequest, sessions.UpdateSessionRequest)),
         ("Input field", (inputs.InputMessageRequest,)),
         ("Interrupt field", (inputs.InterruptRequest,)),
+        ("Tool output field", (inputs.ToolOutputRequest,)),
+        ("Client field", (tool_configurations.ClientToolConfiguration,)),
         ("Answer field", (inputs.InputResponse,)),
         ("Turn field", (events.Turn,)),
     ],

@@ -10,8 +10,10 @@ from sessile.domain.transcript import TranscriptCheck
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ClientToolPendingEvent,
     Event,
     InputMessageEvent,
+    PendingToolCall,
     TextPart,
     ThinkingEvent,
     ToolInputEvent,
@@ -48,6 +50,11 @@ def answered(call: str = "c1", turn: str = "t1") -> ToolOutputEvent:
     )
 
 
+def pending(*calls: str, turn: str = "t1") -> ClientToolPendingEvent:
+    waiting = [PendingToolCall(call, "t", "t", {}) for call in calls]
+    return ClientToolPendingEvent(pending_calls=waiting, turn_id=turn)
+
+
 def ended(turn: str = "t1", stop_reason: StopReason = "end_turn") -> TurnEndedRecord:
     return TurnEndedRecord(stop_reason=stop_reason, error=None, usage=Usage(), turn_id=turn)
 
@@ -77,7 +84,11 @@ HOLDS: dict[str, list[Event]] = {
         *[said(), started(), called(), answered(), ended()],
         *[said("t2"), started("t2", 6), called(turn="t2"), answered(turn="t2"), ended("t2")],
     ],
-    "a parked turn": [said(), started(), called(), ended(stop_reason="requires_action")],
+    "a parked turn": [said(), started(), called(), pending("e3")],
+    "answered in parts": [
+        *[said(), started(), called("a"), called("b"), called("c"), answered("b"), pending("e3", "e5")],
+        *[answered("c"), pending("e3"), answered("a"), thought(), spoke(), ended()],
+    ],
 }
 
 BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
@@ -99,6 +110,12 @@ BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
         [("call_open_at_model_call", 6)],
     ),
     "call_open_at_end": ([said(), started(), called(), ended()], [("call_open_at_end", 4)]),
+    "pending_mismatch": ([said(), started(), called("a"), called("b"), pending("e3")], [("pending_mismatch", 5)]),
+    "pending without a call": ([said(), started(), pending()], [("pending_mismatch", 3)]),
+    "called again while it waits": (
+        [said(), started(), called(), pending("e3"), thought()],
+        [("call_open_at_model_call", 5)],
+    ),
     "second_final_output": ([said(), started(), spoke(), spoke()], [("second_final_output", 4)]),
 }
 

@@ -14,11 +14,17 @@ from sessile.api.route import Route, Streaming
 from sessile.auth import roles
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.rows import Claim, EventQuery, Interruption, Rejoined
+from sessile.rows import EventQuery, Interruption, Rejoined
 from sessile.service.inputs import parse
 from sessile.wire import codec
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
-from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
+from sessile.wire.inputs import (
+    InputRequest,
+    InputResponse,
+    InterruptRequest,
+    OutstandingToolCalls,
+    ToolOutputRequest,
+)
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
@@ -59,17 +65,21 @@ async def create(call: Call) -> Response:
         return await _interrupt(call, request, patience)
     hub = call.services.hub
 
-    def attach(claim: Claim | Rejoined) -> Source:
+    def attach(claim: turn_answer.Turn) -> Source:
         session_id, cursor, deltas = claim.session.id, claim.opened[-1].sequence, request.stream_response
-        if isinstance(claim, Claim):
+        if not isinstance(claim, Rejoined):
             return hub.follow(session_id, cursor, deltas=deltas)
         if claim.running:
             return hub.follow(session_id, cursor, deltas=deltas, joins=True)
         return hub.replay(session_id, cursor)
 
-    claim, tail = await call.services.inputs.accept(
-        call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match
-    )
+    claim: turn_answer.Turn
+    names = (call.principal, call.path["agent_key"], call.path["session_key"])
+    if isinstance(request, ToolOutputRequest):
+        call.refuse(b"if-match")
+        claim, tail = await call.services.inputs.answer_calls(*names, request, attach, once)
+    else:
+        claim, tail = await call.services.inputs.accept(*names, request, attach, once, if_match)
     if isinstance(claim, Rejoined) and not claim.running:
         patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
     headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
@@ -147,20 +157,28 @@ async def get_turn(call: Call) -> Response:
     return JsonResponse(codec.encode(turn))
 
 
+async def outstanding(call: Call) -> Response:
+    """GET …/outstanding_client_tool_calls"""
+    path = call.path
+    calls = await call.services.events.outstanding(call.principal, path["agent_key"], path["session_key"])
+    return JsonResponse(codec.encode(calls))
+
+
 ROUTES = (
     Route(
         method="POST",
         path=_PATH + "/events",
         operation="createAgentInput",
         tag="Events",
-        summary="Post an input and get its turn, whole or streamed; or interrupt the turn that runs",
+        summary="Post an input and get its turn, whole or streamed; answer client tools; or interrupt the turn",
         description=(
             "An `input_message` starts a turn: the model and tool calls that answer it. The answer is the whole turn "
             "as JSON or, with `stream_response`, an event stream of what happens. A caller that goes away stops "
             "nothing: the turn goes on, and its events can be listed; the same request with the same "
             "`Idempotency-Key` joins the turn again. One turn runs at a time; a second input is a 409.\n\n"
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
-            "that were kept; without one it is answered at once, with none."
+            "that were kept; without one it is answered at once, with none.\n\n"
+            "A `tool_output` answers calls of client tools. When no call is left without an output, the turn goes on."
         ),
         handler=create,
         roles=roles.USERS,
@@ -205,6 +223,18 @@ ROUTES = (
         handler=get,
         roles=roles.READERS,
         answer=AnyEvent,
+        errors=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/outstanding_client_tool_calls",
+        operation="listOutstandingClientToolCalls",
+        tag="Events",
+        summary="List the client tool calls that wait for an output",
+        description="The calls that the session's turn waits for, in their order; none when it does not wait.",
+        handler=outstanding,
+        roles=roles.USERS,
+        answer=OutstandingToolCalls,
         errors=(403, 404),
     ),
     Route(

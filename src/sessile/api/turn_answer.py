@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from sessile.api.deltas import Deltas, encoded
 from sessile.domain.log import Entry
-from sessile.live.channel import Node
+from sessile.live.channel import ENDS_TURN, Node
 from sessile.live.replay import Source
-from sessile.rows import Claim, Rejoined
+from sessile.rows import Answered, Claim, Rejoined
 from sessile.wire import codec, sse
 from sessile.wire.events import (
     RECORD_TYPES,
@@ -18,13 +18,13 @@ from sessile.wire.events import (
     TurnEndedRecord,
 )
 
-Turn = Claim | Rejoined
-"""A turn that has just been accepted, or one that a repeated request joins again."""
+Turn = Claim | Answered | Rejoined
+"""A turn that has just been accepted or answered, or one that a repeated request joins again."""
 
 
 async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
-    """All durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
-    entries = [claim.opened[0]]
+    """The durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
+    entries = [*claim.opened]
     try:
         if patience is None:
             await _collect(claim, tail, entries)
@@ -42,7 +42,10 @@ def rendered(
     entries: Sequence[Entry], session_key: str, turn_id: str | None, *, stopped: bool, stop_reason: str | None = None
 ) -> bytes:
     """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
-    ended = ended_by(entries[-1]) if entries and entries[-1].type == "turn_ended" else None
+    last = entries[-1].type if entries else None
+    ended = ended_by(entries[-1]) if last == "turn_ended" else None
+    if last == "client_tool_pending":
+        stopped, stop_reason = True, "requires_action"
     return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
         b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
         session_key.encode(),
@@ -54,12 +57,18 @@ def rendered(
 
 
 async def _collect(claim: Turn, tail: Source, entries: list[Entry]) -> None:
-    while entries[-1].type != "turn_ended" and not tail.closed:
-        entries += _entries_of(claim, await tail.next())
+    while entries[-1].type not in ENDS_TURN and not tail.closed:
+        for entry in _entries_of(claim, await tail.next()):
+            entries.append(entry)
+            if entry.type in ENDS_TURN:
+                break
 
 
 class TurnAnswer:
-    """The `Rendering` of one turn: the input, then deltas and durable events as they happen, last `end`."""
+    """The `Rendering` of one turn: the input or tool outputs, then deltas and durable events, last `end`.
+
+    It ends where the turn does, or where the turn waits for client tools.
+    """
 
     heartbeat = sse.COMMENT
 
@@ -69,8 +78,8 @@ class TurnAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """The input."""
-        return sse.frame("input_message", self._claim.opened[0].json)
+        """What was accepted."""
+        return b"".join(self._shown(Node(entry, None, 0), entry) for entry in self._claim.opened)
 
     def render(self, nodes: list[Node]) -> bytes:
         """What belongs to this turn."""
@@ -98,6 +107,12 @@ class TurnAnswer:
     def _entry(self, node: Node, entry: Entry) -> bytes:
         if entry.turn_id != self._claim.turn_id or entry.sequence <= self._claim.opened[-1].sequence:
             return b""
+        return self._shown(node, entry)
+
+    def _shown(self, node: Node, entry: Entry) -> bytes:
+        if entry.type == "client_tool_pending":
+            self.ended = True
+            return node.sse + encoded(StreamEnd(status="stopped", stop_reason="requires_action"))
         if entry.type == "agent_output":
             event = node.event
             assert isinstance(event, AgentOutputEvent)

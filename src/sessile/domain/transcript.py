@@ -7,6 +7,7 @@ from sessile.domain.session import SessionState, fold
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ClientToolPendingEvent,
     InputMessageEvent,
     ThinkingEvent,
     ToolInputEvent,
@@ -73,7 +74,7 @@ class TranscriptCheck:
             case _ if event.turn_id != self._turn:
                 yield "outside_turn", f"It belongs to the turn {event.turn_id}, which does not run here."
             case TurnEndedRecord():
-                if self.state.open_tool_calls and event.stop_reason != "requires_action":
+                if self.state.open_tool_calls:
                     yield "call_open_at_end", f"No output answers {self._open()}."
             case ThinkingEvent() | AgentOutputEvent():
                 yield from self._broken_answer(event)
@@ -83,6 +84,9 @@ class TranscriptCheck:
             case ToolOutputEvent():
                 if event.tool_call_id not in self.state.open_tool_calls:
                     yield "output_without_call", f"No call {event.tool_call_id!r} is open."
+            case ClientToolPendingEvent():
+                if [call.event_id for call in event.pending_calls] != self._open_ids() or not event.pending_calls:
+                    yield "pending_mismatch", f"The calls that are open are others: {self._open() or 'none'}."
 
     def _broken_start(self, event: TurnStartedRecord) -> Iterator[tuple[str, str]]:
         if self._turn:
@@ -113,6 +117,9 @@ class TranscriptCheck:
             case ToolInputEvent():
                 self._called.add(event.tool_call_id)
                 self._final = False
+
+    def _open_ids(self) -> list[str]:
+        return [call.id for call in self.state.open_tool_calls.values()]
 
     def _open(self) -> str:
         return ", ".join(repr(call) for call in self.state.open_tool_calls)

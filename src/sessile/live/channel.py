@@ -11,6 +11,8 @@ from sessile.wire.events import AnyEvent, LiveFrame, StreamingAgentOutput, Strea
 
 MAX_LAG_BYTES = 1024 * 1024
 """A follower that is further behind loses its place, so that the chain behind the slowest one stays bounded."""
+ENDS_TURN = frozenset({"turn_ended", "client_tool_pending"})
+"""Durable events after which nothing of the turn happens here, for good or until a client has answered."""
 ENDS_OUTPUT = frozenset({"agent_output", "turn_ended"})
 """Durable events after which no text is in flight."""
 _INSPECTION_BYTES = 64 * 1024
@@ -100,7 +102,7 @@ class Channel:
         for entry in entries:
             self._link(Node(entry, None, self.tail.position + len(entry.body) + _FRAME_OVERHEAD))
             self.head = entry.sequence
-            self.running = entry.type != "turn_ended"
+            self.running = entry.type not in ENDS_TURN
             if entry.type in ENDS_OUTPUT:
                 self._forget_output()
         self.wake()

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import msgspec
 import structlog
+from msgspec import Struct
 
-from sessile.domain.log import Draft, draft
+from sessile.domain.client_tools import pending
+from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.ports import Clock, LiveSink, Store
 from sessile.rows import Claim, TurnEnd, TurnProgress
@@ -25,10 +27,19 @@ from sessile.wire.events import (
 )
 from sessile.wire.sessions import SessionContextUsage, StopReason, Usage
 
-_STORAGE_RETRY_SECONDS = 1.0
+STORAGE_RETRY_SECONDS = 1.0
 _ENDED = ("turn_ended", "The turn ended before the tool did.")
 _INTERRUPTED = ("turn_interrupted", "The turn was interrupted before the tool had ended; its outcome is unknown.")
 _log = structlog.get_logger("sessile.runner")
+
+
+class _Park(Struct, frozen=True):
+    """The last write of a turn that waits for outputs to these events."""
+
+    outstanding: list[str]
+
+
+_Last = TurnEnd | _Park
 
 
 class OpenTurn:
@@ -88,6 +99,13 @@ class OpenTurn:
         """Append events; they get their envelopes and join the history."""
         await self._commit(events, None)
 
+    async def park(self, outputs: Sequence[ToolOutputEvent]) -> None:
+        """Append outputs and leave the turn, in one commit, until clients have answered the calls that are left."""
+        answered = {output.tool_call_id for output in outputs}
+        left = [call for call_id, call in self.open_calls.items() if call_id not in answered]
+        await self._commit([*outputs, pending(left)], _Park([call.id for call in left]))
+        self.history = None
+
     async def end(
         self, stop_reason: StopReason, events: Sequence[AnyEvent] = (), error: TurnError | None = None
     ) -> None:
@@ -135,35 +153,35 @@ class OpenTurn:
         if first and self._cancellable and not self._committing:
             task.cancel()
 
-    async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
+    async def _commit(self, events: Sequence[AnyEvent], last: _Last | None) -> None:
         self._committing = True
         try:
-            await self._write_when_possible(events, end)
+            await self._write_when_possible(events, last)
         finally:
             self._committing = False
-        if (self.stopping or self.interrupted) and end is None:
+        if (self.stopping or self.interrupted) and last is None:
             raise asyncio.CancelledError
 
-    async def _write_when_possible(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
+    async def _write_when_possible(self, events: Sequence[AnyEvent], last: _Last | None) -> None:
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
         )
         while True:
             try:
-                return await self._write(events, drafts, progress, end)
+                return await self._write(events, drafts, progress, last)
             except StorageUnavailable:
                 if self.stopping:
                     raise
                 _log.warning("turn_waits_for_storage")
-                await self._clock.sleep(_STORAGE_RETRY_SECONDS)
+                await self._clock.sleep(STORAGE_RETRY_SECONDS)
 
     async def _write(
-        self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
+        self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, last: _Last | None
     ) -> None:
         self._cancellable = False
         try:
-            entries = await self._store.append(self.claim.fence, drafts, progress, end)
+            entries = await self._store_it(drafts, progress, last)
         finally:
             self._cancellable = True
         self.answer = None
@@ -172,6 +190,15 @@ class OpenTurn:
         if self.history is not None and entries:
             self.history.last_sequence = entries[-1].sequence
         self._sink.announce(self.claim.session.id, entries)
+
+    async def _store_it(self, drafts: list[Draft], progress: TurnProgress, last: _Last | None) -> list[Entry]:
+        if not isinstance(last, _Park):
+            return await self._store.append(self.claim.fence, drafts, progress, last)
+        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding)
+        if entries is None:  # an interrupt was recorded, and its caller is about to tell us
+            self.interrupted = True
+            raise asyncio.CancelledError
+        return entries
 
     def _note(self, event: AnyEvent) -> None:
         if self.history is not None:

@@ -28,7 +28,7 @@ class TurnEnvironment(Struct, frozen=True):
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
-    """Run a claimed turn to its end: a new one, or one that a crash has left in the middle.
+    """Run a claimed turn to its end or until it waits for client tools: a new one, or one that is under way.
 
     Raises ModelFault after the last retry, UnknownModel, TemplateInvalid, FenceLost; the worker ends the turn then.
     """
@@ -42,12 +42,16 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
 
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
-        if calls:
-            outcomes = await dispatch.execute(calls, turn.answered)
-            outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
-            if turn.model_calls >= env.max_model_calls:
-                await turn.end("limit", outputs, _too_many(turn.model_calls))
-                return
+        ours = [call for call in calls if not call.waits]
+        outcomes = await dispatch.execute(ours, turn.answered) if ours else []
+        outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(ours, outcomes, strict=True)]
+        if len(ours) < len(calls):
+            await turn.park(outputs)
+            return
+        if turn.model_calls >= env.max_model_calls:
+            await turn.end("limit", outputs, _too_many(turn.model_calls))
+            return
+        if outputs:
             await turn.append(outputs)
         messages = history.conversation.messages(instructions, budget)
         answer = await call_model(turn, plan, messages, env.clock)

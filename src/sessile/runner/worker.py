@@ -10,7 +10,7 @@ from sessile.domain.session import fold
 from sessile.domain.turn import model_calls
 from sessile.ports import ModelFault
 from sessile.rows import Claim, EventQuery
-from sessile.runner.open_turn import OpenTurn
+from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
 from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
@@ -40,7 +40,7 @@ class Worker:
         """When the drain gives up; None while there is none."""
 
     def submit(self, claim: Claim) -> None:
-        """Run a claimed turn; while draining, only to end it. Never blocks."""
+        """Run a claimed turn, a new one or one that is under way; while draining, only to end it. Never blocks."""
         self._start(self._open(claim))
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
@@ -82,9 +82,9 @@ class Worker:
         claims = await self._env.store.take_unfinished_turns()
         for claim in claims:
             turn = self._open(claim)
-            turn.open_calls, turn.model_calls = await self._left(claim)
-            _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.fence.token)
-            if claim.interrupted or claim.fence.token > MAX_TAKES:
+            _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.takes)
+            if claim.interrupted or claim.takes >= MAX_TAKES:
+                await self._read_on(turn)
                 await turn.break_off(_RESTARTED)
             else:
                 self._start(turn)
@@ -101,6 +101,8 @@ class Worker:
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
         try:
+            if not turn.claim.opened:
+                await self._read_on(turn)
             turn.begin()
             await run_turn(turn, self._env)
             if turn.history is not None:
@@ -135,6 +137,18 @@ class Worker:
             _log.exception("turn_failed")
             turn.outputs.clear()
             await turn.end("error", (), _INTERNAL)
+
+    async def _read_on(self, turn: OpenTurn) -> None:
+        """What a turn that is under way has done so far. It can neither go on nor end without."""
+        while True:
+            try:
+                turn.open_calls, turn.model_calls = await self._left(turn.claim)
+                return
+            except StorageUnavailable:
+                if turn.stopping:
+                    raise FenceLost from None
+                _log.warning("turn_waits_for_storage")
+                await self._env.clock.sleep(STORAGE_RETRY_SECONDS)
 
     async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:
         """The turn's tool calls without an output, and how many model calls called tools, from the log."""

@@ -4,13 +4,15 @@ from typing import Any
 
 from msgspec import Struct, json
 
+from sessile.domain.client_tools import pending_call
 from sessile.domain.log import Entry
 from sessile.domain.transcript import TranscriptCheck
 from sessile.ports import Principal, Store
 from sessile.rows import EventQuery, Page, SessionRef, TurnRow
 from sessile.wire import codec
 from sessile.wire.errors import NotFound, UnknownCursor
-from sessile.wire.events import SessionState, Turn, TurnError
+from sessile.wire.events import SessionState, ToolInputEvent, Turn, TurnError
+from sessile.wire.inputs import OutstandingToolCalls
 from sessile.wire.sessions import SessionCheck, Usage, Violation
 
 _EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_hidden": True}
@@ -100,6 +102,12 @@ class Events:
             last_event_id=session.last_event_id,
         )
 
+    async def outstanding(self, principal: Principal, agent_key: str, session_key: str) -> OutstandingToolCalls:
+        """The client tool calls that wait for an output. Raises NotFound for the session."""
+        entries = await self._store.outstanding_calls(SessionRef(principal.tenant_id, agent_key, session_key))
+        calls = [event for entry in entries if isinstance(event := entry.event(), ToolInputEvent)]
+        return OutstandingToolCalls([pending_call(call) for call in calls])
+
     async def get_turn(self, principal: Principal, agent_key: str, session_key: str, turn_id: str) -> Turn:
         """How a turn stands. Raises NotFound."""
         row = await self._store.get_turn(SessionRef(principal.tenant_id, agent_key, session_key), turn_id)
@@ -111,8 +119,8 @@ def _shown(agent_key: str, session_key: str, row: TurnRow) -> Turn:
         id=row.turn_id,
         session_key=session_key,
         agent_key=agent_key,
-        status="running" if row.running else "stopped",
-        stop_reason=row.stop_reason,
+        status="running" if row.running and not row.parked else "stopped",
+        stop_reason="requires_action" if row.parked else row.stop_reason,
         error=json.decode(row.error, type=TurnError) if row.error else None,
         usage=json.decode(row.usage, type=Usage),
         input_event_id=row.input_event_id,

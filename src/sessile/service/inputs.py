@@ -6,22 +6,23 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from sessile.domain.client_tools import CallOutput, failed
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
 from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
-from sessile.rows import AgentRow, Claim, Interruption, Once, Rejoined, SessionRef, SessionRow
+from sessile.rows import AgentRow, Answered, Claim, Interruption, Once, Rejoined, SessionRef, SessionRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import InputMessageRequest, InputRequest
-from sessile.wire.limits import MAX_INPUT_CHARS
+from sessile.wire.inputs import InputMessageRequest, InputRequest, ToolOutputRequest, ToolSuccess
+from sessile.wire.limits import MAX_INPUT_CHARS, MAX_TOOL_OUTPUT_BYTES
 
 Follower = TypeVar("Follower")
 
 _REMEMBERED = 512
 _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
-_UNBUILT_TYPES = ("compact", "tool_output")
+_UNBUILT_TYPES = ("compact",)
 
 
 class Inputs:
@@ -71,6 +72,32 @@ class Inputs:
         self._queue.submit(claim)
         return claim, follower
 
+    async def answer_calls(
+        self,
+        principal: Principal,
+        agent_key: str,
+        session_key: str,
+        request: ToolOutputRequest,
+        attach: Callable[[Answered | Rejoined], Follower],
+        once: Once | None = None,
+    ) -> tuple[Answered | Rejoined, Follower]:
+        """Make outputs of client tools durable; the turn goes on when they were the last that it waited for.
+
+        `attach` and `once` as in `accept`, and what it raises, but for PreconditionFailed; and ToolCallNotOutstanding.
+        """
+        if self._draining and once is None:
+            raise Draining
+        outputs = _outputs(request)
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        found = await self._store.answer_calls(ref, outputs, self._admit, once)
+        if isinstance(found, Rejoined):
+            return found, attach(found)
+        self._live.announce(found.session.id, found.opened)
+        follower = attach(found)
+        if found.claim is not None:
+            self._queue.submit(found.claim)
+        return found, follower
+
     async def interrupt(
         self,
         principal: Principal,
@@ -88,7 +115,10 @@ class Inputs:
         if found.turn_id is None:
             return found, None
         follower = attach(found)
-        self._queue.interrupt(found.session.id, found.turn_id)
+        if found.claim is None:
+            self._queue.interrupt(found.session.id, found.turn_id)
+        else:
+            self._queue.submit(found.claim)
         return found, follower
 
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
@@ -135,3 +165,17 @@ def _event(request: InputMessageRequest) -> InputMessageEvent:
         reason = f"Longer than {MAX_INPUT_CHARS} characters in all."
         raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})
     return InputMessageEvent(messages=parts, content=text)
+
+
+def _outputs(request: ToolOutputRequest) -> list[CallOutput]:
+    outputs = []
+    for index, given in enumerate(request.tool_outputs):
+        if isinstance(given, ToolSuccess):
+            output = CallOutput(given.event_id, given.output)
+        else:
+            output = failed(given.event_id, given.error)
+        if len(codec.encode(output.output)) > MAX_TOOL_OUTPUT_BYTES:
+            field, reason = f"tool_outputs[{index}]", f"Larger than {MAX_TOOL_OUTPUT_BYTES} bytes."
+            raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+        outputs.append(output)
+    return outputs

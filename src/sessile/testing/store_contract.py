@@ -20,6 +20,7 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
@@ -328,6 +329,7 @@ class StoreContract(
     AgentContract,
     SessionContract,
     LogContract,
+    ClientToolContract,
     ReadingContract,
     ConcurrencyContract,
     OnceContract,

@@ -3,7 +3,7 @@
 SessileError
 ├── BadRequest            the request itself is wrong
 │   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
-│   ├── KeyTaken, UnknownModel, UnknownTool
+│   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
@@ -102,6 +102,12 @@ class UnknownTool(BadRequest):
     """No configured tool has this name."""
 
     code = "unknown_tool"
+
+
+class ToolCallNotOutstanding(BadRequest):
+    """No client tool call with this id waits for an output."""
+
+    code = "tool_call_not_outstanding"
 
 
 class Unauthenticated(SessileError):

@@ -175,7 +175,7 @@ class SessionInterruptedEvent(Event, kw_only=True, tag="session_interrupted"):
 
 
 class PendingToolCall(Struct):
-    """A client tool call that waits for its output."""
+    """A client tool call that waits for its output. `event_id`: its `tool_input`."""
 
     event_id: str
     tool_configuration_name: str
@@ -184,7 +184,7 @@ class PendingToolCall(Struct):
 
 
 class ClientToolPendingEvent(Event, kw_only=True, tag="client_tool_pending"):
-    """Client tool calls wait for their outputs. Not emitted yet."""
+    """Client tool calls wait for their outputs, and the turn with them."""
 
     pending_calls: list[PendingToolCall]
 
@@ -299,7 +299,7 @@ class SessionState(Struct, kw_only=True, tag_field="type", tag="session_state"):
     status: Status
     stop_reason: StopReason | None
     turn_id: TurnId | None
-    """The turn that runs."""
+    """The turn that runs, or waits for client tools."""
     last_event_id: EventId | None
     """The newest event that is no record."""
 
@@ -339,6 +339,7 @@ StreamFrame = (
     | ToolOutputEvent
     | ContextLimitExceededEvent
     | SessionInterruptedEvent
+    | ClientToolPendingEvent
     | StreamingThinking
     | StreamingThinkingEnd
     | StreamingAgentOutput

@@ -27,7 +27,8 @@ from sessile.wire import codec, ids
 from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
 
-_UNTIL_IT_STOPS = "wait until it has stopped, or interrupt it. Queueing an input is not built yet."
+_UNTIL_IT_STOPS = "is running; wait until it has stopped, or interrupt it. Queueing an input is not built yet."
+_UNTIL_ANSWERED = "waits for client tools; answer them, or interrupt it."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -58,8 +59,8 @@ def accept_input(
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
-    if session.status == "running":
-        raise SessionRunning(f"Turn {row[11]} of this session is running; {_UNTIL_IT_STOPS}", id=row[11])
+    if session.running_turn is not None:
+        raise running(session)
     if if_match is not None and if_match != (session.last_event_id or "start"):
         raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
     first = session.last_sequence + 1
@@ -70,11 +71,17 @@ def accept_input(
         Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
         Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
     ]
-    _insert(db, session.tenant_id, session.id, entries)
+    insert(db, session.tenant_id, session.id, entries)
     db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
+
+
+def running(session: SessionRow) -> SessionRunning:
+    """Why a session takes no input now."""
+    why = _UNTIL_ANSWERED if session.status == "stopped" else _UNTIL_IT_STOPS
+    return SessionRunning(f"Turn {session.running_turn} of this session {why}", id=session.running_turn)
 
 
 def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
@@ -90,9 +97,24 @@ def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption
     if row is None:
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session = rows.session(row)
-    if session.running_turn is not None:
-        db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
-    return Interruption(session, session.running_turn)
+    if session.running_turn is None:
+        return Interruption(session, None)
+    db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
+    parked = db.execute(QUERIES["unpark_turn"], {"turn_id": session.running_turn}).fetchone()
+    if parked is None:
+        return Interruption(session, session.running_turn)
+    turn, token, usage = parked
+    agent = rows.agent(db.execute(QUERIES["session_for_input"], where).fetchone()[rows.SESSION_COLUMNS :])
+    claim = Claim(
+        agent=agent,
+        session=session,
+        turn_id=session.running_turn,
+        fence=Fence(session.id, turn, token),
+        opened=[],
+        usage=rows.stored_json(usage),
+        interrupted=True,
+    )
+    return Interruption(session, session.running_turn, claim)
 
 
 def append(
@@ -112,7 +134,7 @@ def append(
         Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, False, item.body)
         for sequence, item in enumerate(drafts, head + 1)
     ]
-    _insert(db, tenant_id, fence.session_id, entries)
+    insert(db, tenant_id, fence.session_id, entries)
     last_event_id = _last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None
@@ -163,8 +185,8 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     claims = []
     for row in db.execute(QUERIES["unfinished_turns"]).fetchall():
         session = rows.session(row)
-        turn, turn_id, token, usage, interrupted_at = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
-        db.execute(QUERIES["raise_fence"], {"id": turn})
+        turn, turn_id, token, usage, interrupted_at, takes = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        db.execute(QUERIES["take_up"], {"id": turn})
         claims.append(
             Claim(
                 agent=rows.agent(row[rows.SESSION_COLUMNS :]),
@@ -174,12 +196,14 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
                 opened=[],
                 usage=rows.stored_json(usage),
                 interrupted=interrupted_at is not None,
+                takes=takes + 1,
             )
         )
     return claims
 
 
-def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+def insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+    """Add entries to a log; whoever calls moves the head of the session."""
     values: list[Any] = []
     for e in entries:
         values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)

@@ -116,14 +116,14 @@ FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
 -- name: unfinished_turns
--- Sessions with a running turn, their agents, and the turn's row.
+-- Sessions with a running turn that is not parked, their agents, and the turn's row.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
-    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at
+    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes
 FROM sessions s JOIN agents a ON a.id = s.agent_id JOIN turns t ON t.turn_id = s.running_turn
-WHERE s.running_turn IS NOT NULL ORDER BY t.id;
+WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL ORDER BY t.id;
 
 -- name: insert_turn
 -- Add a running turn.
@@ -134,9 +134,9 @@ VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?);
 -- Remember that a running turn shall stop, and since when.
 UPDATE turns SET interrupted_at = :now WHERE turn_id = :turn_id AND running = 1 AND interrupted_at IS NULL;
 
--- name: raise_fence
--- Give a running turn a new fencing token.
-UPDATE turns SET fence = fence + 1 WHERE id = :id;
+-- name: take_up
+-- Give a running turn a new fencing token, and count that a start has taken it up.
+UPDATE turns SET fence = fence + 1, takes = takes + 1 WHERE id = :id;
 
 -- name: insert_event
 -- Append one event to a log.
@@ -152,7 +152,7 @@ WHERE id = ?;
 -- The turn that a fence names, and the head of its session's log.
 SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id
 FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
-WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running = 1;
+WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running = 1 AND t.outstanding IS NULL;
 
 -- name: advance_session
 -- The head of a session moves while its turn runs.
@@ -176,7 +176,8 @@ UPDATE turns SET running = 0, stop_reason = ?, error = ?, usage = ?, ended_at = 
 
 -- name: get_turn
 -- One turn of a session.
-SELECT id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error, usage, created_at, ended_at
+SELECT id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error, usage, created_at, ended_at,
+    outstanding IS NOT NULL
 FROM turns WHERE turn_id = :turn_id AND session_id = :session_id;
 
 -- name: get_event
@@ -244,8 +245,50 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
 -- The turn that an idempotency key has made, and its input.
-SELECT t.turn_id, t.running, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
+SELECT t.turn_id, t.running AND t.outstanding IS NULL, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
 FROM turns t JOIN events e ON e.session_id = t.session_id AND e.sequence = t.input_sequence WHERE t.id = :made;
+
+-- name: made_outputs
+-- The turn of tool outputs that an idempotency key has made, and the first of them.
+SELECT t.turn_id, t.running AND t.outstanding IS NULL, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden,
+    e.body
+FROM events e JOIN turns t ON t.turn_id = e.turn_id WHERE e.session_id = :session_id AND e.sequence = :made;
+
+-- name: wants_stop
+-- Whether a caller wants a turn stopped.
+SELECT interrupted_at IS NOT NULL FROM turns WHERE id = :id;
+
+-- name: park_session
+-- A session waits for its caller; its turn is still its turn.
+UPDATE sessions SET stop_reason = 'requires_action' WHERE id = :session_id;
+
+-- name: park_turn
+-- A turn waits for outputs to events, a JSON list of their ids.
+UPDATE turns SET outstanding = :outstanding WHERE id = :id;
+
+-- name: waiting_turn
+-- The turn of a session that has not ended, and what it waits for, if it is parked.
+SELECT id, usage, outstanding FROM turns WHERE turn_id = :turn_id;
+
+-- name: answer_turn
+-- Outputs have come: what a turn still waits for, or that it goes on, under a new fencing token.
+UPDATE turns SET outstanding = :outstanding, fence = fence + (:outstanding IS NULL), takes = 0 WHERE id = :id
+RETURNING fence;
+
+-- name: answer_session
+-- The head of a session moves by outputs of client tools.
+UPDATE sessions SET stop_reason = :stop_reason, last_sequence = :head, last_event_id = :last_event_id, updated_at = :now
+WHERE id = :session_id;
+
+-- name: unpark_turn
+-- A parked turn is to be ended, under a new fencing token; no row comes back when it is not parked.
+UPDATE turns SET outstanding = NULL, fence = fence + 1 WHERE turn_id = :turn_id AND outstanding IS NOT NULL
+RETURNING id, fence, usage;
+
+-- name: parked_after
+-- Whether a turn has parked after a place of the log.
+SELECT 1 FROM events
+WHERE session_id = :session_id AND sequence > :sequence AND turn_id = :turn_id AND type = 'client_tool_pending' LIMIT 1;
 
 -- name: next_purge
 -- What is to be removed next.

@@ -45,8 +45,12 @@ def agent(row: Row) -> AgentRow:
 
 
 def session(row: Row) -> SessionRow:
-    """The columns of `get_session`, in the order of the fields; the status stands for the running turn."""
-    status = "running" if row[11] is not None else "stopped" if row[13] else "unstarted"
+    """The columns of `get_session`, in the order of the fields; the status stands for the running turn.
+
+    A turn that is parked has not ended, but it does not run.
+    """
+    runs = row[11] is not None and row[12] != "requires_action"
+    status = "running" if runs else "stopped" if row[13] else "unstarted"
     fields: Row = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS], row[11])
     return SessionRow(*fields)
 
@@ -65,6 +69,7 @@ def turn(row: Row) -> TurnRow:
         usage=stored_json(row[8]),
         created_at=row[9],
         ended_at=row[10],
+        parked=bool(row[11]),
     )
 
 

@@ -11,6 +11,7 @@ from sessile.ports import Clock
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
+from sessile.stores.sqlite.client_tools import ClientTools
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
@@ -22,7 +23,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs):
+class SqliteStore(Accounts, Agents, Sessions, Logs, ClientTools):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod

@@ -68,8 +68,9 @@ class Events:
             stop_reason=session.stop_reason,
             last_sequence=session.last_sequence,
             last_event_id=session.last_event_id,
-            usage=json.decode(session.usage, type=Usage),
         )
+        if session.running_turn is None:  # what a turn has used stands in the log when it has ended
+            found += transcript.stale(usage=json.decode(session.usage, type=Usage))
         return SessionCheck(ok=not found, events=session.last_sequence, violations=found[:_MAX_VIOLATIONS])
 
     async def locate(self, principal: Principal, agent_key: str, session_key: str, since: str) -> Attachment:

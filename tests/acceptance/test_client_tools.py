@@ -10,6 +10,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+import sessile
 from acceptance.following import following
 from acceptance.stage import (
     WAIT_SECONDS,
@@ -562,3 +563,28 @@ async def test_disabled_configurations_are_not_offered(stage: Stage, upstream: U
     upstream.add(say("Hi."))
     await stage.post(await stage.session(agent))
     assert [tool["function"]["name"] for tool in upstream.requests[0].body["tools"]] == ["approve"]
+
+
+async def test_the_python_client(stage: Stage, upstream: Upstream) -> None:
+    session = await conversation(stage)
+    agent, key = session.split("/")[3], session.split("/")[5]
+    upstream.add(call("approve", '{"amount": 5}', id="a"), call("sign", "{}", id="b"))
+    upstream.add(say("I go on. "), call("sign", "{}", id="c"))
+    upstream.add(say("Done."))
+    async with sessile.AsyncClient(stage.server.url, stage.server.key) as client:
+        answer = await client.events.send(agent, key, "Hello.")
+        assert (answer.status, answer.stop_reason) == ("stopped", "requires_action")
+        assert answer.pending_calls == await client.sessions.outstanding_client_tool_calls(agent, key)
+        first, second = answer.pending_calls
+        assert (first.arguments, first.tool_name) == ({"amount": 5}, "form")
+        part = await client.events.send_tool_outputs(agent, key, {}, errors={first.event_id: "no"})
+        assert [call.event_id for call in part.pending_calls] == [second.event_id]
+        with pytest.raises(sessile.ToolCallNotOutstanding):
+            await client.events.send_tool_outputs(agent, key, {first.event_id: {}})
+        async with client.events.stream_tool_outputs(agent, key, {second.event_id: {"ok": True}}) as turn:
+            assert "".join([text async for text in turn.text()]) == "I go on. "
+        assert (turn.turn_id, turn.status, turn.stop_reason) == (answer.turn_id, "stopped", "requires_action")
+        (third,) = turn.pending_calls
+        rest = await client.events.send_tool_outputs(agent, key, {third.event_id: {}})
+        assert (rest.text, rest.stop_reason, rest.pending_calls) == ("Done.", "end_turn", [])
+        assert await client.sessions.outstanding_client_tool_calls(agent, key) == []

@@ -1,4 +1,4 @@
-"""`sessile events`: send an input and get the answer, interrupt a turn, follow, list the log, get one event."""
+"""`sessile events`: send an input or tool output and get the answer, interrupt, follow, list the log, get one."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sessile.client import Answer, Event, Followed, UnknownEvent, event_type
 from sessile.wire.errors import SessileError
 
 app = typer.Typer(
-    help="""Events of a session: send an input, interrupt its turn, follow, list, get.
+    help="""Events of a session: send an input or a tool's output, interrupt its turn, follow, list, get.
 
     Example: sessile events list helper first
     """,
@@ -66,6 +66,40 @@ def send(
     content = documents.read_text(text)
     with server(url, api_key) as client:
         answer = client.events.send(agent, session, content, timeout=timeout)
+    _print(answer, as_json=as_json)
+    leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
+
+
+@app.command("tool-output")
+def tool_output(
+    agent: AgentKey,
+    session: SessionKey,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the call that waits: aev_…")],
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="OUTPUT", help="JSON or text; `-`, or nothing, takes all of standard input."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--error", help="The call failed, and OUTPUT says why.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn goes on.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a client tool call. After the last one the turn goes on: wait until it has ended, and print the answer.
+
+    What is no JSON object is sent as one: {"result": OUTPUT}.
+
+    Example: sessile events tool-output helper first aev_0123456789 '{"approved": true}'
+
+    Example: sessile events tool-output helper first aev_0123456789 --error "Nobody was there."
+    """
+    content = documents.read_text(text)
+    outputs = {} if failed else {event: documents.tool_output(content)}
+    errors = {event: content} if failed else {}
+    with server(url, api_key) as client:
+        answer = client.events.send_tool_outputs(agent, session, outputs, errors=errors, timeout=timeout)
     _print(answer, as_json=as_json)
     leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 

@@ -2,7 +2,7 @@
 
 import builtins
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +18,7 @@ from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
 from sessile.wire.errors import InvalidParameter, SessileError
-from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
+from sessile.wire.events import AgentOutputEvent, AnyEvent, ClientToolPendingEvent, PendingToolCall, TurnError
 from sessile.wire.ids import EVENT_ID_PATTERN
 from sessile.wire.sessions import StopReason
 
@@ -49,6 +49,12 @@ class Answer(Struct, kw_only=True):
     def text(self) -> str:
         """All that the agent said in this turn."""
         return "".join(event.content for event in self.events if isinstance(event, AgentOutputEvent))
+
+    @property
+    def pending_calls(self) -> list[PendingToolCall]:
+        """The client tool calls that the turn waits for, when its stop reason is `requires_action`."""
+        last = self.events[-1] if self.events else None
+        return last.pending_calls if isinstance(last, ClientToolPendingEvent) else []
 
 
 class _Answer(Struct, kw_only=True):
@@ -91,6 +97,26 @@ class AsyncEvents:
         headers = {**once(idempotency_key), **_condition(if_match)}
         return await self._turn(agent_key, session_key, _input(content), timeout, headers)
 
+    async def send_tool_outputs(
+        self,
+        agent_key: str,
+        session_key: str,
+        outputs: Mapping[str, Mapping[str, Any]],
+        *,
+        errors: Mapping[str, Any] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+        idempotency_key: str | None = None,
+    ) -> Answer:
+        """Answer client tool calls that wait: `outputs`, and `errors` of those that failed, by `event_id` of the call.
+
+        When no call is left without an answer, the turn goes on, and this waits for it as `send` does. Else the answer
+        comes at once, with the `pending_calls` that are left. It is repeated safely, as `send` is.
+
+        Raises ToolCallNotOutstanding, and then nothing is stored; what `send` raises but for PreconditionFailed.
+        """
+        document = _tool_outputs(outputs, errors)
+        return await self._turn(agent_key, session_key, document, timeout, once(idempotency_key))
+
     async def interrupt(
         self,
         agent_key: str,
@@ -124,6 +150,25 @@ class AsyncEvents:
         document = {**_input(content), "stream_response": True}
         patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
         caller = self._caller
+        return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
+
+    def stream_tool_outputs(
+        self,
+        agent_key: str,
+        session_key: str,
+        outputs: Mapping[str, Mapping[str, Any]],
+        *,
+        errors: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncTurnStream:
+        """Answer client tool calls that wait, as `send_tool_outputs`, and follow the turn as it goes on.
+
+        Entering the stream raises what `send_tool_outputs` raises; when it breaks off it goes on as that of `stream`.
+        """
+        events = _path(agent_key, session_key)
+        document = {**_tool_outputs(outputs, errors), "stream_response": True}
+        patience, headers, caller = Patience(timeout), once(idempotency_key), self._caller
         return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
 
     def follow(
@@ -223,6 +268,14 @@ def _input(content: Content) -> dict[str, Any]:
         return {"content": content}
     parts: builtins.list[Any] = [*content]
     return {"messages": parts}
+
+
+def _tool_outputs(outputs: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Any] | None) -> dict[str, Any]:
+    answers: builtins.list[Any] = [
+        {"type": "success", "event_id": event_id, "output": output} for event_id, output in outputs.items()
+    ]
+    answers += [{"type": "error", "event_id": event_id, "error": error} for event_id, error in (errors or {}).items()]
+    return {"type": "tool_output", "tool_outputs": answers}
 
 
 def _condition(if_match: str | None) -> dict[str, str]:

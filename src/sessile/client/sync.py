@@ -165,6 +165,7 @@ class Sessions(Face[AsyncSessions]):
     create = called(AsyncSessions.create)
     get = called(AsyncSessions.get)
     check = called(AsyncSessions.check)
+    outstanding_client_tool_calls = called(AsyncSessions.outstanding_client_tool_calls)
     list = paged(AsyncSessions.list)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)
@@ -174,8 +175,10 @@ class Events(Face[AsyncEvents]):
     __doc__ = AsyncEvents.__doc__
 
     send = called(AsyncEvents.send)
+    send_tool_outputs = called(AsyncEvents.send_tool_outputs)
     interrupt = called(AsyncEvents.interrupt)
     stream = streamed(AsyncEvents.stream)
+    stream_tool_outputs = streamed(AsyncEvents.stream_tool_outputs)
     follow = followed(AsyncEvents.follow)
     list = paged(AsyncEvents.list)
     get = called(AsyncEvents.get)

@@ -19,7 +19,15 @@ from sessile.client.sse import FrameTooLarge, SseParser
 from sessile.client.transport import Response
 from sessile.client.unknown import unknown
 from sessile.wire.errors import SessileError
-from sessile.wire.events import StreamEnd, StreamError, StreamFrame, StreamingAgentOutput, TurnError
+from sessile.wire.events import (
+    ClientToolPendingEvent,
+    PendingToolCall,
+    StreamEnd,
+    StreamError,
+    StreamFrame,
+    StreamingAgentOutput,
+    TurnError,
+)
 from sessile.wire.sessions import StopReason
 
 _REUSE_SECONDS = 0.1
@@ -36,6 +44,7 @@ class Told(Struct):
     stop_reason: StopReason | None = None
     error: TurnError | None = None
     reason: str | None = None
+    pending_calls: list[PendingToolCall] = []
 
 
 class TurnState:
@@ -50,7 +59,7 @@ class TurnState:
 
     @property
     def event_id(self) -> str:
-        """The durable input; empty until the stream is entered."""
+        """The durable input, or first tool output; empty until the stream is entered."""
         return self._told.event_id
 
     @property
@@ -60,8 +69,13 @@ class TurnState:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """How the turn ended; None while it runs."""
+        """How the turn ended, or `requires_action` when it waits for client tools; None while it runs."""
         return self._told.stop_reason
+
+    @property
+    def pending_calls(self) -> list[PendingToolCall]:
+        """The client tool calls that the turn waits for, once the stream has told them."""
+        return self._told.pending_calls
 
     @property
     def error(self) -> TurnError | None:
@@ -228,6 +242,8 @@ class AsyncTurnStream(TurnState):
     def _note(self, frame: Frame) -> None:
         if isinstance(frame, StreamError):
             self._told.error = TurnError(frame.code, " ".join(frame.messages))
+        elif isinstance(frame, ClientToolPendingEvent):
+            self._told.pending_calls = frame.pending_calls
         elif isinstance(frame, StreamEnd):
             self._over = True
             self._told.status = frame.status or "stopped"

@@ -71,8 +71,8 @@ MUTANTS = (
     Mutant(
         "a tool that is not idempotent runs again after a crash",
         "runner/dispatch.py",
-        "found.tool.name == event.tool_name and found.tool.idempotent else None",
-        "found.tool.name == event.tool_name else None",
+        "again = same.tool if same and same.tool and same.tool.idempotent else None",
+        "again = same.tool if same else None",
         "tests/integration/test_turns.py -k crash",
     ),
     Mutant(
@@ -114,9 +114,30 @@ MUTANTS = (
     Mutant(
         "an interrupt that is not recorded",
         "stores/sqlite/log.py",
-        "    if session.running_turn is not None:\n        db.execute(",
-        "    if session.running_turn is None:\n        db.execute(",
+        '    db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})\n',
+        "",
         "tests/contract/test_stores.py tests/integration/test_interrupts.py",
+    ),
+    Mutant(
+        "a start takes up a turn that waits for client tools",
+        "stores/sqlite/queries.sql",
+        "WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL ORDER BY t.id;",
+        "WHERE s.running_turn IS NOT NULL ORDER BY t.id;",
+        "tests/contract/test_stores.py -k parked",
+    ),
+    Mutant(
+        "a part of the outputs lets the turn go on",
+        "stores/sqlite/client_tools.py",
+        "        left.remove(output.event_id)\n",
+        "        left.clear()\n",
+        "tests/contract/test_stores.py tests/acceptance/test_client_tools.py -k parked",
+    ),
+    Mutant(
+        "an interrupt that was recorded first does not keep a turn from parking",
+        "stores/sqlite/client_tools.py",
+        'if (row := db.execute(QUERIES["wants_stop"], {"id": fence.turn}).fetchone()) and row[0]:',
+        "if False:",
+        "tests/contract/test_stores.py -k wants_stopped",
     ),
     Mutant(
         "a client that repeats a change whose outcome it does not know",

@@ -44,7 +44,7 @@ def rendered(
     """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
     ended = ended_by(entries[-1]) if entries and entries[-1].type == "turn_ended" else None
     return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
-        b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
+        b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES and not entry.deleted),
         session_key.encode(),
         codec.encode(turn_id),
         b"stopped" if ended or stopped else b"running",
@@ -69,8 +69,9 @@ class TurnAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """The input."""
-        return sse.frame("input_message", self._claim.opened[0].json)
+        """The input, unless it was deleted before it was told again."""
+        opened = self._claim.opened[0]
+        return b"" if opened.deleted else sse.frame(opened.type, opened.json)
 
     def render(self, nodes: list[Node]) -> bytes:
         """What belongs to this turn."""

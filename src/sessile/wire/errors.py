@@ -3,7 +3,7 @@
 SessileError
 ├── BadRequest            the request itself is wrong
 │   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
-│   ├── KeyTaken, UnknownModel, UnknownTool
+│   ├── KeyTaken, UnknownModel, UnknownTool, RecordFixed
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
@@ -102,6 +102,12 @@ class UnknownTool(BadRequest):
     """No configured tool has this name."""
 
     code = "unknown_tool"
+
+
+class RecordFixed(BadRequest):
+    """Records of the server can be neither hidden nor deleted."""
+
+    code = "record_fixed"
 
 
 class Unauthenticated(SessileError):

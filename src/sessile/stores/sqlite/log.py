@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from sessile.domain.log import Draft, Entry, draft
+from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import (
     Claim,
@@ -67,10 +67,10 @@ def accept_input(
     started = draft(TurnStartedRecord(input_event_id=event_id))
     turn = db.execute(QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
     entries = [
-        Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
-        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
+        Entry(event_id, session.key, first, turn_id, input.type, now, VISIBLE, input.body),
+        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, VISIBLE, started.body),
     ]
-    _insert(db, session.tenant_id, session.id, entries)
+    insert(db, session.tenant_id, session.id, entries)
     db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
@@ -109,10 +109,10 @@ def append(
         raise FenceLost
     turn_id, tenant_id, session_key, head, last_event_id = row
     entries = [
-        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, False, item.body)
+        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, VISIBLE, item.body)
         for sequence, item in enumerate(drafts, head + 1)
     ]
-    _insert(db, tenant_id, fence.session_id, entries)
+    insert(db, tenant_id, fence.session_id, entries)
     last_event_id = _last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None
@@ -148,7 +148,7 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
         "after": after,
         "before": before,
         "records": query.records,
-        "include_hidden": query.include_hidden,
+        "most_hidden": DELETED if query.include_deleted else HIDDEN if query.include_hidden else VISIBLE,
         "types": f",{','.join(query.types)}," if query.types is not None else None,
         "limit": query.limit + 1,
     }
@@ -179,7 +179,8 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     return claims
 
 
-def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+def insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+    """Append entries to a log; whoever does moves the head of the session too."""
     values: list[Any] = []
     for e in entries:
         values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)

@@ -35,6 +35,7 @@ from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.service.visibility import Visibility
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.tools.registry import ToolRegistry
@@ -105,6 +106,7 @@ async def running(
                 sessions=Sessions(store, worker, hub),
                 inputs=inputs,
                 events=Events(store),
+                visibility=Visibility(store, worker, hub),
                 hub=hub,
                 store=store,
             )

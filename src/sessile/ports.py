@@ -26,6 +26,7 @@ from sessile.rows import (
     SessionChanges,
     SessionRef,
     SessionRow,
+    Shown,
     TenantRow,
     TurnEnd,
     TurnProgress,
@@ -161,7 +162,10 @@ class LogStore(Protocol):
         """
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
-        """A page of a session's log, the same cost however long the log is. Raises NotFound for the session."""
+        """A page of a session's log, the same cost however long the log is. Raises NotFound for the session.
+
+        What stands in the place of deleted events has no text; it is left out unless the query asks for it.
+        """
 
     async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
         """As `list_events`, for a caller that holds the internal id; empty when the session is gone."""
@@ -170,7 +174,7 @@ class LogStore(Protocol):
         """The newest sequence of each of these sessions, 0 in an empty log; a session that is gone is left out."""
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
-        """Raises NotFound."""
+        """One event; also what stands in the place of a deleted one. Raises NotFound."""
 
     async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
         """Raises NotFound."""
@@ -211,7 +215,23 @@ class ClientToolStore(Protocol):
         """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, ClientToolStore, Protocol):
+class VisibilityStore(Protocol):
+    """Hiding, unhiding and deleting events, durable. What `Store` promises holds here.
+
+    A change and its record, which goes to the end of the log and belongs to no turn, are one commit. What is so
+    already is left as it is, without a record. `last_event_id` stays. Events of a turn that has not ended can be
+    neither hidden nor deleted: SessionRunning with the turn's id. Raises NotFound, for deleted events too, and
+    RecordFixed for records.
+    """
+
+    async def set_hidden(self, ref: SessionRef, event_id: str, hidden: bool) -> Shown:
+        """Hide an event from models and readers, or show it again. One that a summary covers is hidden already."""
+
+    async def delete_event(self, ref: SessionRef, event_id: str) -> Shown:
+        """Erase an event for good. Its place in the log stays, with what the transcript rules need and no text."""
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, ClientToolStore, VisibilityStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -240,6 +260,12 @@ class TurnQueue(Protocol):
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
+
+    def log_changed(self, session_id: int) -> None:
+        """Events of a session were hidden, unhidden or deleted: its turn reads the log again before it calls a model.
+
+        Never blocks. A turn that runs elsewhere notices by its next append.
+        """
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""

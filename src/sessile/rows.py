@@ -192,6 +192,14 @@ class Rejoined(Struct, frozen=True, kw_only=True):
     running: bool
 
 
+class Shown(Struct, frozen=True):
+    """An event as it stands after its visibility was asked to change, and the record of the change, if it did."""
+
+    session_id: int
+    entry: Entry
+    records: list[Entry]
+
+
 class Once(Struct, frozen=True):
     """An idempotency key, and the fingerprint of the request it came with.
 
@@ -231,6 +239,8 @@ class EventQuery(Struct, frozen=True, kw_only=True):
     types: Collection[str] | None = None
     records: bool = False
     include_hidden: bool = False
+    include_deleted: bool = False
+    """Whether what stands in the place of deleted events is wanted too; hidden ones are then."""
 
 
 class Page(Struct, Generic[Row], frozen=True):

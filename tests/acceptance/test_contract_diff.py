@@ -21,7 +21,8 @@ BUILT = {
     *((method, "/v2/agents/{agent_key}/sessions") for method in ("get", "post")),
     *((method, "/v2/agents/{agent_key}/sessions/{session_key}") for method in ("get", "patch", "delete")),
     *((method, EVENTS) for method in ("get", "post")),
-    ("get", EVENTS + "/{event_id}"),
+    *((method, EVENTS + "/{event_id}") for method in ("get", "delete")),
+    *(("post", EVENTS + "/{event_id}/" + verb) for verb in ("hide", "unhide")),
 }
 
 BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."

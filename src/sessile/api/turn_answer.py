@@ -47,7 +47,7 @@ def rendered(
     if last == "client_tool_pending":
         stopped, stop_reason = True, "requires_action"
     return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
-        b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
+        b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES and not entry.deleted),
         session_key.encode(),
         codec.encode(turn_id),
         b"stopped" if ended or stopped else b"running",
@@ -78,8 +78,8 @@ class TurnAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """What was accepted."""
-        return b"".join(self._shown(Node(entry, None, 0), entry) for entry in self._claim.opened)
+        """What was accepted, unless it was deleted before it was told again."""
+        return b"".join(self._shown(Node(entry, None, 0), entry) for entry in self._claim.opened if not entry.deleted)
 
     def render(self, nodes: list[Node]) -> bytes:
         """What belongs to this turn."""

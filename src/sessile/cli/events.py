@@ -1,4 +1,4 @@
-"""`sessile events`: send an input or tool output and get the answer, interrupt, follow, list the log, get one."""
+"""`sessile events`: send an input or tool output, interrupt, follow, list the log; get, hide, unhide, delete one event."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import typer
 from msgspec import structs
 
 from sessile.cli import documents, faults, output
-from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url
+from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url, Yes
 from sessile.cli.remote import server
 from sessile.cli.screen import Screen
 from sessile.cli.transcript import Transcript, summary
@@ -18,7 +18,7 @@ from sessile.client import Answer, Event, Followed, UnknownEvent, event_type
 from sessile.wire.errors import SessileError
 
 app = typer.Typer(
-    help="""Events of a session: send an input or a tool's output, interrupt its turn, follow, list, get.
+    help="""Events of a session: send an input or a tool's output, interrupt its turn, follow, list, get, hide, unhide, delete.
 
     Example: sessile events list helper first
     """,
@@ -262,6 +262,42 @@ def get(
             ("text", getattr(found, "content", None) or summary(found)),
         ]
     )
+
+
+@app.command()
+def hide(agent: AgentKey, session: SessionKey, event: EventId, url: Url = None, api_key: ApiKey = None) -> None:
+    """Hide an event from the model, and from readers that do not ask for hidden ones.
+
+    Example: sessile events hide helper first aev_0123456789
+    """
+    with server(url, api_key) as client:
+        client.events.hide(agent, session, event)
+    output.remark(f"{event} is hidden. Show it again: sessile events unhide {agent} {session} {event}")
+
+
+@app.command()
+def unhide(agent: AgentKey, session: SessionKey, event: EventId, url: Url = None, api_key: ApiKey = None) -> None:
+    """Show a hidden event again.
+
+    Example: sessile events unhide helper first aev_0123456789
+    """
+    with server(url, api_key) as client:
+        client.events.unhide(agent, session, event)
+    output.remark(f"{event} is visible.")
+
+
+@app.command()
+def delete(
+    agent: AgentKey, session: SessionKey, event: EventId, yes: Yes = False, url: Url = None, api_key: ApiKey = None
+) -> None:
+    """Delete an event: what it holds is erased for good, and its place in the log stays.
+
+    Example: sessile events delete helper first aev_0123456789 --yes
+    """
+    output.confirm(f"Delete the event {event} for good?", yes=yes)
+    with server(url, api_key) as client:
+        client.events.delete(agent, session, event)
+    output.remark(f"{event} is deleted.")
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:

@@ -234,6 +234,25 @@ class AsyncEvents:
         event = path(_EVENT, agent_key=agent_key, session_key=session_key, event_id=event_id)
         return _event((await self._caller.whole("GET", event)).body)
 
+    async def hide(self, agent_key: str, session_key: str, event_id: str) -> Event:
+        """Hide an event from the model, and from readers that do not ask for hidden ones; the other half of a tool
+        call is hidden from the model too.
+
+        Raises NotFound, RecordFixed for records, SessionRunning for an event of a turn that has not ended.
+        """
+        hidden = path(_EVENT + "/hide", agent_key=agent_key, session_key=session_key, event_id=event_id)
+        return _event((await self._caller.whole("POST", hidden)).body)
+
+    async def unhide(self, agent_key: str, session_key: str, event_id: str) -> Event:
+        """Show a hidden event again. Raises what `hide` raises."""
+        shown = path(_EVENT + "/unhide", agent_key=agent_key, session_key=session_key, event_id=event_id)
+        return _event((await self._caller.whole("POST", shown)).body)
+
+    async def delete(self, agent_key: str, session_key: str, event_id: str) -> None:
+        """Erase an event for good; its place in the log stays. Raises what `hide` raises."""
+        event = path(_EVENT, agent_key=agent_key, session_key=session_key, event_id=event_id)
+        await self._caller.whole("DELETE", event)
+
     async def _turn(
         self,
         agent_key: str,

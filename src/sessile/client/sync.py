@@ -182,6 +182,9 @@ class Events(Face[AsyncEvents]):
     follow = followed(AsyncEvents.follow)
     list = paged(AsyncEvents.list)
     get = called(AsyncEvents.get)
+    hide = called(AsyncEvents.hide)
+    unhide = called(AsyncEvents.unhide)
+    delete = called(AsyncEvents.delete)
 
 
 class Turns(Face[AsyncTurns]):

@@ -8,6 +8,9 @@ from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
     ClientToolPendingEvent,
+    EventDeletedRecord,
+    EventHiddenRecord,
+    EventUnhiddenRecord,
     InputMessageEvent,
     ThinkingEvent,
     ToolInputEvent,
@@ -67,7 +70,7 @@ class TranscriptCheck:
         if event.sequence != self.state.last_sequence + 1:
             yield "sequence_gap", f"The event before has the sequence {self.state.last_sequence}."
         match event:
-            case InputMessageEvent():
+            case InputMessageEvent() | EventHiddenRecord() | EventUnhiddenRecord() | EventDeletedRecord():
                 return
             case TurnStartedRecord():
                 yield from self._broken_start(event)

@@ -101,8 +101,9 @@ class Channel:
         """Link durable events."""
         for entry in entries:
             self._link(Node(entry, None, self.tail.position + len(entry.body) + _FRAME_OVERHEAD))
-            self.head = entry.sequence
-            self.running = entry.type not in ENDS_TURN
+            self.head = max(entry.sequence, self.head or 0)
+            if entry.turn_id:
+                self.running = entry.type not in ENDS_TURN
             if entry.type in ENDS_OUTPUT:
                 self._forget_output()
         self.wake()

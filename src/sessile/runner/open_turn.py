@@ -61,6 +61,8 @@ class OpenTurn:
         """Model calls whose answers are in the log."""
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
+        self.log_changed = False
+        """Whether others wrote to the log since the turn read it: it reads again before it calls a model."""
         self.stopping = False
         """Whether the turn is to end now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
@@ -188,6 +190,7 @@ class OpenTurn:
         for event, entry in zip(events, entries, strict=False):
             self._note(entry.placed(event))
         if self.history is not None and entries:
+            self.log_changed = self.log_changed or entries[0].sequence != self.history.last_sequence + 1
             self.history.last_sequence = entries[-1].sequence
         self._sink.announce(self.claim.session.id, entries)
 

@@ -53,6 +53,9 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
             return
         if outputs:
             await turn.append(outputs)
+        while turn.log_changed:
+            turn.log_changed = False
+            history = turn.history = await env.histories.read(turn.claim.session.id, budget)
         messages = history.conversation.messages(instructions, budget)
         answer = await call_model(turn, plan, messages, env.clock)
         turn.model_calls += 1

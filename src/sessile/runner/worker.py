@@ -51,6 +51,11 @@ class Worker:
         else:
             self._early.append(turn_id)
 
+    def log_changed(self, session_id: int) -> None:
+        """Events of a session were hidden, unhidden or deleted: its turn reads the log again before a model call."""
+        if session_id in self._running:
+            self._running[session_id][0].log_changed = True
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
         await self._cancel([self._running[session_id]] if session_id in self._running else [])
@@ -105,7 +110,7 @@ class Worker:
                 await self._read_on(turn)
             turn.begin()
             await run_turn(turn, self._env)
-            if turn.history is not None:
+            if turn.history is not None and not turn.log_changed:
                 self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
             _log.info("turn_lost")

@@ -15,7 +15,7 @@ from sessile.wire.events import SessionState, ToolInputEvent, Turn, TurnError
 from sessile.wire.inputs import OutstandingToolCalls
 from sessile.wire.sessions import SessionCheck, Usage, Violation
 
-_EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_hidden": True}
+_EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_deleted": True}
 _MAX_VIOLATIONS = 100
 
 
@@ -42,7 +42,10 @@ class Events:
 
     async def get(self, principal: Principal, agent_key: str, session_key: str, event_id: str) -> Entry:
         """One event. Raises NotFound."""
-        return await self._store.get_event(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
+        entry = await self._store.get_event(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
+        if entry.deleted:
+            raise NotFound(f"The event {event_id!r} was deleted.", id=event_id)
+        return entry
 
     async def check(self, principal: Principal, agent_key: str, session_key: str) -> SessionCheck:
         """Read a whole log and check it against the rules, and the cached state of its session. Raises NotFound.

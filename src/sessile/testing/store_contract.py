@@ -24,6 +24,7 @@ from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -59,6 +60,8 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "list_events": lambda store, other, ref, claim: store.list_events(ref, EVERYTHING),
     "get_event": lambda store, other, ref, claim: store.get_event(ref, claim.opened[0].id),
     "get_turn": lambda store, other, ref, claim: store.get_turn(ref, claim.turn_id),
+    "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
+    "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
     "revoke_key": lambda store, other, ref, claim: store.revoke_key(other, "key_1"),
 }
 
@@ -334,5 +337,6 @@ class StoreContract(
     ConcurrencyContract,
     OnceContract,
     ConditionContract,
+    VisibilityContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

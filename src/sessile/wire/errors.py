@@ -3,7 +3,7 @@
 SessileError
 ├── BadRequest            the request itself is wrong
 │   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
-│   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding
+│   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
@@ -108,6 +108,12 @@ class ToolCallNotOutstanding(BadRequest):
     """No client tool call with this id waits for an output."""
 
     code = "tool_call_not_outstanding"
+
+
+class RecordFixed(BadRequest):
+    """Records of the server can be neither hidden nor deleted."""
+
+    code = "record_fixed"
 
 
 class Unauthenticated(SessileError):

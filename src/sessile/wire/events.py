@@ -23,6 +23,8 @@ RECORD_TYPES = frozenset(
     }
 )
 """Durable events that the contract does not have: in the JSON list only with `records=true`."""
+VISIBILITY_TYPES = frozenset({"event_hidden", "event_unhidden", "event_deleted"})
+"""Records of what callers did to events: they stand anywhere in a log and belong to no turn."""
 
 
 class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
@@ -223,7 +225,27 @@ class TurnEndedRecord(Event, kw_only=True, tag="turn_ended"):
     usage: Usage
 
 
-AnyEvent = ContractEvent | TurnStartedRecord | TurnEndedRecord
+class EventHiddenRecord(Event, kw_only=True, tag="event_hidden"):
+    """A caller hid the event `event_id`. Like all records of visibility, it belongs to no turn."""
+
+    event_id: EventId
+
+
+class EventUnhiddenRecord(Event, kw_only=True, tag="event_unhidden"):
+    """A caller made the event `event_id` visible again."""
+
+    event_id: EventId
+
+
+class EventDeletedRecord(Event, kw_only=True, tag="event_deleted"):
+    """A caller deleted the event `event_id`. What it held is erased."""
+
+    event_id: EventId
+
+
+VisibilityRecord = EventHiddenRecord | EventUnhiddenRecord | EventDeletedRecord
+
+AnyEvent = ContractEvent | TurnStartedRecord | TurnEndedRecord | VisibilityRecord
 """Whatever may stand in a log today."""
 
 
@@ -354,6 +376,7 @@ FollowFrame = (
     ContractEvent
     | TurnStartedRecord
     | TurnEndedRecord
+    | VisibilityRecord
     | SessionState
     | StreamingThinking
     | StreamingThinkingEnd

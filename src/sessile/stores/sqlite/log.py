@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from sessile.domain.log import Draft, Entry, draft
+from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import (
     Claim,
@@ -68,8 +68,8 @@ def accept_input(
     started = draft(TurnStartedRecord(input_event_id=event_id))
     turn = db.execute(QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
     entries = [
-        Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
-        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
+        Entry(event_id, session.key, first, turn_id, input.type, now, VISIBLE, input.body),
+        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, VISIBLE, started.body),
     ]
     insert(db, session.tenant_id, session.id, entries)
     db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
@@ -131,7 +131,7 @@ def append(
         raise FenceLost
     turn_id, tenant_id, session_key, head, last_event_id = row
     entries = [
-        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, False, item.body)
+        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, VISIBLE, item.body)
         for sequence, item in enumerate(drafts, head + 1)
     ]
     insert(db, tenant_id, fence.session_id, entries)
@@ -170,7 +170,7 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
         "after": after,
         "before": before,
         "records": query.records,
-        "include_hidden": query.include_hidden,
+        "most_hidden": DELETED if query.include_deleted else HIDDEN if query.include_hidden else VISIBLE,
         "types": f",{','.join(query.types)}," if query.types is not None else None,
         "limit": query.limit + 1,
     }

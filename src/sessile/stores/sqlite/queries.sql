@@ -185,6 +185,22 @@ FROM turns WHERE turn_id = :turn_id AND session_id = :session_id;
 SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence = :sequence;
 
+-- name: set_hidden
+-- Change who may see an event.
+UPDATE events SET hidden = :hidden WHERE session_id = :session_id AND sequence = :sequence;
+
+-- name: erase_event
+-- Put what has no text in the place of an event.
+UPDATE events SET hidden = :hidden, body = :body WHERE session_id = :session_id AND sequence = :sequence;
+
+-- name: note_in_log
+-- The head of a session moves by a record that belongs to no turn.
+UPDATE sessions SET last_sequence = :head, updated_at = :now WHERE id = :session_id;
+
+-- name: newest_turn
+-- The turn of a session that was started last.
+SELECT turn_id FROM turns WHERE session_id = :session_id ORDER BY id DESC LIMIT 1;
+
 -- name: session_key
 -- The key and the head of a session, by its internal id.
 SELECT s.key, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
@@ -195,7 +211,7 @@ SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence > :after AND sequence < :before
     AND (:records OR type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
         'session_updated'))
-    AND (:include_hidden OR NOT hidden)
+    AND hidden <= :most_hidden
     AND (:types IS NULL OR instr(:types, ',' || type || ','))
 ORDER BY sequence LIMIT :limit;
 
@@ -205,7 +221,7 @@ SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence > :after AND sequence < :before
     AND (:records OR type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
         'session_updated'))
-    AND (:include_hidden OR NOT hidden)
+    AND hidden <= :most_hidden
     AND (:types IS NULL OR instr(:types, ',' || type || ','))
 ORDER BY sequence DESC LIMIT :limit;
 

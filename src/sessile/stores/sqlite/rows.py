@@ -75,7 +75,7 @@ def turn(row: Row) -> TurnRow:
 
 def entry(session_key: str, row: Row) -> Entry:
     """id, sequence, turn_id, type, created_at, hidden, body"""
-    return Entry(row[0], session_key, row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+    return Entry(row[0], session_key, *row[1:7])
 
 
 def stored_json(value: bytes | str) -> bytes:

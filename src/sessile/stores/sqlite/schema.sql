@@ -90,6 +90,7 @@ CREATE TABLE turns (
 
 CREATE INDEX turns_of_session ON turns (session_id, id);
 
+-- `hidden`: 0 visible, 1 covered by a summary, 2 hidden by a caller, 3 deleted. 0 and 1 take no byte of a row.
 CREATE TABLE events (
     tenant_id INTEGER NOT NULL,
     session_id INTEGER NOT NULL,

@@ -16,6 +16,7 @@ from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
 from sessile.stores.sqlite.verbs import QUERIES
+from sessile.stores.sqlite.visibility import Visibilities
 from sessile.wire.errors import StorageUnavailable
 
 _READERS = 2
@@ -23,7 +24,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs, ClientTools):
+class SqliteStore(Accounts, Agents, Sessions, Logs, ClientTools, Visibilities):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod

@@ -1,4 +1,4 @@
-"""`sessile events`: send an input or tool output, interrupt, follow, list the log; get, hide, unhide, delete one event."""
+"""`sessile events`: send an input or tool output, interrupt, follow, list the log; see, hide, delete one event."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sessile.client import Answer, Event, Followed, UnknownEvent, event_type
 from sessile.wire.errors import SessileError
 
 app = typer.Typer(
-    help="""Events of a session: send an input or a tool's output, interrupt its turn, follow, list, get, hide, unhide, delete.
+    help="""Events of a session: send an input or a tool's output, interrupt, follow, list, get, hide, unhide, delete.
 
     Example: sessile events list helper first
     """,
@@ -91,9 +91,9 @@ def tool_output(
 
     What is no JSON object is sent as one: {"result": OUTPUT}.
 
-    Example: sessile events tool-output helper first aev_0123456789 '{"approved": true}'
+    Example: sessile events tool-output helper first aev_01234 '{"ok": true}'
 
-    Example: sessile events tool-output helper first aev_0123456789 --error "Nobody was there."
+    Example: sessile events tool-output helper first aev_01234 --error "Too late."
     """
     content = documents.read_text(text)
     outputs = {} if failed else {event: documents.tool_output(content)}

@@ -19,7 +19,7 @@ COMMANDS = {
     ),
     "events": Lazy(
         "sessile.cli.events",
-        "Events of a session: send an input or a tool's output, interrupt, follow, list, get, hide, unhide, delete.",
+        "Events of a session: send, answer tools, interrupt, follow, list, get, hide, unhide, delete.",
         TALK,
     ),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),

@@ -18,7 +18,7 @@ from sessile.client import Answer, Event, Followed, UnknownEvent, event_type
 from sessile.wire.errors import SessileError
 
 app = typer.Typer(
-    help="""Events of a session: send an input or a tool's output, interrupt, follow, list, get, hide, unhide, delete.
+    help="""Events of a session: send, answer tools, interrupt, follow, list, get, hide, unhide, delete.
 
     Example: sessile events list helper first
     """,
@@ -91,9 +91,9 @@ def tool_output(
 
     What is no JSON object is sent as one: {"result": OUTPUT}.
 
-    Example: sessile events tool-output helper first aev_01234 '{"ok": true}'
+    Example: sessile events tool-output helper first aev_0123456789 '{"ok": true}'
 
-    Example: sessile events tool-output helper first aev_01234 --error "Too late."
+    Example: sessile events tool-output helper first aev_0123456789 --error "No."
     """
     content = documents.read_text(text)
     outputs = {} if failed else {event: documents.tool_output(content)}

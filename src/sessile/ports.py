@@ -13,6 +13,7 @@ from sessile.domain.messages import Message, ToolCall, ToolSpec
 from sessile.rows import (
     AgentRow,
     ApiKeyRow,
+    Appended,
     Claim,
     EventQuery,
     Fence,
@@ -20,6 +21,7 @@ from sessile.rows import (
     NewSession,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionChanges,
     SessionRef,
@@ -28,8 +30,10 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    WaitingInput,
 )
 from sessile.wire.events import LiveFrame
+from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
@@ -134,12 +138,17 @@ class LogStore(Protocol):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> Claim | Rejoined:
+        behavior: Behavior | None = None,
+    ) -> Claim | Rejoined | Queued:
         """Append the input and its `turn_started`, and claim the turn, in one commit.
+
+        While another turn runs, an input with a `behavior` waits instead (`InputStore`). Raises TooManyInputs when
+        MAX_WAITING_INPUTS wait already; InputWithdrawn when the input of `once` was withdrawn.
 
         `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound,
         SessionRunning with the turn's id while another turn runs, or PreconditionFailed when the session's last event
         is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
+        Given again, one that waits is Queued again.
         """
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
@@ -151,8 +160,11 @@ class LogStore(Protocol):
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
-    ) -> list[Entry]:
+    ) -> Appended:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
+
+        The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
+        its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
 
         Raises FenceLost when the fence is not the turn's current one, the turn has ended or the session is gone.
         """
@@ -167,7 +179,7 @@ class LogStore(Protocol):
         """The newest sequence of each of these sessions, 0 in an empty log; a session that is gone is left out."""
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
-        """Raises NotFound."""
+        """One event; the id that an input has waited under names it too, once it was taken. Raises NotFound."""
 
     async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
         """Raises NotFound."""
@@ -176,7 +188,30 @@ class LogStore(Protocol):
         """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
+class InputStore(Protocol):
+    """Inputs that wait for the running turn of their session, durable. What `Store` promises holds here.
+
+    They stand in no log until they are taken, and then under an event id with the random part of the id they waited
+    under. A session in which inputs wait always has a running turn: the commit that ends one starts the next.
+    """
+
+    async def take_steering(self, fence: Fence) -> list[Entry]:
+        """Append the inputs that wait to join the running turn to its log, in one commit; without any, do nothing.
+
+        Raises FenceLost as `append`.
+        """
+
+    async def list_waiting(self, ref: SessionRef) -> list[WaitingInput]:
+        """All inputs that wait, in the order of acceptance. Raises NotFound for the session."""
+
+    async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
+        """Let an input wait no more; returns the internal id of its session.
+
+        Raises InputTaken when a turn has taken it, NotFound when none waits under this id.
+        """
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, InputStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -206,6 +241,9 @@ class TurnQueue(Protocol):
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
 
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
 
@@ -221,6 +259,9 @@ class LiveSink(Protocol):
 
     def publish(self, session_id: int, frame: LiveFrame) -> None:
         """An ephemeral frame of the running turn."""
+
+    def withdrawn(self, session_id: int, event_id: str) -> None:
+        """An input that waited was withdrawn: end those who wait for its turn."""
 
     def close_session(self, session_id: int) -> None:
         """The session is gone: end its followers."""

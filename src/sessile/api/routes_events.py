@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import examples, interrupt_answer, turn_answer
+from sessile.api import examples, interrupt_answer, queued_answer, turn_answer
 from sessile.api.call import Call, JsonResponse
 from sessile.api.follow import Following
 from sessile.api.live_stream import LiveStream
@@ -14,11 +14,12 @@ from sessile.api.route import Route, Streaming
 from sessile.auth import roles
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.rows import Claim, EventQuery, Interruption, Rejoined
-from sessile.service.inputs import parse
+from sessile.rows import Claim, EventQuery, Interruption, Queued, Rejoined
+from sessile.service.inputs import Accepted, parse
 from sessile.wire import codec
+from sessile.wire.errors import InvalidParameter
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
-from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
+from sessile.wire.inputs import Behavior, InputMessageRequest, InputRequest, InputResponse, InterruptRequest
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
@@ -57,25 +58,40 @@ async def create(call: Call) -> Response:
     request = parse(body)
     if isinstance(request, InterruptRequest):
         return await _interrupt(call, request, patience)
-    hub = call.services.hub
+    names = (call.principal, call.path["agent_key"], call.path["session_key"])
+    behavior = _behavior(request, if_match)
+    since = None if request.since is UNSET else (await call.services.events.locate(*names, request.since)).cursor
+    hub, deltas = call.services.hub, request.stream_response
 
-    def attach(claim: Claim | Rejoined) -> Source:
-        session_id, cursor, deltas = claim.session.id, claim.opened[-1].sequence, request.stream_response
-        if isinstance(claim, Claim):
+    def attach(accepted: Accepted) -> Source:
+        if since is not None or isinstance(accepted, Queued):
+            return queued_answer.source(hub, accepted, since, deltas=deltas)
+        session_id, cursor = accepted.session.id, accepted.opened[-1].sequence
+        if isinstance(accepted, Claim):
             return hub.follow(session_id, cursor, deltas=deltas)
-        if claim.running:
+        if accepted.running:
             return hub.follow(session_id, cursor, deltas=deltas, joins=True)
         return hub.replay(session_id, cursor)
 
-    claim, tail = await call.services.inputs.accept(
-        call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match
-    )
-    if isinstance(claim, Rejoined) and not claim.running:
+    accepted, tail = await call.services.inputs.accept(*names, request, attach, once, if_match, behavior)
+    if isinstance(accepted, Rejoined) and not accepted.running:
         patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
-    headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
+    if since is not None or isinstance(accepted, Queued):
+        return await queued_answer.answer(accepted, tail, patience, since, stream=request.stream_response)
+    headers = {"x-turn-id": accepted.turn_id, "x-event-id": accepted.opened[0].id}
     if request.stream_response:
-        return LiveStream(turn_answer.TurnAnswer(claim), tail, 201, headers, patience)
-    return JsonResponse(await turn_answer.whole(claim, tail, patience), 201, headers)
+        return LiveStream(turn_answer.TurnAnswer(accepted), tail, 201, headers, patience)
+    return JsonResponse(await turn_answer.whole(accepted, tail, patience), 201, headers)
+
+
+def _behavior(request: InputMessageRequest, if_match: str | None) -> Behavior | None:
+    """What the input does while a turn runs; None: it is refused then. Raises InvalidParameter."""
+    behavior: Behavior | None = None if request.since is UNSET else "follow_up"
+    if request.behavior is not UNSET:
+        behavior = request.behavior
+    if behavior is not None and if_match is not None:
+        raise InvalidParameter("if-match: an input with behavior or since has no such condition.")
+    return behavior
 
 
 async def _interrupt(call: Call, request: InterruptRequest, patience: float | None) -> Response:
@@ -158,7 +174,10 @@ ROUTES = (
             "An `input_message` starts a turn: the model and tool calls that answer it. The answer is the whole turn "
             "as JSON or, with `stream_response`, an event stream of what happens. A caller that goes away stops "
             "nothing: the turn goes on, and its events can be listed; the same request with the same "
-            "`Idempotency-Key` joins the turn again. One turn runs at a time; a second input is a 409.\n\n"
+            "`Idempotency-Key` joins the turn again.\n\n"
+            "One turn runs at a time. While it does, an input with `behavior: follow_up` waits for a turn of its own, "
+            "one with `behavior: steer` joins the turn before its next model call, and one without is a 409. With "
+            "`since` (an event id, or `start`) an input waits too, and its answer holds all that came after.\n\n"
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
             "that were kept; without one it is answered at once, with none."
         ),
@@ -171,7 +190,7 @@ ROUTES = (
         stream=StreamFrame,
         headers=("Idempotency-Key", "If-Match of an input"),
         answer_headers=("X-Turn-Id", "X-Event-Id"),
-        errors=(400, 403, 404, 409, 412, 422),
+        errors=(400, 403, 404, 409, 410, 412, 422),
     ),
     Route(
         method="GET",

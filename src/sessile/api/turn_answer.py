@@ -39,17 +39,24 @@ async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
 
 
 def rendered(
-    entries: Sequence[Entry], session_key: str, turn_id: str | None, *, stopped: bool, stop_reason: str | None = None
+    entries: Sequence[Entry],
+    session_key: str,
+    turn_id: str | None,
+    *,
+    stopped: bool,
+    stop_reason: str | None = None,
+    reason: str | None = None,
 ) -> bytes:
-    """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
+    """The body of a whole answer. Entries that hold no end of the turn leave the rest to the last arguments."""
     ended = ended_by(entries[-1]) if entries and entries[-1].type == "turn_ended" else None
-    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
+    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b%b}' % (
         b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
         session_key.encode(),
         codec.encode(turn_id),
         b"stopped" if ended or stopped else b"running",
         codec.encode(ended.stop_reason if ended else stop_reason),
         codec.encode(ended.error if ended else None),
+        b',"reason":"%b"' % reason.encode() if reason else b"",
     )
 
 

@@ -1,12 +1,12 @@
 """A turn that is being written: its fence, its totals, what is in flight. Every append of a turn goes through here."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
 
-from sessile.domain.log import Draft, draft
+from sessile.domain.log import Entry, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.ports import Clock, LiveSink, Store
 from sessile.rows import Claim, TurnEnd, TurnProgress
@@ -54,6 +54,10 @@ class OpenTurn:
         """Whether the turn is to end now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
         """Whether a caller wants the turn stopped; that is in the store already."""
+        self.steered = False
+        """Whether inputs may wait to join the turn before its next model call."""
+        self.next: Claim | None = None
+        """The turn that the end of this one has started."""
         self._cancellable = False
         self._committing = False
         self._store = store
@@ -86,7 +90,7 @@ class OpenTurn:
 
     async def append(self, events: Sequence[AnyEvent]) -> None:
         """Append events; they get their envelopes and join the history."""
-        await self._commit(events, None)
+        await self._append(events, None)
 
     async def end(
         self, stop_reason: StopReason, events: Sequence[AnyEvent] = (), error: TurnError | None = None
@@ -100,7 +104,7 @@ class OpenTurn:
             for call_id, call in self.open_calls.items()
             if call_id not in answered
         ]
-        await self._commit([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
+        await self._append([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
 
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
@@ -135,43 +139,63 @@ class OpenTurn:
         if first and self._cancellable and not self._committing:
             task.cancel()
 
-    async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
-        self._committing = True
-        try:
-            await self._write_when_possible(events, end)
-        finally:
-            self._committing = False
-        if (self.stopping or self.interrupted) and end is None:
-            raise asyncio.CancelledError
+    async def take_steering(self) -> None:
+        """Append the inputs that wait to join this turn; they join the history."""
+        self.steered = False
 
-    async def _write_when_possible(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
+        async def write() -> None:
+            entries = await self._store.take_steering(self.claim.fence)
+            self._keep([entry.event() for entry in entries], entries)
+            self._sink.announce(self.claim.session.id, entries)
+
+        await self._commit(write)
+
+    async def _append(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
         )
+
+        async def write() -> None:
+            added = await self._store.append(self.claim.fence, drafts, progress, end)
+            self.answer = None
+            self.steered = self.steered or added.steered
+            self.next = added.next
+            placed = [entry.placed(event) for event, entry in zip(events, added.entries, strict=False)]
+            self._keep(placed, added.entries)
+            opened = [] if added.next is None else added.next.opened
+            self._sink.announce(self.claim.session.id, [*added.entries, *opened])
+
+        await self._commit(write, ends=end is not None)
+
+    async def _commit(self, write: Callable[[], Awaitable[None]], ends: bool = False) -> None:
+        self._committing = True
+        try:
+            await self._when_possible(write)
+        finally:
+            self._committing = False
+        if (self.stopping or self.interrupted) and not ends:
+            raise asyncio.CancelledError
+
+    async def _when_possible(self, write: Callable[[], Awaitable[None]]) -> None:
         while True:
+            self._cancellable = False
             try:
-                return await self._write(events, drafts, progress, end)
+                return await write()
             except StorageUnavailable:
                 if self.stopping:
                     raise
                 _log.warning("turn_waits_for_storage")
-                await self._clock.sleep(_STORAGE_RETRY_SECONDS)
+            finally:
+                self._cancellable = True
+            await self._clock.sleep(_STORAGE_RETRY_SECONDS)
 
-    async def _write(
-        self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
-    ) -> None:
-        self._cancellable = False
-        try:
-            entries = await self._store.append(self.claim.fence, drafts, progress, end)
-        finally:
-            self._cancellable = True
-        self.answer = None
-        for event, entry in zip(events, entries, strict=False):
-            self._note(entry.placed(event))
+    def _keep(self, events: Sequence[AnyEvent], entries: Sequence[Entry]) -> None:
+        """What was written is in the log now: `events` are the entries without records."""
+        for event in events:
+            self._note(event)
         if self.history is not None and entries:
             self.history.last_sequence = entries[-1].sequence
-        self._sink.announce(self.claim.session.id, entries)
 
     def _note(self, event: AnyEvent) -> None:
         if self.history is not None:

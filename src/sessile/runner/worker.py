@@ -51,21 +51,30 @@ class Worker:
         else:
             self._early.append(turn_id)
 
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
+        turn, _ = self._running.get(session_id, (None, None))
+        if turn is not None:
+            turn.steered = True
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
-        await self._cancel([self._running[session_id]] if session_id in self._running else [])
+        while session_id in self._running:  # its end may have started the next one before the session was gone
+            await self._cancel([self._running[session_id]])
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
-        running = [(turn, task) for turn, task in self._running.values() if turn.claim.agent.id == agent_id]
-        await self._cancel(running)
-        for turn, _ in running:
-            self._env.sink.close_session(turn.claim.session.id)
+        gone = {turn.claim.session.id for turn, _ in self._running.values() if turn.claim.agent.id == agent_id}
+        while running := [self._running[session_id] for session_id in gone if session_id in self._running]:
+            await self._cancel(running)
+        for session_id in gone:
+            self._env.sink.close_session(session_id)
 
     async def drain(self, seconds: float) -> None:
         """End all running turns with `server_shutdown`, and those that are still submitted.
 
-        What has not ended in time is left to the next start. A second drain waits no longer than the first.
+        What has not ended in time is left to the next start, and so is the turn of an input that has waited. A second
+        drain waits no longer than the first.
         """
         loop = asyncio.get_running_loop()
         if self._deadline is None:
@@ -83,9 +92,11 @@ class Worker:
         for claim in claims:
             turn = self._open(claim)
             turn.open_calls, turn.model_calls = await self._left(claim)
+            turn.steered = True  # whoever was told of inputs that wait is gone
             _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.fence.token)
             if claim.interrupted or claim.fence.token > MAX_TAKES:
                 await turn.break_off(_RESTARTED)
+                self._go_on(turn)
             else:
                 self._start(turn)
         return len(claims)
@@ -119,6 +130,12 @@ class Worker:
             await self._fail(turn, _INTERNAL)
         finally:
             self._forget(turn)
+            self._go_on(turn)
+
+    def _go_on(self, ended: OpenTurn) -> None:
+        """Run the turn that the end of another one has started. While draining, it is left to the next start."""
+        if ended.next is not None and self._deadline is None:
+            self._start(self._open(ended.next))
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         try:

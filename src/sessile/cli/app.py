@@ -18,6 +18,7 @@ COMMANDS = {
     "events": Lazy(
         "sessile.cli.events", "Events of a session: send an input, interrupt its turn, follow, list, get.", TALK
     ),
+    "inputs": Lazy("sessile.cli.inputs", "Inputs of a session that wait while a turn runs: list, withdraw.", TALK),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),

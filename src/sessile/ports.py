@@ -15,6 +15,7 @@ from sessile.rows import (
     AgentRow,
     Answered,
     ApiKeyRow,
+    Appended,
     Claim,
     EventQuery,
     Fence,
@@ -22,6 +23,7 @@ from sessile.rows import (
     NewSession,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionChanges,
     SessionRef,
@@ -31,8 +33,10 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    WaitingInput,
 )
 from sessile.wire.events import LiveFrame
+from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
@@ -137,12 +141,17 @@ class LogStore(Protocol):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> Claim | Rejoined:
+        behavior: Behavior | None = None,
+    ) -> Claim | Rejoined | Queued:
         """Append the input and its `turn_started`, and claim the turn, in one commit.
+
+        While another turn runs, an input with a `behavior` waits instead (`InputStore`). Raises TooManyInputs when
+        MAX_WAITING_INPUTS wait already; InputWithdrawn when the input of `once` was withdrawn.
 
         `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound,
         SessionRunning with the turn's id while another turn runs, or PreconditionFailed when the session's last event
         is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
+        Given again, one that waits is Queued again.
         """
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
@@ -154,11 +163,14 @@ class LogStore(Protocol):
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
-    ) -> list[Entry]:
+    ) -> Appended:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
 
-        Raises FenceLost when the fence is not the turn's current one, the turn has ended or is parked, or the session
-        is gone.
+        The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
+        its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
+
+        Raises FenceLost when the fence is not the turn's current one, the turn has ended or is parked, or the
+        session is gone.
         """
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
@@ -174,7 +186,10 @@ class LogStore(Protocol):
         """The newest sequence of each of these sessions, 0 in an empty log; a session that is gone is left out."""
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
-        """One event; also what stands in the place of a deleted one. Raises NotFound."""
+        """One event; also what stands in the place of a deleted one. Raises NotFound.
+
+        The id that an input has waited under names it too, once it was taken.
+        """
 
     async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
         """Raises NotFound."""
@@ -231,7 +246,30 @@ class VisibilityStore(Protocol):
         """Erase an event for good. Its place in the log stays, with what the transcript rules need and no text."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, ClientToolStore, VisibilityStore, Protocol):
+class InputStore(Protocol):
+    """Inputs that wait for the running turn of their session, durable. What `Store` promises holds here.
+
+    They stand in no log until they are taken, and then under an event id with the random part of the id they waited
+    under. A session in which inputs wait always has a running turn: the commit that ends one starts the next.
+    """
+
+    async def take_steering(self, fence: Fence) -> list[Entry]:
+        """Append the inputs that wait to join the running turn to its log, in one commit; without any, do nothing.
+
+        Raises FenceLost as `append`.
+        """
+
+    async def list_waiting(self, ref: SessionRef) -> list[WaitingInput]:
+        """All inputs that wait, in the order of acceptance. Raises NotFound for the session."""
+
+    async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
+        """Let an input wait no more; returns the internal id of its session.
+
+        Raises InputTaken when a turn has taken it, NotFound when none waits under this id.
+        """
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, InputStore, ClientToolStore, VisibilityStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -267,6 +305,9 @@ class TurnQueue(Protocol):
         Never blocks. A turn that runs elsewhere notices by its next append.
         """
 
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
 
@@ -282,6 +323,9 @@ class LiveSink(Protocol):
 
     def publish(self, session_id: int, frame: LiveFrame) -> None:
         """An ephemeral frame of the running turn."""
+
+    def withdrawn(self, session_id: int, event_id: str) -> None:
+        """An input that waited was withdrawn: end those who wait for its turn."""
 
     def close_session(self, session_id: int) -> None:
         """The session is gone: end its followers."""

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType, json
 
 from sessile.domain.log import Entry
 from sessile.wire.events import TurnError
+from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
@@ -145,6 +146,8 @@ class Claim(Struct, frozen=True, kw_only=True):
 
     `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped. Without `opened` the
     turn is under way: what it has done stands in the log. `takes`: how many starts in a row have taken it up.
+    `waited`: whether its input has waited for it, and nothing was done since: nobody has checked that the agent still
+    takes input.
     """
 
     agent: AgentRow
@@ -155,6 +158,38 @@ class Claim(Struct, frozen=True, kw_only=True):
     usage: bytes = b"{}"
     interrupted: bool = False
     takes: int = 0
+    waited: bool = False
+
+
+class WaitingInput(Struct, frozen=True, kw_only=True):
+    """An input that was accepted while a turn ran, and that no turn has taken yet. `body` is that of its event.
+
+    `turn_id`: the turn that it will be, unless it joins the one that runs.
+    """
+
+    event_id: str
+    turn_id: str
+    behavior: Behavior
+    body: bytes
+    created_at: int
+
+
+class Queued(Struct, frozen=True, kw_only=True):
+    """An input that waits in its session, which runs."""
+
+    session: SessionRow
+    input: WaitingInput
+
+
+class Appended(Struct, frozen=True):
+    """What a commit of a turn has added to the log, and what it found: whether inputs wait to steer the turn.
+
+    `next`: after the end of the turn, the turn of the input that waited longest. It runs from this commit on.
+    """
+
+    entries: list[Entry]
+    steered: bool = False
+    next: Claim | None = None
 
 
 class Interruption(Struct, frozen=True):

@@ -17,7 +17,7 @@ from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinish
 from schemathesis.hooks import unregister
 
 from acceptance.stage import WAIT_SECONDS, Stage
-from sessile.testing.script import say, usage
+from sessile.testing.script import hang, say, usage
 from sessile.testing.upstream import Decide
 
 pytestmark = pytest.mark.acceptance
@@ -38,7 +38,6 @@ CONFIG: Document = {
 NOT_BUILT = {
     "CreateSessionRequest": ("from_session", "secrets"),
     "UpdateSessionRequest": ("secrets",),
-    "InputMessageRequest": ("since", "behavior"),
 }
 """Fields of the contract that are documented, and answered 400 `not_supported` until they are built."""
 NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
@@ -52,6 +51,8 @@ REFERENCES = {
 }
 """Fields that must name something elsewhere in the same document, which no schema can say."""
 REFUSALS = {
+    "unknown_cursor": "Which events a session has, no document knows.",
+    "invalid_parameter": "An input with a behavior takes no If-Match, which a schema cannot say of one field.",
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "precondition_failed": "Which version a session has, no document knows.",
     "idempotency_key_reused": "Which keys have come before, no document knows.",
@@ -82,7 +83,7 @@ def tool_settings() -> str:
 
 @pytest.fixture(scope="module")
 def decide() -> Decide | None:
-    return lambda request: [say("Hello."), usage(1, 1)]
+    return lambda request: [hang()] if "Never answer." in str(request.body) else [say("Hello."), usage(1, 1)]
 
 
 def narrowed(document: Document) -> Document:
@@ -137,6 +138,8 @@ class Seeds:
         keys = self._shared
         if case.path_parameters and not _is_negative(case, "path"):
             keys = self._fresh(*case.path_parameters) if case.method.upper() in MUTATING else self._shared
+            if "/inputs/" in case.operation.path:
+                keys = keys | self._waiting(keys)
             case.path_parameters = {name: keys[name] for name in case.path_parameters}
         if isinstance(case.body, dict) and "key" in case.body and not _is_negative(case, "body"):
             case.body = {**case.body, "key": keys["agent_key"] if case.method == "PUT" else secrets.token_hex(8)}
@@ -151,6 +154,14 @@ class Seeds:
         turn = self._post(f"/v2/agents/{agent}/sessions/{session}/events", {"content": "Hello"})
         event_id = turn["events"][0]["id"]
         return {"agent_key": agent, "session_key": session, "event_id": event_id, "turn_id": turn["turn_id"]}
+
+    def _waiting(self, keys: dict[str, str]) -> dict[str, str]:
+        """An input that waits in the session, whose turn does not end."""
+        path = f"/v2/agents/{keys['agent_key']}/sessions/{keys['session_key']}/events"
+        for body in ({"content": "Never answer."}, {"content": "Wait.", "behavior": "follow_up"}):
+            answer = self._client.post(path, json=body, headers={"request-timeout-millis": "1"})
+            assert answer.status_code == 201, answer.text
+        return {"event_id": answer.headers["x-event-id"]}
 
     def _post(self, path: str, body: Document) -> Any:
         answer = self._client.post(path, json=body)

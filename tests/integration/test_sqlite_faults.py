@@ -23,6 +23,7 @@ from sessile.testing.store_world import (
     accept,
     admit_all,
     answered,
+    append,
     new_session,
     new_tenant,
     purge_all,
@@ -104,8 +105,8 @@ async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: Sqlit
     outcomes = await one_batch(
         store,
         new_session(store, ref.tenant_id, "small"),
-        store.append(claim.fence, [thought("y" * 60_000)], NOTHING),
-        store.append(claim.fence, [answered()], NOTHING, DONE),
+        append(store, claim.fence, [thought("y" * 60_000)], NOTHING),
+        append(store, claim.fence, [answered()], NOTHING, DONE),
         store.accept_input(other, said(), ids.turn_id(), admit_all),
         store.save_agent(ref.tenant_id, AGENT, b"{}", False, 1),
         store.create_agent(ref.tenant_id, "small", DOCUMENT, True),
@@ -128,7 +129,7 @@ async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: Sqlit
 
     await on_writer(store, "PRAGMA max_page_count = 1000000")
     await new_session(store, ref.tenant_id, "large", metadata=LARGE)
-    assert sequences(await store.append(claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
+    assert sequences(await append(store, claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
     assert (await on_writer(store, "PRAGMA integrity_check")) == [("ok",)]
 
 
@@ -243,7 +244,7 @@ async def commits(store: SqliteStore, *verbs: Awaitable[Any]) -> int:
 
 async def test_appends_that_wait_together_share_a_commit(store: SqliteStore, ref: SessionRef) -> None:
     fence = (await accept(store, ref)).fence
-    assert await commits(store, *[store.append(fence, [thought()], NOTHING) for _ in range(64)]) == 1
+    assert await commits(store, *[append(store, fence, [thought()], NOTHING) for _ in range(64)]) == 1
     log = await store.list_events(ref, EVERYTHING)
     assert sequences(log.rows) == list(range(1, 67))
 

@@ -84,6 +84,7 @@ HOLDS: dict[str, list[Event]] = {
         *[said(), started(), called(), answered(), ended()],
         *[said("t2"), started("t2", 6), called(turn="t2"), answered(turn="t2"), ended("t2")],
     ],
+    "inputs that join a turn": [said(), started(), said(), called(), answered(), said(), spoke(), ended()],
     "a parked turn": [said(), started(), called(), pending("e3")],
     "answered in parts": [
         *[said(), started(), called("a"), called("b"), called("c"), answered("b"), pending("e3", "e5")],
@@ -98,7 +99,15 @@ BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
         [("turn_without_input", 4)],
     ),
     "input_without_turn": ([said()], [("input_without_turn", 1)]),
-    "turns_overlap": ([said(), started(), said("t2"), started("t2", 3)], [("turns_overlap", 4)]),
+    "turns_overlap": ([said(), started(), started("t2", 1)], [("turns_overlap", 3), ("turn_without_input", 3)]),
+    "an input of the next turn too early": (
+        [said(), started(), said("t2"), ended(), started("t2", 3), ended("t2")],
+        [("outside_turn", 3)],
+    ),
+    "an input that joins a turn and is taken by another": (
+        [said(), started(), said(), ended(), started("t2", 3)],
+        [("turn_without_input", 5)],
+    ),
     "outside_turn": ([said(), started(), spoke("t9")], [("outside_turn", 3)]),
     "after its end": ([said(), started(), ended(), spoke()], [("outside_turn", 4)]),
     "ended twice": ([said(), started(), ended(), ended()], [("outside_turn", 4)]),

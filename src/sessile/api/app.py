@@ -17,6 +17,7 @@ from sessile.api import (
     openapi,
     routes_agents,
     routes_events,
+    routes_inputs,
     routes_server,
     routes_sessions,
     routes_visibility,
@@ -32,6 +33,7 @@ from sessile.wire.errors import MethodNotAllowed, NotFound, SessileError
 ROUTES: tuple[Route, ...] = (
     *routes_events.ROUTES,
     *routes_visibility.ROUTES,
+    *routes_inputs.ROUTES,
     *routes_sessions.ROUTES,
     *routes_agents.ROUTES,
     *routes_server.ROUTES,

@@ -39,20 +39,27 @@ async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
 
 
 def rendered(
-    entries: Sequence[Entry], session_key: str, turn_id: str | None, *, stopped: bool, stop_reason: str | None = None
+    entries: Sequence[Entry],
+    session_key: str,
+    turn_id: str | None,
+    *,
+    stopped: bool,
+    stop_reason: str | None = None,
+    reason: str | None = None,
 ) -> bytes:
-    """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
+    """The body of a whole answer. Entries that hold no end of the turn leave the rest to the last arguments."""
     last = entries[-1].type if entries else None
     ended = ended_by(entries[-1]) if last == "turn_ended" else None
     if last == "client_tool_pending":
         stopped, stop_reason = True, "requires_action"
-    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
+    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b%b}' % (
         b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES and not entry.deleted),
         session_key.encode(),
         codec.encode(turn_id),
         b"stopped" if ended or stopped else b"running",
         codec.encode(ended.stop_reason if ended else stop_reason),
         codec.encode(ended.error if ended else None),
+        b',"reason":"%b"' % reason.encode() if reason else b"",
     )
 
 
@@ -110,18 +117,21 @@ class TurnAnswer:
         return self._shown(node, entry)
 
     def _shown(self, node: Node, entry: Entry) -> bytes:
-        if entry.type == "client_tool_pending":
-            self.ended = True
-            return node.sse + encoded(StreamEnd(status="stopped", stop_reason="requires_action"))
         if entry.type == "agent_output":
             event = node.event
             assert isinstance(event, AgentOutputEvent)
             return self._deltas.end(event)
-        if entry.type == "turn_ended":
+        if entry.type in ENDS_TURN:
             self.ended = True
-            ended = ended_by(entry)
-            return self._deltas.void(ended.created_at) + end_frames(ended)
+            return self._deltas.void(node.event.created_at) + ending(node, entry)
         return b"" if entry.type in RECORD_TYPES else node.sse
+
+
+def ending(node: Node, entry: Entry) -> bytes:
+    """The end of a turn as frames, or how it comes to wait for client tools."""
+    if entry.type == "client_tool_pending":
+        return node.sse + encoded(StreamEnd(status="stopped", stop_reason="requires_action"))
+    return end_frames(ended_by(entry))
 
 
 def end_frames(ended: TurnEndedRecord) -> bytes:

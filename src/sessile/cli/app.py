@@ -22,6 +22,7 @@ COMMANDS = {
         "Events of a session: send, answer tools, interrupt, follow, list, get, hide, unhide, delete.",
         TALK,
     ),
+    "inputs": Lazy("sessile.cli.inputs", "Inputs of a session that wait while a turn runs: list, withdraw.", TALK),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from msgspec import structs
@@ -27,6 +27,13 @@ app = typer.Typer(
 )
 
 
+class Behavior(StrEnum):
+    """What an input does while a turn runs."""
+
+    STEER = "steer"
+    FOLLOW_UP = "follow_up"
+
+
 class Order(StrEnum):
     """The order of a list of events."""
 
@@ -34,6 +41,12 @@ class Order(StrEnum):
     DESC = "desc"
 
 
+_WAITED: dict[str | None, str] = {
+    "withdrawn": "It was withdrawn.",
+    "deleted": "The session was deleted.",
+    "drain": "The server stops; the next one runs the turn.",
+}
+"""Why no turn has taken an input that waited."""
 _COLUMNS = [
     output.Column("SEQ", lambda event: str(event.sequence)),
     output.Column("TYPE", event_type),
@@ -53,11 +66,17 @@ def send(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn goes on.")
     ] = None,
+    behavior: Annotated[
+        Behavior | None,
+        typer.Option(help="While a turn runs: join it (`steer`), or wait for a turn of its own (`follow_up`)."),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Send an input, wait until the turn has ended, and print the answer; with --json all its events.
+
+    While another turn runs, it is refused, unless it has a --behavior. `sessile inputs` shows what waits.
 
     Example: sessile events send helper first "Where is A-1042?"
 
@@ -65,8 +84,11 @@ def send(
     """
     content = documents.read_text(text)
     with server(url, api_key) as client:
-        answer = client.events.send(agent, session, content, timeout=timeout)
+        answer = client.events.send(agent, session, content, timeout=timeout, behavior=_chosen(behavior))
     _print(answer, as_json=as_json)
+    if answer.reason is not None or not answer.events:
+        output.remark(_WAITED.get(answer.reason, f"It waits. See: sessile inputs list {agent} {session}"))
+        raise typer.Exit(faults.FAILED)
     leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 
 
@@ -298,6 +320,12 @@ def delete(
     with server(url, api_key) as client:
         client.events.delete(agent, session, event)
     output.remark(f"{event} is deleted.")
+
+
+def _chosen(behavior: Behavior | None) -> Literal["steer", "follow_up"] | None:
+    if behavior is None:
+        return None
+    return "steer" if behavior is Behavior.STEER else "follow_up"
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from sessile.client.unknown import UnknownEvent, unknown
 from sessile.wire.errors import InvalidParameter, SessileError
 from sessile.wire.events import AgentOutputEvent, AnyEvent, ClientToolPendingEvent, PendingToolCall, TurnError
 from sessile.wire.ids import EVENT_ID_PATTERN
+from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import StopReason
 
 _EVENTS = "/v2/agents/{agent_key}/sessions/{session_key}/events"
@@ -44,6 +45,8 @@ class Answer(Struct, kw_only=True):
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None
     error: TurnError | None
+    reason: str | None = None
+    """Why no turn took an input that waited: `withdrawn`, `deleted`, or `drain` when the server stops."""
 
     @property
     def text(self) -> str:
@@ -64,6 +67,7 @@ class _Answer(Struct, kw_only=True):
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None = None
     error: TurnError | None = None
+    reason: str | None = None
 
 
 class AsyncEvents:
@@ -81,6 +85,8 @@ class AsyncEvents:
         timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
         if_match: str | None = None,
         idempotency_key: str | None = None,
+        behavior: Behavior | None = None,
+        since: str | None = None,
     ) -> Answer:
         """Send an input and wait for the whole turn that answers it; at most `timeout` seconds, if given.
 
@@ -91,11 +97,16 @@ class AsyncEvents:
         With `if_match` (the `last_event_id` of the session, or `start` where it has none) the input is taken only if
         nothing has happened since; else PreconditionFailed.
 
+        While a turn runs, an input waits when it has a `behavior`: with `follow_up` for a turn of its own, with `steer`
+        to join the turn that runs. With `since` (an event id, or `start`) it waits for a turn of its own too, and the
+        answer holds all events after that place. `inputs` has what waits.
+
         Raises SessionRunning (its `id` is the turn that runs), SessionDisabled, AgentDisabled, TemplateInvalid,
-        NotFound, InvalidRequest, IdempotencyKeyReused.
+        NotFound, InvalidRequest, UnknownCursor, TooManyInputs, IdempotencyKeyReused, InputWithdrawn.
         """
         headers = {**once(idempotency_key), **_condition(if_match)}
-        return await self._turn(agent_key, session_key, _input(content), timeout, headers)
+        document = {**_input(content), **_queueing(behavior, since)}
+        return await self._turn(agent_key, session_key, document, timeout, headers)
 
     async def send_tool_outputs(
         self,
@@ -140,14 +151,17 @@ class AsyncEvents:
         timeout: float | None = None,
         if_match: str | None = None,
         idempotency_key: str | None = None,
+        behavior: Behavior | None = None,
+        since: str | None = None,
     ) -> AsyncTurnStream:
         """Send an input and follow its turn as it happens; at most `timeout` seconds, if given.
 
         A stream that breaks off joins its turn again by itself, and shows nothing twice. Entering it raises what `send`
-        raises; `if_match` and `idempotency_key` mean the same.
+        raises; `if_match`, `idempotency_key`, `behavior` and `since` mean the same. The stream of an input that waits
+        begins when its turn takes it; with `since` it shows the turns before too.
         """
         events = _path(agent_key, session_key)
-        document = {**_input(content), "stream_response": True}
+        document = {**_input(content), **_queueing(behavior, since), "stream_response": True}
         patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
         caller = self._caller
         return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
@@ -270,6 +284,7 @@ class AsyncEvents:
             status=answer.status,
             stop_reason=answer.stop_reason,
             error=answer.error,
+            reason=answer.reason,
         )
 
 
@@ -295,6 +310,11 @@ def _tool_outputs(outputs: Mapping[str, Mapping[str, Any]], errors: Mapping[str,
     ]
     answers += [{"type": "error", "event_id": event_id, "error": error} for event_id, error in (errors or {}).items()]
     return {"type": "tool_output", "tool_outputs": answers}
+
+
+def _queueing(behavior: Behavior | None, since: str | None) -> dict[str, str]:
+    given = {"behavior": behavior, "since": since}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _condition(if_match: str | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from sessile.client.agents import AsyncAgents
 from sessile.client.client import AsyncClient
 from sessile.client.events import AsyncEvents
 from sessile.client.follower import AsyncFollower, Followed, FollowerState
+from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.portal import Portal
 from sessile.client.sessions import AsyncSessions
@@ -187,6 +188,13 @@ class Events(Face[AsyncEvents]):
     delete = called(AsyncEvents.delete)
 
 
+class Inputs(Face[AsyncInputs]):
+    __doc__ = AsyncInputs.__doc__
+
+    list = called(AsyncInputs.list)
+    withdraw = called(AsyncInputs.withdraw)
+
+
 class Turns(Face[AsyncTurns]):
     __doc__ = AsyncTurns.__doc__
 
@@ -237,6 +245,7 @@ class Client(Face[AsyncClient]):
         self.agents = Agents(portal, client.agents)
         self.sessions = Sessions(portal, client.sessions)
         self.events = Events(portal, client.events)
+        self.inputs = Inputs(portal, client.inputs)
         self.turns = Turns(portal, client.turns)
 
     def __repr__(self) -> str:

@@ -18,9 +18,11 @@ from sessile.client.sse import Frame as SseFrame
 from sessile.client.sse import FrameTooLarge, SseParser
 from sessile.client.transport import Response
 from sessile.client.unknown import unknown
+from sessile.wire import ids
 from sessile.wire.errors import SessileError
 from sessile.wire.events import (
     ClientToolPendingEvent,
+    InputMessageEvent,
     PendingToolCall,
     StreamEnd,
     StreamError,
@@ -54,12 +56,12 @@ class TurnState:
 
     @property
     def turn_id(self) -> str:
-        """The turn; empty until the stream is entered."""
+        """The turn; empty until the stream is entered, or as long as nobody knows which one takes the input."""
         return self._told.turn_id
 
     @property
     def event_id(self) -> str:
-        """The durable input, or first tool output; empty until the stream is entered."""
+        """The durable input, or the id that it waits under, or first tool output; empty until the stream is entered."""
         return self._told.event_id
 
     @property
@@ -84,7 +86,7 @@ class TurnState:
 
     @property
     def reason(self) -> str | None:
-        """`deleted` when the session was deleted meanwhile, else None."""
+        """Why it ended without the end of a turn: `deleted`, `withdrawn`, or `drain`: the server stops. Else None."""
         return self._told.reason
 
 
@@ -194,9 +196,10 @@ class AsyncTurnStream(TurnState):
             await self.close()
             raise broken from error
         self._response = response
-        if response.headers.get("x-turn-id", "") != self._told.turn_id:
+        if self._told.turn_id and response.headers.get("x-turn-id", "") != self._told.turn_id:
             await self.close()
             raise broken
+        self._told.turn_id = response.headers.get("x-turn-id", "")
         self._broken_by = None
         self._chunks = aiter(response.chunks())
         self._parser = SseParser()
@@ -240,6 +243,8 @@ class AsyncTurnStream(TurnState):
         )
 
     def _note(self, frame: Frame) -> None:
+        if isinstance(frame, InputMessageEvent) and ids.is_same_input(frame.id, self._told.event_id):
+            self._told.turn_id, self._told.event_id = frame.turn_id, frame.id
         if isinstance(frame, StreamError):
             self._told.error = TurnError(frame.code, " ".join(frame.messages))
         elif isinstance(frame, ClientToolPendingEvent):

@@ -70,8 +70,11 @@ class TranscriptCheck:
         if event.sequence != self.state.last_sequence + 1:
             yield "sequence_gap", f"The event before has the sequence {self.state.last_sequence}."
         match event:
-            case InputMessageEvent() | EventHiddenRecord() | EventUnhiddenRecord() | EventDeletedRecord():
+            case EventHiddenRecord() | EventUnhiddenRecord() | EventDeletedRecord():
                 return
+            case InputMessageEvent():
+                if self._turn and event.turn_id != self._turn:
+                    yield "outside_turn", f"The turn {self._turn} runs, and this input does not join it."
             case TurnStartedRecord():
                 yield from self._broken_start(event)
             case _ if event.turn_id != self._turn:
@@ -107,7 +110,8 @@ class TranscriptCheck:
         self.state = fold([event], self.state)
         match event:
             case InputMessageEvent():
-                self._waiting[event.id] = event
+                if event.turn_id != self._turn:
+                    self._waiting[event.id] = event
             case TurnStartedRecord():
                 self._waiting.pop(event.input_event_id, None)
                 self._turn, self._final = event.turn_id, False

@@ -65,12 +65,17 @@ class Node:
 
 
 class Place:
-    """Where a follower stands in the chain; `node` is None once it was too slow and has lost its place."""
+    """Where a follower stands in the chain; `node` is None once it was too slow and has lost its place.
 
-    __slots__ = ("node",)
+    `awaits`: the id of the input whose turn it waits for, if that may be withdrawn; `withdrawn`: whether it was.
+    """
+
+    __slots__ = ("awaits", "node", "withdrawn")
 
     def __init__(self, node: Node) -> None:
         self.node: Node | None = node
+        self.awaits: str | None = None
+        self.withdrawn = False
 
 
 class Channel:
@@ -128,6 +133,12 @@ class Channel:
         self.log_head = log_head
         if log_head > (self.head or 0):
             self.wake()
+
+    def withdraw(self, event_id: str) -> None:
+        """End the followers that wait for the turn of this input."""
+        for place in self.places:
+            place.withdrawn = place.withdrawn or place.awaits == event_id
+        self.wake()
 
     def close(self, reason: str) -> None:
         """End all followers."""

@@ -56,21 +56,30 @@ class Worker:
         if session_id in self._running:
             self._running[session_id][0].log_changed = True
 
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
+        turn, _ = self._running.get(session_id, (None, None))
+        if turn is not None:
+            turn.steered = True
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
-        await self._cancel([self._running[session_id]] if session_id in self._running else [])
+        while session_id in self._running:  # its end may have started the next one before the session was gone
+            await self._cancel([self._running[session_id]])
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
-        running = [(turn, task) for turn, task in self._running.values() if turn.claim.agent.id == agent_id]
-        await self._cancel(running)
-        for turn, _ in running:
-            self._env.sink.close_session(turn.claim.session.id)
+        gone = {turn.claim.session.id for turn, _ in self._running.values() if turn.claim.agent.id == agent_id}
+        while running := [self._running[session_id] for session_id in gone if session_id in self._running]:
+            await self._cancel(running)
+        for session_id in gone:
+            self._env.sink.close_session(session_id)
 
     async def drain(self, seconds: float) -> None:
         """End all running turns with `server_shutdown`, and those that are still submitted.
 
-        What has not ended in time is left to the next start. A second drain waits no longer than the first.
+        What has not ended in time is left to the next start, and so is the turn of an input that has waited. A second
+        drain waits no longer than the first.
         """
         loop = asyncio.get_running_loop()
         if self._deadline is None:
@@ -91,6 +100,7 @@ class Worker:
             if claim.interrupted or claim.takes >= MAX_TAKES:
                 await self._read_on(turn)
                 await turn.break_off(_RESTARTED)
+                self._go_on(turn)
             else:
                 self._start(turn)
         return len(claims)
@@ -126,6 +136,12 @@ class Worker:
             await self._fail(turn, _INTERNAL)
         finally:
             self._forget(turn)
+            self._go_on(turn)
+
+    def _go_on(self, ended: OpenTurn) -> None:
+        """Run the turn that the end of another one has started. While draining, it is left to the next start."""
+        if ended.next is not None and self._deadline is None:
+            self._start(self._open(ended.next))
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         try:
@@ -145,6 +161,7 @@ class Worker:
 
     async def _read_on(self, turn: OpenTurn) -> None:
         """What a turn that is under way has done so far. It can neither go on nor end without."""
+        turn.steered = True  # whoever was told of inputs that wait does not run it any more
         while True:
             try:
                 turn.open_calls, turn.model_calls = await self._left(turn.claim)

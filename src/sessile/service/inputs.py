@@ -11,14 +11,27 @@ from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
 from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
-from sessile.rows import AgentRow, Answered, Claim, Interruption, Once, Rejoined, SessionRef, SessionRow
+from sessile.rows import (
+    AgentRow,
+    Answered,
+    Claim,
+    Interruption,
+    Once,
+    Queued,
+    Rejoined,
+    SessionRef,
+    SessionRow,
+    WaitingInput,
+)
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import InputMessageRequest, InputRequest, ToolOutputRequest, ToolSuccess
+from sessile.wire.inputs import Behavior, InputMessageRequest, InputRequest, ToolOutputRequest, ToolSuccess
 from sessile.wire.limits import MAX_INPUT_CHARS, MAX_TOOL_OUTPUT_BYTES
 
 Follower = TypeVar("Follower")
+Accepted = Claim | Rejoined | Queued
+"""What became of an input: its turn starts, it has come before, or it waits."""
 
 _REMEMBERED = 512
 _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
@@ -46,17 +59,21 @@ class Inputs:
         agent_key: str,
         session_key: str,
         request: InputMessageRequest,
-        attach: Callable[[Claim | Rejoined], Follower],
+        attach: Callable[[Accepted], Follower],
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> tuple[Claim | Rejoined, Follower]:
+        behavior: Behavior | None = None,
+    ) -> tuple[Accepted, Follower]:
         """Make an input durable and start its turn, which belongs to the session, not to the caller.
 
         `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
         with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
 
+        While a turn runs, an input with a `behavior` waits: to join that turn (`steer`), or for a turn of its own.
+
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        IdempotencyKeyReused, PreconditionFailed, Draining, StorageUnavailable; after any of these nothing was stored.
+        IdempotencyKeyReused, PreconditionFailed, TooManyInputs, InputWithdrawn, Draining, StorageUnavailable; after any
+        of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
         turn.
         """
@@ -64,9 +81,14 @@ class Inputs:
             raise Draining
         event = _event(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match)
+        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
+        if isinstance(claim, Queued):
+            follower = attach(claim)
+            if claim.input.behavior == "steer":
+                self._queue.steer(claim.session.id)
+            return claim, follower
         self._live.announce(claim.session.id, claim.opened)
         follower = attach(claim)
         self._queue.submit(claim)
@@ -121,6 +143,15 @@ class Inputs:
             self._queue.submit(found.claim)
         return found, follower
 
+    async def waiting(self, principal: Principal, agent_key: str, session_key: str) -> list[WaitingInput]:
+        """All inputs that wait, in the order of acceptance. Raises NotFound."""
+        return await self._store.list_waiting(SessionRef(principal.tenant_id, agent_key, session_key))
+
+    async def withdraw(self, principal: Principal, agent_key: str, session_key: str, event_id: str) -> None:
+        """Let an input wait no more, and end the answers that wait for its turn. Raises NotFound, InputTaken."""
+        session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
+        self._live.withdrawn(session_id, event_id)
+
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
         """Runs inside the store's commit: it must be quick."""
         if self._draining:
@@ -149,9 +180,6 @@ def parse(body: Any) -> InputRequest:
             )
         body = {"type": "input_message", **body}
     request: InputRequest = codec.convert(body, _REQUEST)
-    for name in ("since", "behavior"):
-        if getattr(request, name, UNSET) is not UNSET:
-            raise NotSupported(f"{name}: Not supported yet.", field_errors={name: "Not supported yet."})
     return request
 
 

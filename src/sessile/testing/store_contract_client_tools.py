@@ -45,7 +45,7 @@ def called(call_id: str) -> Draft:
 async def calls(store: Store, ref: SessionRef, *call_ids: str) -> tuple[Claim, list[ToolInputEvent]]:
     """A running turn with these calls in its log."""
     claim = await accept(store, ref)
-    entries = await store.append(claim.fence, [called(call_id) for call_id in call_ids], NOTHING)
+    entries = (await store.append(claim.fence, [called(call_id) for call_id in call_ids], NOTHING)).entries
     return claim, [event for entry in entries if isinstance(event := entry.event(), ToolInputEvent)]
 
 

@@ -139,7 +139,7 @@ class VisibilityContract(Fixtures):
                 await verb
             assert caught.value.id == claim.turn_id
         record = (await store.set_hidden(ref, old[0].id, True)).records[0]
-        (entry,) = await store.append(claim.fence, [answered()], NOTHING)
+        (entry,) = (await store.append(claim.fence, [answered()], NOTHING)).entries
         assert (record.sequence, entry.sequence) == (claim.opened[-1].sequence + 1, claim.opened[-1].sequence + 2)
         await store.append(claim.fence, [], NOTHING, DONE)
         assert (await store.set_hidden(ref, claim.opened[0].id, True)).entry.hidden

@@ -7,8 +7,8 @@ SessileError
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
-├── SessionRunning, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
+├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -146,6 +146,12 @@ class NotFound(SessileError):
     code = "not_found"
 
 
+class InputWithdrawn(SessileError):
+    """This input was withdrawn before a turn took it; it is not taken again."""
+
+    code = "input_withdrawn"
+
+
 class MethodNotAllowed(SessileError):
     """This path does not take this method."""
 
@@ -178,6 +184,12 @@ class SessionRunning(SessileError):
     """A turn of this session is running."""
 
     code = "session_running"
+
+
+class InputTaken(SessileError):
+    """The input was taken by a turn; it waits no more."""
+
+    code = "input_taken"
 
 
 class PreconditionFailed(SessileError):
@@ -214,6 +226,12 @@ class IdempotencyKeyReused(Unprocessable):
     """This Idempotency-Key came with another request before."""
 
     code = "idempotency_key_reused"
+
+
+class TooManyInputs(Unprocessable):
+    """As many inputs wait as may wait in one session."""
+
+    code = "too_many_inputs"
 
 
 class Unavailable(SessileError):

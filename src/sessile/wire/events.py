@@ -339,7 +339,7 @@ class StreamEnd(Struct, kw_only=True, tag_field="type", tag="end"):
     status: Literal["running", "stopped"] | UnsetType = UNSET
     stop_reason: StopReason | UnsetType | None = UNSET
     reason: str | UnsetType = UNSET
-    """`deleted` when the session is gone; `drain` when the server stops, and another or the next one goes on."""
+    """`deleted`: the session is gone; `withdrawn`: the input is; `drain`: the server stops, the next one goes on."""
 
 
 LiveFrame = (

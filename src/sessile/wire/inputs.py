@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sessile.wire.events import ContractEvent, InputPart, PendingToolCall, TurnError
-from sessile.wire.ids import Key, TurnId
+from sessile.wire.ids import EventId, Key, Timestamp, TurnId
 from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES, MAX_TOOL_CALLS_PER_ANSWER
 from sessile.wire.sessions import StopReason
 
@@ -59,7 +59,7 @@ class InputResponse(Struct, kw_only=True):
     """The durable events of the turn so far, the input first, and how the turn stands.
 
     To an interrupt: the events that came since it was recorded. `turn_id` is null when no turn ran. To tool outputs:
-    those first.
+    those first. With `since`: all events after that place, up to the end of the turn.
     """
 
     events: list[ContractEvent]
@@ -68,9 +68,31 @@ class InputResponse(Struct, kw_only=True):
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None
     error: TurnError | None
+    reason: str | UnsetType = UNSET
+    """Why no turn has taken an input that waited: `withdrawn`, `deleted`, or `drain` when the server stops."""
 
 
 class OutstandingToolCalls(Struct):
     """The client tool calls of a session that wait for their outputs, in the order of the calls."""
 
     client_tool_calls: list[PendingToolCall]
+
+
+class WaitingInput(Struct, kw_only=True, tag_field="type", tag="input_message"):
+    """An input that was accepted, and that no turn has taken yet.
+
+    `turn_id` is null for one that is to join the turn that runs.
+    """
+
+    id: EventId
+    messages: list[InputPart]
+    content: str
+    behavior: Behavior
+    turn_id: TurnId | None
+    created_at: Timestamp
+
+
+class ListInputsResponse(Struct, kw_only=True):
+    """All inputs that wait, in the order of acceptance."""
+
+    inputs: list[WaitingInput]

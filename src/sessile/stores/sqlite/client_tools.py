@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from sessile.domain.client_tools import CallOutput, answered, pending
-from sessile.domain.log import Draft, Entry, draft
+from sessile.domain.log import VISIBLE, Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import AgentRow, Answered, Claim, Fence, Once, Rejoined, SessionRef, SessionRow, TurnProgress
 from sessile.stores.sqlite import log, rows
 from sessile.stores.sqlite import once as keys
+from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, one, place, session_row
 from sessile.wire import codec, ids
 from sessile.wire.errors import ToolCallNotOutstanding
@@ -52,7 +53,7 @@ def _park(
 ) -> list[Entry] | None:
     if (row := db.execute(QUERIES["wants_stop"], {"id": fence.turn}).fetchone()) and row[0]:
         return None
-    entries = log.append(db, fence, drafts, progress, None, now)
+    entries = log.append(db, fence, drafts, progress, None, now).entries
     db.execute(QUERIES["park_session"], {"session_id": fence.session_id})
     db.execute(QUERIES["park_turn"], {"id": fence.turn, "outstanding": _encoded(outstanding)})
     return entries
@@ -96,10 +97,10 @@ def _append(
 ) -> list[Entry]:
     turn_id = session.running_turn or ""
     entries = [
-        Entry(ids.event_id(sequence), session.key, sequence, turn_id, item.type, now, False, item.body)
+        Entry(ids.event_id(sequence), session.key, sequence, turn_id, item.type, now, VISIBLE, item.body)
         for sequence, item in enumerate(events, session.last_sequence + 1)
     ]
-    log.insert(db, session.tenant_id, session.id, entries)
+    insert(db, session.tenant_id, session.id, entries)
     values: dict[str, Any] = {
         "stop_reason": "requires_action" if left else None,
         "head": entries[-1].sequence,

@@ -2,18 +2,18 @@
 
 import sqlite3
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
-from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry, draft
+from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry
 from sessile.ports import Admit
 from sessile.rows import (
+    Appended,
     Claim,
     EventQuery,
     Fence,
     Interruption,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionRef,
     SessionRow,
@@ -21,14 +21,17 @@ from sessile.rows import (
     TurnProgress,
 )
 from sessile.stores.sqlite import once as keys
-from sessile.stores.sqlite import rows
+from sessile.stores.sqlite import rows, waiting
+from sessile.stores.sqlite.opening import insert, open_turn
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire import codec, ids
 from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, SessionRunning
-from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
+from sessile.wire.events import RECORD_TYPES, TurnEndedRecord
+from sessile.wire.inputs import Behavior
 
-_UNTIL_IT_STOPS = "is running; wait until it has stopped, or interrupt it. Queueing an input is not built yet."
-_UNTIL_ANSWERED = "waits for client tools; answer them, or interrupt it."
+_UNTIL_IT_STOPS = "is running; wait until it has stopped"
+_UNTIL_ANSWERED = "waits for client tools; answer them"
+_WAYS_ON = "interrupt it, or send the input with a behavior: steer or follow_up."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -47,7 +50,8 @@ def accept_input(
     now: int,
     once: Once | None,
     if_match: str | None,
-) -> Claim | Rejoined:
+    behavior: Behavior | None,
+) -> Claim | Rejoined | Queued:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
     row = db.execute(QUERIES["session_for_input"], where).fetchone()
@@ -59,32 +63,31 @@ def accept_input(
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
+    accepted: Claim | Queued
     if session.running_turn is not None:
-        raise running(session)
-    if if_match is not None and if_match != (session.last_event_id or "start"):
-        raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
-    first = session.last_sequence + 1
-    event_id = ids.event_id(first)
-    started = draft(TurnStartedRecord(input_event_id=event_id))
-    turn = db.execute(QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
-    entries = [
-        Entry(event_id, session.key, first, turn_id, input.type, now, VISIBLE, input.body),
-        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, VISIBLE, started.body),
-    ]
-    insert(db, session.tenant_id, session.id, entries)
-    db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+        if behavior is None:
+            raise running(session)
+        accepted, queued = waiting.put(db, session, input, turn_id, behavior, now)
+        made = keys.of_waiting(queued)
+    else:
+        if if_match is not None and if_match != (session.last_event_id or "start"):
+            raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
+        accepted = open_turn(db, agent, session, turn_id, ids.event_id(session.last_sequence + 1), input, now)
+        made = accepted.fence.turn
     if once is not None:
-        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
-    return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
+        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)
+    return accepted
 
 
 def running(session: SessionRow) -> SessionRunning:
     """Why a session takes no input now."""
     why = _UNTIL_ANSWERED if session.status == "stopped" else _UNTIL_IT_STOPS
-    return SessionRunning(f"Turn {session.running_turn} of this session {why}", id=session.running_turn)
+    return SessionRunning(f"Turn {session.running_turn} of this session {why}, {_WAYS_ON}", id=session.running_turn)
 
 
-def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined | Queued:
+    if (queued := keys.waiting_of(made)) is not None:
+        return waiting.again(db, session, queued)
     turn_id, running, *event = db.execute(QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
@@ -124,12 +127,12 @@ def append(
     progress: TurnProgress,
     end: TurnEnd | None,
     now: int,
-) -> list[Entry]:
+) -> Appended:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
     row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
     if row is None:
         raise FenceLost
-    turn_id, tenant_id, session_key, head, last_event_id = row
+    turn_id, tenant_id, session_key, head, last_event_id, steers = row
     entries = [
         Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, VISIBLE, item.body)
         for sequence, item in enumerate(drafts, head + 1)
@@ -142,13 +145,11 @@ def append(
     if end is None:
         db.execute(QUERIES["advance_session"], (head, last_event_id, usage, context, now, fence.session_id))
         db.execute(QUERIES["advance_turn"], (turn_usage, fence.turn))
-    else:
-        error = codec.encode(end.error) if end.error else None
-        db.execute(
-            QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id)
-        )
-        db.execute(QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
-    return entries
+        return Appended(entries, steered=bool(steers))
+    error = codec.encode(end.error) if end.error else None
+    db.execute(QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id))
+    db.execute(QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
+    return Appended(entries, next=None if steers is None else waiting.take_next(db, fence.session_id, now))
 
 
 def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Entry]:
@@ -185,7 +186,7 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     claims = []
     for row in db.execute(QUERIES["unfinished_turns"]).fetchall():
         session = rows.session(row)
-        turn, turn_id, token, usage, interrupted_at, takes = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        turn, turn_id, token, usage, interrupted_at, takes, waited = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
         db.execute(QUERIES["take_up"], {"id": turn})
         claims.append(
             Claim(
@@ -197,25 +198,10 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
                 usage=rows.stored_json(usage),
                 interrupted=interrupted_at is not None,
                 takes=takes + 1,
+                waited=bool(waited),
             )
         )
     return claims
-
-
-def insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
-    """Add entries to a log; whoever calls moves the head of the session."""
-    values: list[Any] = []
-    for e in entries:
-        values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)
-    if entries:
-        db.execute(_insert_events(len(entries)), values)
-
-
-@lru_cache(maxsize=256)
-def _insert_events(count: int) -> str:
-    """One statement for several rows."""
-    head, _, row = QUERIES["insert_event"].partition("VALUES ")
-    return f"{head}VALUES {', '.join([row] * count)}"
 
 
 def _last_shown(entries: Sequence[Entry]) -> str | None:

@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import (
+    Appended,
     Claim,
     EventQuery,
     Fence,
     Interruption,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionRef,
     TurnEnd,
@@ -20,9 +22,10 @@ from sessile.rows import (
 )
 from sessile.stores.sqlite import log, rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate, one
-from sessile.wire import codec
+from sessile.stores.sqlite.waiting import place_of
+from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound
-from sessile.wire.ids import sequence_of
+from sessile.wire.inputs import Behavior
 
 
 class Logs(Verbs):
@@ -36,9 +39,12 @@ class Logs(Verbs):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> Claim | Rejoined:
+        behavior: Behavior | None = None,
+    ) -> Claim | Rejoined | Queued:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match))
+        return await self._writer.run(
+            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior)
+        )
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         now = self._clock.now()
@@ -46,7 +52,7 @@ class Logs(Verbs):
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
-    ) -> list[Entry]:
+    ) -> Appended:
         now = self._clock.now()
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
@@ -64,9 +70,10 @@ class Logs(Verbs):
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
         def verb(db: sqlite3.Connection) -> Entry:
-            place = {"session_id": locate(db, ref), "sequence": sequence_of(event_id)}
-            row = db.execute(QUERIES["get_event"], place).fetchone()
-            if row is None or row[0] != event_id:
+            session_id, waited = locate(db, ref), ids.is_waiting(event_id)
+            sequence = place_of(db, session_id, event_id) if waited else ids.sequence_of(event_id)
+            row = db.execute(QUERIES["get_event"], {"session_id": session_id, "sequence": sequence}).fetchone()
+            if row is None or (row[0] != event_id and not waited):
                 raise NotFound(f"There is no event {event_id!r} in this session.", id=event_id)
             return rows.entry(ref.session_key, row)
 

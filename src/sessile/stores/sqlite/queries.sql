@@ -115,13 +115,24 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
+-- name: session_to_run
+-- A session and its agent, as its next turn needs them.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at,
+    a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
+FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
+
 -- name: unfinished_turns
--- Sessions with a running turn that is not parked, their agents, and the turn's row.
+-- Sessions with a running turn that is not parked, their agents, the turn's row, and whether it came out of the queue
+-- and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
-    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes
+    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
+    s.last_sequence = t.input_sequence + 1 AND EXISTS (
+        SELECT 1 FROM inputs i WHERE i.session_id = s.id AND i.taken_sequence = t.input_sequence)
 FROM sessions s JOIN agents a ON a.id = s.agent_id JOIN turns t ON t.turn_id = s.running_turn
 WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL ORDER BY t.id;
 
@@ -149,8 +160,9 @@ UPDATE sessions SET running_turn = ?, stop_reason = NULL, last_sequence = ?, las
 WHERE id = ?;
 
 -- name: fenced_turn
--- The turn that a fence names, and the head of its session's log.
-SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id
+-- The turn that a fence names, the head of its session's log, and whether inputs wait (1: one to steer the turn).
+SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id,
+    (SELECT max(i.behavior = 'steer') FROM inputs i WHERE i.session_id = t.session_id AND i.waits)
 FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
 WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running = 1 AND t.outstanding IS NULL;
 
@@ -173,6 +185,55 @@ WHERE id = ?;
 -- name: end_turn
 -- A turn ends.
 UPDATE turns SET running = 0, stop_reason = ?, error = ?, usage = ?, ended_at = ? WHERE id = ?;
+
+-- name: insert_input
+-- Add an input that waits.
+INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, created_at, waits)
+VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :now, 1);
+
+-- name: count_waiting
+-- How many inputs of a session wait.
+SELECT count(*) FROM inputs WHERE session_id = :session_id AND waits;
+
+-- name: list_waiting
+-- The inputs of a session that wait, in the order of acceptance.
+SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+WHERE session_id = :session_id AND waits ORDER BY id LIMIT :limit;
+
+-- name: list_steering
+-- The inputs of a session that wait to join the turn that runs, in the order of acceptance.
+SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+WHERE session_id = :session_id AND waits AND behavior = 'steer' ORDER BY id;
+
+-- name: follow_up
+-- Inputs that waited to join a turn that has ended become turns of their own.
+UPDATE inputs SET behavior = 'follow_up' WHERE session_id = :session_id AND waits AND behavior = 'steer';
+
+-- name: take_input
+-- An input stands in the log from now on.
+UPDATE inputs SET waits = 0, taken_sequence = :sequence, turn_id = :turn_id, body = X'' WHERE id = :id;
+
+-- name: withdraw_input
+-- An input does not wait any more, and was not taken.
+UPDATE inputs SET waits = 0, body = X'' WHERE id = :id;
+
+-- name: find_input
+-- An input that waits or has waited, by the id it waits under.
+SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs
+WHERE session_id = :session_id AND event_id = :event_id;
+
+-- name: made_input
+-- The input that an idempotency key has made.
+SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs WHERE id = :id;
+
+-- name: taken_input
+-- An input of the log, and the turn that took it.
+SELECT t.turn_id, t.running, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
+FROM events e JOIN turns t ON t.turn_id = e.turn_id WHERE e.session_id = :session_id AND e.sequence = :sequence;
+
+-- name: move_head
+-- The head of a session moves by events that change nothing else.
+UPDATE sessions SET last_sequence = :sequence, last_event_id = :event_id, updated_at = :now WHERE id = :session_id;
 
 -- name: get_turn
 -- One turn of a session.
@@ -325,6 +386,10 @@ DELETE FROM events WHERE rowid IN (SELECT rowid FROM events WHERE session_id = :
 -- name: purge_turns
 -- Remove a slice of a session's turns.
 DELETE FROM turns WHERE id IN (SELECT id FROM turns WHERE session_id = :session_id LIMIT :slice);
+
+-- name: purge_inputs
+-- Remove a slice of a session's inputs that wait or have waited.
+DELETE FROM inputs WHERE id IN (SELECT id FROM inputs WHERE session_id = :session_id LIMIT :slice);
 
 -- name: end_purge
 -- A removal is complete.

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow
+from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow, WaitingInput
 
 Row = tuple[Any, ...]
 SESSION_COLUMNS = 19
@@ -76,6 +76,11 @@ def turn(row: Row) -> TurnRow:
 def entry(session_key: str, row: Row) -> Entry:
     """id, sequence, turn_id, type, created_at, hidden, body"""
     return Entry(row[0], session_key, *row[1:7])
+
+
+def waiting_input(row: Row) -> WaitingInput:
+    """id, event_id, turn_id, behavior, body, created_at"""
+    return WaitingInput(event_id=row[1], turn_id=row[2], behavior=row[3], body=row[4], created_at=row[5])
 
 
 def stored_json(value: bytes | str) -> bytes:

@@ -105,6 +105,23 @@ CREATE TABLE events (
 
 CREATE UNIQUE INDEX events_log ON events (session_id, sequence);
 
+CREATE TABLE inputs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id INTEGER NOT NULL,
+    session_id INTEGER NOT NULL,
+    event_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    behavior TEXT NOT NULL,
+    body BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    waits INTEGER NOT NULL,
+    taken_sequence INTEGER
+);
+
+CREATE INDEX inputs_of_session ON inputs (session_id, event_id);
+
+CREATE INDEX inputs_waiting ON inputs (session_id, id) WHERE waits;
+
 CREATE TABLE purges (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     agent_id INTEGER,

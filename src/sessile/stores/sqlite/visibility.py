@@ -5,7 +5,8 @@ import sqlite3
 from sessile.domain import visibility
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.rows import SessionRef, SessionRow, Shown
-from sessile.stores.sqlite import log, rows
+from sessile.stores.sqlite import rows
+from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, session_row
 from sessile.wire import ids
 from sessile.wire.errors import NotFound
@@ -78,6 +79,6 @@ def _note(db: sqlite3.Connection, session: SessionRow, record: VisibilityRecord,
     """Append a record that belongs to no turn, wherever the log has got to by now."""
     head, made = session.last_sequence + 1, draft(record)
     entry = Entry(ids.event_id(head), session.key, head, "", made.type, now, VISIBLE, made.body)
-    log.insert(db, session.tenant_id, session.id, [entry])
+    insert(db, session.tenant_id, session.id, [entry])
     db.execute(QUERIES["note_in_log"], {"head": head, "now": now, "session_id": session.id})
     return entry

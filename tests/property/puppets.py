@@ -35,11 +35,11 @@ class PuppetTool:
     """A Tool whose open calls are known by their argument `id`."""
 
     description = "Waits to be told what came of it."
-    parameters: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "string"}}}
 
     def __init__(self, name: str, *, idempotent: bool) -> None:
         self.name = name
         self.idempotent = idempotent
+        self.parameters: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "string"}}}
         self.open: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self.starts: Counter[str] = Counter()
 

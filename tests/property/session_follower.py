@@ -16,8 +16,8 @@ class Follower:
 
     def __init__(self, session: str, since: str) -> None:
         self.session = session
-        self.since = since
-        """Where it starts from the next time: `start` or an event id."""
+        self.origin = self.since = since
+        """Where it started, and where it starts from the next time: `start` or an event id."""
         self.seen: list[dict[str, Any]] = []
         """Durable events and records, in the order in which they came."""
         self.ends: list[tuple[str, str]] = []
@@ -37,8 +37,13 @@ class Follower:
     async def connect(self, server: Incarnation) -> None:
         """Come back to the last event, as `GET …/events` does."""
         at = await server.events.locate(OWNER, AGENT, self.session, self.since)
-        self._tail = server.hub.follow(at.session_id, at.cursor, joins=True, agent_id=at.agent_id)
-        state = await server.events.state(OWNER, AGENT, self.session, at.session_id)
+        tail = server.hub.follow(at.session_id, at.cursor, joins=True, agent_id=at.agent_id)
+        try:
+            state = await server.events.state(OWNER, AGENT, self.session, at.session_id)
+        except BaseException:
+            tail.close()
+            raise
+        self._tail = tail
         rendering = Following(at.position, state, deltas=True, include_hidden=False)
         self._texts.clear()
         self._take(rendering.opening())
@@ -46,13 +51,13 @@ class Follower:
 
     async def disconnect(self) -> None:
         """Lose the connection."""
-        if self._tail is not None and self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            if not self._task.cancelled() and (error := self._task.exception()) is not None:
+        tail, task, self._tail, self._task = self._tail, self._task, None, None
+        if tail is not None and task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            tail.close()
+            if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
-            self._tail.close()
-            self._tail = self._task = None
 
     async def saw(self, event_id: str | None, ended: str | None = None) -> None:
         """Wait until it has seen an event, and the end of its stream if it should have one."""

@@ -5,6 +5,7 @@ and each follower has seen exactly its log. New kinds of input, and faults, are 
 """
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -29,7 +30,7 @@ from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.faults import ShiftedClock, When
 from sessile.testing.scripted_model import ScriptedModels
-from sessile.wire.errors import IdempotencyKeyReused, SessileError, SessionRunning
+from sessile.wire.errors import IdempotencyKeyReused, NotFound, SessileError, SessionRunning
 from sessile.wire.sessions import CreateSessionRequest
 
 SESSIONS = ("s0", "s1")
@@ -55,6 +56,8 @@ class Sessions(RuleBasedStateMachine):
         self.followers: list[Follower] = []
         self.fuse: tuple[int, When] | None = None
         """The commit at which the server will be killed."""
+        self.restless: tuple[Follower, int] | None = None
+        """A follower that comes back in the middle of the next step, after so many turns of the event loop."""
         self.sound = False
         """Whether the last step was as it should be."""
         self.count = 0
@@ -110,12 +113,14 @@ class Sessions(RuleBasedStateMachine):
 
     async def _act(self, doing: Callable[[], Awaitable[Any]], commits: tuple[Commit, ...]) -> Any:
         before, result = self.server.life.writes, None
+        coming_back = asyncio.create_task(self._come_back())
         try:
             result = await doing()
         except asyncio.CancelledError:
             assert self.server.life.killed
         except SessileError as refusal:
             result = refusal
+        await coming_back
         await self.settle()
         burnt = False
         for commit in commits:
@@ -132,6 +137,16 @@ class Sessions(RuleBasedStateMachine):
             return None
         assert self.server.life.writes - before == len(commits), "it made more or fewer commits than it should"
         return result
+
+    async def _come_back(self) -> None:
+        """Let a follower reconnect in the middle of a step."""
+        if self.restless is not None:
+            (follower, turns), self.restless = self.restless, None
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await follower.disconnect()
+            with contextlib.suppress(asyncio.CancelledError, NotFound):  # the server was killed, or the session deleted
+                await follower.connect(self.server)
 
     async def settle(self) -> None:
         """Wait until nothing moves any more but by the test's hand."""
@@ -153,7 +168,7 @@ class Sessions(RuleBasedStateMachine):
         await self.settle()
         for expected in self.expected.values():
             expected.take_up()
-        self.followers = [follower for follower in self.followers if follower.session in self.expected]
+        self.forget_followers()
         for follower in self.followers:
             await follower.connect(self.server)
 
@@ -161,10 +176,16 @@ class Sessions(RuleBasedStateMachine):
         """Wait until a follower has seen the whole log; it has seen nothing else, and its outputs are the log's."""
         log = await self.server.log(follower.session)
         await follower.saw(log[-1]["id"] if log else None)
-        assert follower.seen == log[len(log) - len(follower.seen) :]
-        assert len(follower.seen) == follower_length(follower, log)
+        ids = ["start", *(event["id"] for event in log)]
+        assert follower.seen == log[ids.index(follower.origin) :]
         texts = {event["id"]: event["content"] for event in log if event["type"] == "agent_output"}
         assert all(texts[event_id] == text for event_id, text in follower.ends)
+
+    def forget_followers(self) -> None:
+        """Those of sessions that are gone."""
+        self.followers = [follower for follower in self.followers if follower.session in self.expected]
+        if self.restless and self.restless[0] not in self.followers:
+            self.restless = None
 
     def those(self, state: str) -> list[str]:
         return [session for session, expected in self.expected.items() if expected.state == state]
@@ -369,7 +390,7 @@ class Sessions(RuleBasedStateMachine):
         self.act(lambda: self.server.sessions.delete(OWNER, AGENT, session, None), deleted, *refused)
         if session not in self.expected and self.server.life is lives:
             self.runner.run(self._ended(followers))
-        self.followers = [follower for follower in self.followers if follower.session in self.expected]
+        self.forget_followers()
 
     async def _ended(self, followers: list[Follower]) -> None:
         for follower in followers:
@@ -398,6 +419,7 @@ class Sessions(RuleBasedStateMachine):
     @rule(number=which, how=st.sampled_from(["cut", "come back", "stop reading", "read"]))
     def move_follower(self, number: int, how: str) -> None:
         follower = self.followers[number % len(self.followers)]
+        self.restless = None
 
         async def move() -> None:
             if how in ("cut", "come back"):
@@ -411,18 +433,17 @@ class Sessions(RuleBasedStateMachine):
 
         self.act(move)
 
-
-def follower_length(follower: Follower, log: list[dict[str, Any]]) -> int:
-    """How many events a follower must have seen that has seen the last one: all since its first."""
-    if not follower.seen:
-        return 0
-    return len(log) - follower.seen[0]["sequence"] + 1
+    @precondition(lambda self: self.followers)
+    @rule(number=which, turns=st.integers(0, 12))
+    def come_back_in_the_middle(self, number: int, turns: int) -> None:
+        self.restless = self.followers[number % len(self.followers)], turns
 
 
 TestSessions = Sessions.TestCase
 TestSessions.settings = hypothesis.settings(
     max_examples=50,
     stateful_step_count=30,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate],  # shrinking takes minutes
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

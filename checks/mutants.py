@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,20 @@ MUTANTS = (
         "            self._disk.put(lambda: self._commit(batch, outcomes))\n",
         "            _deliver(outcomes)\n            self._disk.put(lambda: self._commit([], []))\n",
         "tests/acceptance/test_durability.py -k before_it_is_synced",
+    ),
+    Mutant(
+        "announce before the commit",
+        "stores/sqlite/log_verbs.py",
+        "        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))\n",
+        "        early: list[list[Entry]] = []\n"
+        "        wait = self._writer.run(\n"
+        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now)) or early[0]\n"
+        "        )\n"
+        "        import asyncio\n"
+        "        while not early and not wait.done():\n"
+        "            await asyncio.sleep(0)\n"
+        "        return early[0] if early else await wait\n",
+        "tests/acceptance/test_durability.py -k disk_that_fails_loses",
     ),
     Mutant(
         "no fence check",
@@ -140,6 +155,41 @@ MUTANTS = (
         "tests/contract/test_stores.py -k wants_stopped",
     ),
     Mutant(
+        "a lost wake-up that nobody makes up for",
+        "live/channel.py",
+        "        if log_head > (self.head or 0):\n            self.wake()\n",
+        "        self.log_head = 0\n",
+        "tests/unit/test_tail.py tests/integration/test_faults.py -k lost_announcement",
+    ),
+    Mutant(
+        "a log in the order of the clock",
+        "stores/sqlite/queries.sql",
+        "ORDER BY sequence LIMIT :limit;",
+        "ORDER BY created_at, sequence LIMIT :limit;",
+        "tests/integration/test_faults.py -k clock",
+    ),
+    Mutant(
+        "what was shown is thrown away when the model breaks off",
+        "runner/open_turn.py",
+        "        shown = self.answer.events(partial=True) if self.answer else ()\n",
+        "        shown = self.answer.events(partial=True) if self.answer and self.interrupted else ()\n",
+        "tests/integration/test_faults.py -k breaks_off",
+    ),
+    Mutant(
+        "a model that hangs cannot be interrupted",
+        "runner/open_turn.py",
+        "        if first and self._cancellable and not self._committing:\n",
+        "        if first and self._cancellable and not self._committing and self.answer is None:\n",
+        "tests/integration/test_faults.py -k hangs",
+    ),
+    Mutant(
+        "who joins in the middle of an output misses its beginning",
+        "live/tail.py",
+        "            self._ready.append(Node(None, snapshot, 0))\n",
+        "            pass\n",
+        "tests/unit/test_tail.py -k joins",
+    ),
+    Mutant(
         "a client that repeats a change whose outcome it does not know",
         "client/call.py",
         'return (method == "GET" or keyed) and',
@@ -149,8 +199,8 @@ MUTANTS = (
 )
 
 
-def killed(mutant: Mutant, folder: Path) -> bool:
-    """Whether the tests fail with the mutant. Raises ValueError when its text is not there once."""
+def killed(mutant: Mutant, folder: Path) -> str | None:
+    """The test that fails with the mutant, or None. Raises ValueError when its text is not there once."""
     file = folder / "src" / "sessile" / mutant.file
     source = file.read_text(encoding="utf-8")
     if source.count(mutant.old) != 1:
@@ -161,12 +211,15 @@ def killed(mutant: Mutant, folder: Path) -> bool:
         env = {**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
-        return True
+        return f"no end within {_SECONDS} s"
     finally:
         file.write_text(source, encoding="utf-8")
     if done.returncode not in (0, 1):
         raise ValueError(f"{mutant.name}: its tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 1
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+::\S+)", done.stdout, re.MULTILINE)
+    return failed[1] if failed else "a test"
 
 
 def main() -> int:
@@ -174,7 +227,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m checks.mutants", description=__doc__)
     parser.add_argument("--only", help="mutants whose name holds this text")
     given = parser.parse_args()
-    survived = 0
+    tried, survived = 0, 0
     with tempfile.TemporaryDirectory(prefix="sessile-mutants-") as made:
         folder = Path(made)
         for name in COPIED:
@@ -183,10 +236,12 @@ def main() -> int:
         for mutant in MUTANTS:
             if given.only and given.only not in mutant.name:
                 continue
-            verdict = killed(mutant, folder)
-            survived += not verdict
-            sys.stdout.write(f"{'killed  ' if verdict else 'SURVIVED'}  {mutant.name}\n")
+            killer = killed(mutant, folder)
+            tried += 1
+            survived += killer is None
+            sys.stdout.write(f"{mutant.name}: {'SURVIVED' if killer is None else f'killed by {killer}'}\n")
             sys.stdout.flush()
+    sys.stdout.write(f"{tried} mutants: {tried - survived} killed, {survived} survived\n")
     return 1 if survived else 0
 
 

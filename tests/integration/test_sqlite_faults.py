@@ -13,6 +13,7 @@ from sessile.rows import SessionChanges, SessionRef
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock
+from sessile.testing.faults import fill_disk, free_disk
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -90,18 +91,12 @@ async def one_batch(store: SqliteStore, *verbs: Awaitable[Any]) -> list[Any]:
     return await asyncio.gather(*verbs, return_exceptions=True)
 
 
-async def limit_pages(store: SqliteStore) -> None:
-    """Fill the disk: not a page more than there are."""
-    ((pages,),) = await on_writer(store, "PRAGMA page_count")
-    await on_writer(store, f"PRAGMA max_page_count = {pages}")
-
-
 async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: SqliteStore, ref: SessionRef) -> None:
     claim = await accept(store, ref)
     agent = await store.get_agent(ref.tenant_id, AGENT)
     other = await new_session(store, ref.tenant_id, "other")
     before = await store.get_session(ref), await store.get_session(other)
-    await limit_pages(store)
+    await fill_disk(store)
     outcomes = await one_batch(
         store,
         new_session(store, ref.tenant_id, "small"),
@@ -127,14 +122,14 @@ async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: Sqlit
     with pytest.raises(NotFound):
         await store.get_session(SessionRef(ref.tenant_id, AGENT, "small"))
 
-    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await free_disk(store)
     await new_session(store, ref.tenant_id, "large", metadata=LARGE)
     assert sequences(await append(store, claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
     assert (await on_writer(store, "PRAGMA integrity_check")) == [("ok",)]
 
 
 async def test_a_full_disk_that_undoes_one_statement_fails_that_verb_only(store: SqliteStore, ref: SessionRef) -> None:
-    await limit_pages(store)
+    await fill_disk(store)
     large, accepted = await one_batch(
         store, new_session(store, ref.tenant_id, "large", metadata=LARGE), accept(store, ref)
     )
@@ -142,7 +137,7 @@ async def test_a_full_disk_that_undoes_one_statement_fails_that_verb_only(store:
     assert shown(await read_all(store, accepted.session.id)) == shown(accepted.opened)
     with pytest.raises(NotFound):
         await store.get_session(SessionRef(ref.tenant_id, AGENT, "large"))
-    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await free_disk(store)
     await new_session(store, ref.tenant_id, "large", metadata=LARGE)
 
 

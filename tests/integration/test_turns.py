@@ -20,6 +20,7 @@ from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import MAX_TAKES, Worker
 from sessile.service.agents import Agents
+from sessile.service.events import Events
 from sessile.service.inputs import Inputs, parse
 from sessile.service.sessions import Sessions
 from sessile.stores.sqlite.store import SqliteStore
@@ -347,6 +348,15 @@ async def test_a_tool_call_that_a_crash_cut_off(harness: Harness, idempotent: bo
         assert (gate.starts, output.error, output.tool_output) == (2, False, {"result": 2})
     else:
         assert (gate.starts, output.error, output.tool_output["code"]) == (1, True, "tool_outcome_unknown")
+
+
+async def test_the_log_of_a_turn_that_has_used_something_and_still_runs_holds(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(usage(10, 2), call("add", {"a": 1, "b": 1}, "c1")).add(hang())
+    await harness.post()
+    await harness.model.arrived(2)
+    check = await Events(harness.store).check(OWNER, "a", "s")
+    assert (check.ok, check.events) == (True, 4)
 
 
 async def test_a_crash_does_not_forget_how_many_model_calls_were_made(harness: Harness) -> None:

@@ -6,7 +6,15 @@ from sessile.api.turn_answer import TurnAnswer
 from sessile.domain.log import Entry, draft
 from sessile.live.channel import Node
 from sessile.rows import AgentRow, Claim, Fence, SessionRow
-from sessile.wire.events import AgentOutputEvent, Event, StreamingAgentOutput, TurnEndedRecord, TurnStartedRecord
+from sessile.wire.events import (
+    AgentOutputEvent,
+    Event,
+    InputMessageEvent,
+    StreamingAgentOutput,
+    TextPart,
+    TurnEndedRecord,
+    TurnStartedRecord,
+)
 from sessile.wire.sessions import Usage
 
 OURS, THEIRS = "trn_1", "trn_2"
@@ -73,6 +81,11 @@ def test_nothing_follows_the_end() -> None:
     made = stream()
     rendered = made.render([ended(2), delta("late"), output(3, "late"), ended(4)])
     assert types(rendered) == ["end"]
+
+
+def test_what_the_stream_opens_with_is_not_shown_again() -> None:
+    said = InputMessageEvent(messages=[TextPart(content="Hello")], content="Hello")
+    assert stream().render([Node(entry(1, said), None, 0)]) == b""
 
 
 def test_frames_of_another_turn_are_not_shown() -> None:

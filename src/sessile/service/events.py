@@ -66,14 +66,15 @@ class Events:
         if transcript.state.last_sequence != session.last_sequence:
             await self._store.get_session(ref)  # raises when the session was deleted meanwhile
         found += transcript.end()
-        found += transcript.stale(
-            status=session.status,
-            stop_reason=session.stop_reason,
-            last_sequence=session.last_sequence,
-            last_event_id=session.last_event_id,
-        )
-        if session.running_turn is None:  # what a turn has used stands in the log when it has ended
-            found += transcript.stale(usage=json.decode(session.usage, type=Usage))
+        cached: dict[str, Any] = {
+            "status": session.status,
+            "stop_reason": session.stop_reason,
+            "last_sequence": session.last_sequence,
+            "last_event_id": session.last_event_id,
+        }
+        if session.running_turn is None:  # a log tells what a turn has used when it ends
+            cached["usage"] = json.decode(session.usage, type=Usage)
+        found += transcript.stale(**cached)
         return SessionCheck(ok=not found, events=session.last_sequence, violations=found[:_MAX_VIOLATIONS])
 
     async def locate(self, principal: Principal, agent_key: str, session_key: str, since: str) -> Attachment:

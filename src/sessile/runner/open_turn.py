@@ -62,7 +62,7 @@ class OpenTurn:
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
         self.stopping = False
-        """Whether the turn is to end now, come what may: it no longer waits for the store."""
+        """Whether the turn is to be left now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
         """Whether a caller wants the turn stopped; that is in the store already."""
         self._cancellable = False
@@ -123,6 +123,12 @@ class OpenTurn:
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
+
+    async def keep_outputs(self) -> None:
+        """Append what tools have answered while others still run, so that nobody has to guess it later."""
+        outputs = [self.outputs[call_id] for call_id in self.open_calls if call_id in self.outputs]
+        if outputs:
+            await self._write_when_possible(outputs, None)
 
     async def break_off(self, error: TurnError) -> None:
         """End the turn as interrupted, or else with the error, keeping what was shown of the answer as partial."""

@@ -63,10 +63,10 @@ class Runtime(Struct, frozen=True):
     tenant: TenantRow
     clock: Clock
 
-    async def drain(self, seconds: float) -> None:
-        """Take no more input, end the turns that run, then the streams of those who follow a session."""
+    async def drain(self, config: Config) -> None:
+        """Take no more input, let turns end or leave them to the next start, then end the streams that are open."""
         self.services.inputs.drain()
-        await self.worker.drain(seconds)
+        await self.worker.drain(config.drain_seconds, config.shutdown_seconds)
         self.services.hub.drain()
 
 
@@ -117,7 +117,7 @@ async def running(
                 yield runtime
             finally:
                 sweeper.cancel()
-                await runtime.drain(config.shutdown_seconds)
+                await runtime.drain(config)
                 await models.close()
 
 
@@ -210,7 +210,7 @@ async def _serve(
             await prepare(runtime)
 
         async def drain() -> None:
-            await runtime.drain(config.shutdown_seconds)
+            await runtime.drain(config)
 
         warming: list[asyncio.Task[None]] = []
 
@@ -218,7 +218,8 @@ async def _serve(
             on_ready(url, secret)
             warming.append(asyncio.create_task(_warm_up(runtime.models)))
 
-        await HttpServer(app, config.host, config.port, drain, config.shutdown_seconds, ready).serve()
+        seconds = config.drain_seconds + config.shutdown_seconds
+        await HttpServer(app, config.host, config.port, drain, seconds, ready).serve()
     await _end_stray_tasks()
 
 

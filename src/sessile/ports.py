@@ -200,6 +200,9 @@ class LogStore(Protocol):
         Parked turns are left alone. The claims count the takes.
         """
 
+    async def hand_over(self, fences: Collection[Fence]) -> None:
+        """These turns are left running on purpose: the next start that takes them up does not count as a take."""
+
 
 class ClientToolStore(Protocol):
     """Turns that are parked: they wait for outputs of client tools, and nobody runs them. What `Store` promises holds.

@@ -8,6 +8,7 @@ from sessile.live.channel import Node
 from sessile.rows import AgentRow, Claim, Fence, SessionRow
 from sessile.wire.events import (
     AgentOutputEvent,
+    ClientToolPendingEvent,
     Event,
     InputMessageEvent,
     StreamingAgentOutput,
@@ -103,3 +104,17 @@ def test_deltas_that_come_after_their_output_are_dropped() -> None:
     made = stream()
     made.render([output(2, "Hello")])
     assert made.render([delta("Hello")]) == b""
+
+
+def test_a_turn_that_waits_for_client_tools_ends_its_answer() -> None:
+    made = stream()
+    waits = Node(entry(2, ClientToolPendingEvent(pending_calls=[])), None, 0)
+    rendered = made.render([waits, output(3, "of those who answered")])
+    assert types(rendered) == ["client_tool_pending", "end"]
+    assert b'"stop_reason":"requires_action"' in rendered
+    assert made.ended
+
+
+def test_a_server_that_stops_leaves_the_turn_running_and_a_deleted_session_does_not() -> None:
+    assert b'"status":"running","reason":"drain"' in stream().closed("drain")
+    assert b'"status":"stopped","reason":"deleted"' in stream().closed("deleted")

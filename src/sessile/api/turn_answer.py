@@ -35,7 +35,7 @@ async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
         pass
     finally:
         tail.close()
-    return rendered(entries, claim.session.key, claim.turn_id, stopped=tail.closed is not None)
+    return rendered(entries, claim.session.key, claim.turn_id, stopped=tail.closed == "deleted")
 
 
 def rendered(
@@ -98,8 +98,8 @@ class TurnAnswer:
         return b"".join(chunks)
 
     def closed(self, reason: str) -> bytes:
-        """The turn has stopped without a word."""
-        return encoded(StreamEnd(status="stopped", reason=reason))
+        """The session is gone; or the server is, and the turn goes on elsewhere."""
+        return encoded(StreamEnd(status="running" if reason == "drain" else "stopped", reason=reason))
 
     def late(self) -> bytes:
         """The turn goes on."""

@@ -1,6 +1,7 @@
 """Events: sending inputs, and reading the log."""
 
 import builtins
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -35,8 +36,9 @@ _LAST_EVENT = re.compile(f"start|{EVENT_ID_PATTERN}")
 class Answer(Struct, kw_only=True):
     """The durable events of a turn, the input first, and how the turn stands.
 
-    `status` is `running` when the time limit came first. A turn that ended badly has the stop reason `error`, and an
-    `error` with `code` and `message`. `turn_id` is empty when there was no turn to interrupt.
+    `status` is `running` when the time limit came first, or the server stopped and did not come back. A turn that ended
+    badly has the stop reason `error`, and an `error` with `code` and `message`. `turn_id` is empty when there was
+    no turn to interrupt.
     """
 
     events: list[Event]
@@ -275,8 +277,14 @@ class AsyncEvents:
         patience: float | None,
         headers: dict[str, str],
     ) -> Answer:
-        given = await self._caller.turn(_path(agent_key, session_key), document, patience, headers)
-        answer = read(_Answer, given.body)
+        events, caller = _path(agent_key, session_key), self._caller
+        answer = read(_Answer, (await caller.turn(events, document, patience, headers)).body)
+        for times in range(1, caller.retries + 1):
+            if answer.status == "stopped" or patience is not None or not headers:
+                break
+            await caller.pause(times)  # the server has stopped, and the next one goes on
+            with contextlib.suppress(SessileError):
+                answer = read(_Answer, (await caller.turn(events, document, patience, headers)).body)
         return Answer(
             events=[_event(event) for event in answer.events],
             session_key=answer.session_key,

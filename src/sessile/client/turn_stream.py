@@ -144,6 +144,9 @@ class AsyncTurnStream(TurnState):
             else:
                 await self._read(self._chunks)
         frame = self._frames.popleft()
+        if _is_cut_off(frame):
+            await self._break_off(self._broken("the server stopped"), None)
+            return await anext(self)
         self._note(frame)
         return frame
 
@@ -223,7 +226,7 @@ class AsyncTurnStream(TurnState):
             except (FrameTooLarge, *UNREADABLE) as error:
                 await self.close()
                 raise self._broken(f"it cannot be read ({error})") from error
-            if self._frames:
+            if self._frames and not _is_cut_off(self._frames[0]):
                 self._failures = 0
 
     async def _break_off(self, broken: StreamBroken, cause: SessileError | None) -> None:
@@ -254,6 +257,11 @@ class AsyncTurnStream(TurnState):
             self._told.status = frame.status or "stopped"
             self._told.stop_reason = frame.stop_reason or None
             self._told.reason = frame.reason or None
+
+
+def _is_cut_off(frame: Frame) -> bool:
+    """Whether it says that the server stops, and that another or the next one goes on with the turn."""
+    return isinstance(frame, StreamEnd) and frame.reason == "drain"
 
 
 def _frame(frame: SseFrame) -> Frame:

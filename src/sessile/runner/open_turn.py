@@ -64,7 +64,7 @@ class OpenTurn:
         self.log_changed = False
         """Whether others wrote to the log since the turn read it: it reads again before it calls a model."""
         self.stopping = False
-        """Whether the turn is to end now, come what may: it no longer waits for the store."""
+        """Whether the turn is to be left now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
         """Whether a caller wants the turn stopped; that is in the store already."""
         self.steered = False
@@ -129,6 +129,12 @@ class OpenTurn:
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
+
+    async def keep_outputs(self) -> None:
+        """Append what tools have answered while others still run, so that nobody has to guess it later."""
+        outputs = [self.outputs[call_id] for call_id in self.open_calls if call_id in self.outputs]
+        if outputs:
+            await self._write_when_possible(outputs, None)
 
     async def break_off(self, error: TurnError) -> None:
         """End the turn as interrupted, or else with the error, keeping what was shown of the answer as partial."""

@@ -1,6 +1,7 @@
-"""Runs claimed turns as tasks of this process: start, cancel, drain, and what a fault means for a turn."""
+"""Runs claimed turns as tasks of this process: start, cancel, drain, recover, and what a fault means for a turn."""
 
 import asyncio
+import contextlib
 from collections import deque
 
 import structlog
@@ -9,13 +10,12 @@ from structlog.contextvars import bind_contextvars
 from sessile.domain.session import fold
 from sessile.domain.turn import model_calls
 from sessile.ports import ModelFault
-from sessile.rows import Claim, EventQuery
+from sessile.rows import Claim, EventQuery, Fence
 from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
 from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
 
-_SHUTDOWN = TurnError(code="server_shutdown", message="The server was stopped while the turn was running.")
 MAX_TAKES = 5
 """How many processes may run a turn, one after the other."""
 _RESTARTED = TurnError(
@@ -36,11 +36,17 @@ class Worker:
         self._running: dict[int, Running] = {}
         self._early = deque[str](maxlen=_REMEMBERED)
         """Turns that were interrupted and do not run here: they have ended, or their claim is still on its way."""
-        self._deadline: float | None = None
-        """When the drain gives up; None while there is none."""
+        self._leave_at: float | None = None
+        """When the drain stops waiting for turns; None while there is none."""
+        self._deadline = 0.0
+        """When it stops waiting for those that it stops."""
+        self._leaving = False
+        """Whether turns are left to the next start."""
+        self._abandoned: list[Fence] = []
+        """Turns that were left and not handed over yet."""
 
     def submit(self, claim: Claim) -> None:
-        """Run a claimed turn, a new one or one that is under way; while draining, only to end it. Never blocks."""
+        """Run a claimed turn, a new one or one that is under way. Never blocks."""
         self._start(self._open(claim))
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
@@ -75,17 +81,22 @@ class Worker:
         for session_id in gone:
             self._env.sink.close_session(session_id)
 
-    async def drain(self, seconds: float) -> None:
-        """End all running turns with `server_shutdown`, and those that are still submitted.
+    async def drain(self, patience: float, seconds: float) -> None:
+        """Let turns go on for so long; leave those that have not ended then to the next start, which goes on with them.
 
-        What has not ended in time is left to the next start, and so is the turn of an input that has waited. A second
-        drain waits no longer than the first.
+        The turn of an input that has waited is left too. What runs by then is stopped within `seconds`. A second drain
+        waits no longer than the first.
         """
-        loop = asyncio.get_running_loop()
-        if self._deadline is None:
-            self._deadline = loop.time() + seconds
-        while self._running and (left := self._deadline - loop.time()) > 0:
+        now = asyncio.get_running_loop().time
+        if self._leave_at is None:
+            self._leave_at = now() + patience
+            self._deadline = self._leave_at + seconds
+        while self._running and (left := self._leave_at - now()) > 0:
+            await asyncio.wait([task for _, task in self._running.values()], timeout=left)
+        self._leaving = True
+        while self._running and (left := self._deadline - now()) > 0:
             await self._cancel(list(self._running.values()), left)
+        await self._hand_over()
 
     async def recover(self) -> int:
         """Go on with every turn that an earlier process left running; returns how many there were.
@@ -110,7 +121,7 @@ class Worker:
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:
             turn.interrupt(task)
-        if self._deadline is not None:
+        if self._leaving:
             turn.cancel(task)
 
     async def _run(self, turn: OpenTurn) -> None:
@@ -125,8 +136,15 @@ class Worker:
         except FenceLost:
             _log.info("turn_lost")
         except asyncio.CancelledError:
-            turn.stopping = turn.stopping or not turn.interrupted  # an interrupted turn still waits for the store
-            await self._fail(turn, _SHUTDOWN)
+            if turn.interrupted:
+                await self._fail(turn, _INTERNAL)
+            else:
+                await self._leave(turn)
+        except StorageUnavailable as error:
+            if turn.stopping:
+                await self._leave(turn)
+            else:
+                await self._fail(turn, TurnError(code=error.code, message=error.message))
         except ModelFault as fault:
             await self._fail(turn, TurnError(code=fault.code, message=fault.message))
         except SessileError as error:
@@ -140,8 +158,12 @@ class Worker:
 
     def _go_on(self, ended: OpenTurn) -> None:
         """Run the turn that the end of another one has started. While draining, it is left to the next start."""
-        if ended.next is not None and self._deadline is None:
+        if ended.next is None:
+            return
+        if self._deadline is None:
             self._start(self._open(ended.next))
+        else:
+            self._abandoned.append(ended.next.fence)
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         try:
@@ -153,11 +175,33 @@ class Worker:
         except FenceLost:
             _log.info("turn_lost")
         except StorageUnavailable:
-            _log.error("turn_left_to_the_next_start")
+            await self._leave(turn)
         except Exception:  # what was shown cannot be kept; the turn must end all the same
             _log.exception("turn_failed")
             turn.outputs.clear()
             await turn.end("error", (), _INTERNAL)
+
+    async def _leave(self, turn: OpenTurn) -> None:
+        """Stop where the log is: whoever takes the turn up next goes on from there, unless its session is gone."""
+        turn.stopping = True
+        try:
+            await turn.keep_outputs()
+        except FenceLost:
+            _log.info("turn_lost")
+            return
+        except StorageUnavailable:
+            pass
+        if self._leaving:
+            self._abandoned.append(turn.claim.fence)
+            _log.warning("turn_left_to_the_next_start")
+
+    async def _hand_over(self) -> None:
+        """A turn that is left on purpose has not ended its process; without the store it is taken for that."""
+        left = self._abandoned + [turn.claim.fence for turn, _ in self._running.values()]
+        self._abandoned = []
+        with contextlib.suppress(StorageUnavailable):
+            if left:
+                await self._env.store.hand_over(left)
 
     async def _read_on(self, turn: OpenTurn) -> None:
         """What a turn that is under way has done so far. It can neither go on nor end without."""
@@ -168,7 +212,7 @@ class Worker:
                 return
             except StorageUnavailable:
                 if turn.stopping:
-                    raise FenceLost from None
+                    raise
                 _log.warning("turn_waits_for_storage")
                 await self._env.clock.sleep(STORAGE_RETRY_SECONDS)
 

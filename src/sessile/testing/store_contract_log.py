@@ -193,6 +193,20 @@ class LogContract(Fixtures):
         assert sequences(ended) == [4, 5]
         assert (await store.get_session(ref)).stop_reason == "interrupted"
 
+    async def test_a_turn_that_was_handed_over_counts_no_take(self, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        await store.hand_over([claim.fence])
+        for takes in (0, 1, 2):
+            (claim,) = await store.take_unfinished_turns()
+            assert claim.takes == takes
+        await store.hand_over([Fence(claim.fence.session_id, claim.fence.turn, claim.fence.token - 1)])
+        (claim,) = await store.take_unfinished_turns()
+        assert claim.takes == 3
+        await store.hand_over([claim.fence])
+        (claim,) = await store.take_unfinished_turns()
+        assert claim.takes == 3
+        await store.hand_over([])
+
     async def test_an_interrupt_without_a_running_turn_leaves_nothing(self, store: Store, ref: SessionRef) -> None:
         row = await store.get_session(ref)
         found = await store.interrupt(ref)

@@ -88,3 +88,7 @@ class Logs(Verbs):
 
     async def take_unfinished_turns(self) -> list[Claim]:
         return await self._writer.run(log.take_unfinished_turns)
+
+    async def hand_over(self, fences: Collection[Fence]) -> None:
+        turns = [(fence.turn, fence.token) for fence in fences]
+        await self._writer.run(lambda db: db.executemany(QUERIES["hand_over"], turns) and None)

@@ -149,6 +149,10 @@ UPDATE turns SET interrupted_at = :now WHERE turn_id = :turn_id AND running = 1 
 -- Give a running turn a new fencing token, and count that a start has taken it up.
 UPDATE turns SET fence = fence + 1, takes = takes + 1 WHERE id = :id;
 
+-- name: hand_over
+-- A running turn is left on purpose: the next take does not count.
+UPDATE turns SET takes = takes - 1 WHERE id = ? AND fence = ? AND running = 1;
+
 -- name: insert_event
 -- Append one event to a log.
 INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)

@@ -21,6 +21,7 @@ from sessile.rows import (
     SessionRow,
 )
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
+from sessile.testing.store_contract_leases import LeaseContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_contract_waiting import WaitingContract
@@ -337,5 +338,6 @@ class StoreContract(
     OnceContract,
     ConditionContract,
     WaitingContract,
+    LeaseContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -83,7 +83,8 @@ CREATE TABLE turns (
     usage BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     ended_at INTEGER,
-    interrupted_at INTEGER
+    interrupted_at INTEGER,
+    lease_until INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX turns_of_session ON turns (session_id, id);

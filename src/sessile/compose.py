@@ -73,7 +73,7 @@ class Runtime(Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[Store]:
     """The store of a configuration, for administration beside a running server or without one. Raises ConfigError."""
-    store = await SqliteStore.open(_database(config), SystemClock())
+    store = await SqliteStore.open(_database(config), SystemClock(), config.lease_seconds)
     try:
         yield store
     finally:
@@ -112,11 +112,13 @@ async def running(
             )
             await worker.recover()
             sweeper = asyncio.create_task(_purge_for_ever(store))
+            keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
                 yield runtime
             finally:
                 sweeper.cancel()
+                keeper.cancel()
                 await runtime.drain(config)
                 await models.close()
 

@@ -14,6 +14,8 @@ from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
+LEASE_SECONDS = 15.0
+"""How long a claim of a turn holds unless it is renewed."""
 
 
 class TenantRow(Struct, frozen=True, kw_only=True):

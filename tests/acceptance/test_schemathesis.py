@@ -138,8 +138,8 @@ class Seeds:
         keys = self._shared
         if case.path_parameters and not _is_negative(case, "path"):
             keys = self._fresh(*case.path_parameters) if case.method.upper() in MUTATING else self._shared
-            if "/inputs/" in case.operation.path:
-                keys = keys | self._waiting(keys)
+            if keys is not self._shared and "/inputs/" in case.operation.path:
+                keys |= self._waiting(keys)
             case.path_parameters = {name: keys[name] for name in case.path_parameters}
         if isinstance(case.body, dict) and "key" in case.body and not _is_negative(case, "body"):
             case.body = {**case.body, "key": keys["agent_key"] if case.method == "PUT" else secrets.token_hex(8)}

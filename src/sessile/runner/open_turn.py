@@ -134,7 +134,7 @@ class OpenTurn:
         """Append what tools have answered while others still run, so that nobody has to guess it later."""
         outputs = [self.outputs[call_id] for call_id in self.open_calls if call_id in self.outputs]
         if outputs:
-            await self._write_when_possible(outputs, None)
+            await self._when_possible(self._writing(outputs, None))
 
     async def break_off(self, error: TurnError) -> None:
         """End the turn as interrupted, or else with the error, keeping what was shown of the answer as partial."""
@@ -177,6 +177,9 @@ class OpenTurn:
         await self._commit(write)
 
     async def _append(self, events: Sequence[AnyEvent], last: _Last | None) -> None:
+        await self._commit(self._writing(events, last), leaves=last is not None)
+
+    def _writing(self, events: Sequence[AnyEvent], last: _Last | None) -> Callable[[], Awaitable[None]]:
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
@@ -192,7 +195,7 @@ class OpenTurn:
             opened = [] if added.next is None else added.next.opened
             self._sink.announce(self.claim.session.id, [*added.entries, *opened])
 
-        await self._commit(write, leaves=last is not None)
+        return write
 
     async def _store_it(self, drafts: list[Draft], progress: TurnProgress, last: _Last | None) -> Appended:
         if not isinstance(last, _Park):

@@ -104,7 +104,33 @@ class Worker:
         A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
         what ends them.
         """
-        claims = await self._env.store.take_unfinished_turns()
+        return await self._take_up(await self._env.store.take_unfinished_turns())
+
+    async def keep_leases(self, lease_seconds: float) -> None:
+        """Look after leases three times a lease, until it is cancelled."""
+        while True:
+            await self._env.clock.sleep(lease_seconds / 3)
+            try:
+                await self.tend_leases()
+            except StorageUnavailable:
+                _log.warning("leases_wait_for_storage")
+            except Exception:  # a defect here must not end what keeps all turns
+                _log.exception("leases_failed")
+
+    async def tend_leases(self) -> None:
+        """Renew the leases of the turns that run here, stop those that are another's, and take up what nobody renews.
+
+        The order matters: a turn that runs here is renewed before it can be taken for one that nobody runs. Raises
+        StorageUnavailable.
+        """
+        held = {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
+        lost = await self._env.store.renew(held) if held else ()
+        for turn, task in map(held.__getitem__, lost):
+            turn.cancel(task)  # what it still writes is refused
+        if self._deadline is None:
+            await self._take_up(await self._env.store.take_expired_turns())
+
+    async def _take_up(self, claims: list[Claim]) -> int:
         for claim in claims:
             turn = self._open(claim)
             _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.takes)
@@ -117,6 +143,9 @@ class Worker:
         return len(claims)
 
     def _start(self, turn: OpenTurn) -> None:
+        known, _ = self._running.get(turn.claim.session.id, (None, None))
+        if known is not None and known.turn_id == turn.turn_id and known.claim.fence.token > turn.claim.fence.token:
+            return  # a claim that came so late that the turn was taken up meanwhile
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:

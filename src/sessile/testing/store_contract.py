@@ -22,6 +22,7 @@ from sessile.rows import (
 )
 from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
+from sessile.testing.store_contract_leases import LeaseContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_contract_visibility import VisibilityContract
@@ -343,5 +344,6 @@ class StoreContract(
     ConditionContract,
     VisibilityContract,
     WaitingContract,
+    LeaseContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

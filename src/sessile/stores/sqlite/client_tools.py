@@ -32,7 +32,7 @@ class ClientTools(Verbs):
         self, ref: SessionRef, outputs: Sequence[CallOutput], admit: Admit, once: Once | None = None
     ) -> Answered | Rejoined:
         now = self._clock.now()
-        return await self._writer.run(lambda db: _answer(db, ref, outputs, admit, once, now))
+        return await self._writer.run(lambda db: _answer(db, ref, outputs, admit, once, now, self._lease))
 
     async def outstanding_calls(self, ref: SessionRef) -> list[Entry]:
         def verb(db: sqlite3.Connection) -> list[Entry]:
@@ -53,7 +53,7 @@ def _park(
 ) -> list[Entry] | None:
     if (row := db.execute(QUERIES["wants_stop"], {"id": fence.turn}).fetchone()) and row[0]:
         return None
-    entries = log.append(db, fence, drafts, progress, None, now).entries
+    entries = log.append(db, fence, drafts, progress, None, now, 0).entries
     db.execute(QUERIES["park_session"], {"session_id": fence.session_id})
     db.execute(QUERIES["park_turn"], {"id": fence.turn, "outstanding": _encoded(outstanding)})
     return entries
@@ -66,6 +66,7 @@ def _answer(
     admit: Admit,
     once: Once | None,
     now: int,
+    lease: int,
 ) -> Answered | Rejoined:
     row = one(db, "session_for_input", place(ref), "session", ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
@@ -84,9 +85,8 @@ def _answer(
     if left:
         events.append(draft(pending(_call(entry) for id in left if (entry := _event(db, session, id)) is not None)))
     entries = _append(db, session, events, left, now)
-    token = db.execute(
-        QUERIES["answer_turn"], {"id": turn, "outstanding": _encoded(left) if left else None}
-    ).fetchone()[0]
+    claimed = {"id": turn, "outstanding": _encoded(left) if left else None, "lease_until": now + lease}
+    token = db.execute(QUERIES["answer_turn"], claimed).fetchone()[0]
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, entries[0].sequence, now)
     return _answered(session, agent, entries, None if left else Fence(session.id, turn, token), usage)

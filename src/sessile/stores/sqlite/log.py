@@ -1,7 +1,7 @@
 """The log of a session in SQLite: accept, append, read. Functions of a connection, run inside a lane's transaction."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry
 from sessile.ports import Admit
@@ -51,6 +51,7 @@ def accept_input(
     once: Once | None,
     if_match: str | None,
     behavior: Behavior | None,
+    lease: int,
 ) -> Claim | Rejoined | Queued:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
@@ -72,7 +73,7 @@ def accept_input(
     else:
         if if_match is not None and if_match != (session.last_event_id or "start"):
             raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
-        accepted = open_turn(db, agent, session, turn_id, ids.event_id(session.last_sequence + 1), input, now)
+        accepted = open_turn(db, agent, session, turn_id, ids.event_id(session.last_sequence + 1), input, now, lease)
         made = accepted.fence.turn
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)
@@ -93,7 +94,7 @@ def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined 
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
 
 
-def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption:
+def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int, lease: int) -> Interruption:
     """`Store.interrupt` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
     row = db.execute(QUERIES["get_session"], where).fetchone()
@@ -103,7 +104,8 @@ def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption
     if session.running_turn is None:
         return Interruption(session, None)
     db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
-    parked = db.execute(QUERIES["unpark_turn"], {"turn_id": session.running_turn}).fetchone()
+    claimed = {"turn_id": session.running_turn, "lease_until": now + lease}
+    parked = db.execute(QUERIES["unpark_turn"], claimed).fetchone()
     if parked is None:
         return Interruption(session, session.running_turn)
     turn, token, usage = parked
@@ -127,6 +129,7 @@ def append(
     progress: TurnProgress,
     end: TurnEnd | None,
     now: int,
+    lease: int,
 ) -> Appended:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
     row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
@@ -149,7 +152,7 @@ def append(
     error = codec.encode(end.error) if end.error else None
     db.execute(QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id))
     db.execute(QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
-    return Appended(entries, next=None if steers is None else waiting.take_next(db, fence.session_id, now))
+    return Appended(entries, next=None if steers is None else waiting.take_next(db, fence.session_id, now, lease))
 
 
 def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Entry]:
@@ -181,13 +184,19 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
     return Page(found, edge if more else None)
 
 
-def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
-    """`Store.take_unfinished_turns` within a transaction."""
+def renew(db: sqlite3.Connection, fences: Collection[Fence], until: int) -> list[Fence]:
+    """`Store.renew` within a transaction."""
+    renewal = QUERIES["renew_lease"]
+    return [f for f in fences if not db.execute(renewal, (until, f.turn, f.session_id, f.token)).rowcount]
+
+
+def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:
+    """Claim the running turns whose lease has run out `by` a time, under a new one."""
     claims = []
-    for row in db.execute(QUERIES["unfinished_turns"]).fetchall():
+    for row in db.execute(QUERIES["unfinished_turns"], {"by": by}).fetchall():
         session = rows.session(row)
         turn, turn_id, token, usage, interrupted_at, takes, waited = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
-        db.execute(QUERIES["take_up"], {"id": turn})
+        db.execute(QUERIES["take_up"], {"id": turn, "lease_until": until})
         claims.append(
             Claim(
                 agent=rows.agent(row[rows.SESSION_COLUMNS :]),

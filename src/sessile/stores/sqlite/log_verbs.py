@@ -21,7 +21,7 @@ from sessile.rows import (
     TurnRow,
 )
 from sessile.stores.sqlite import log, rows
-from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate, one
+from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
 from sessile.stores.sqlite.waiting import place_of
 from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound
@@ -43,12 +43,12 @@ class Logs(Verbs):
     ) -> Claim | Rejoined | Queued:
         now = self._clock.now()
         return await self._writer.run(
-            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior)
+            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior, self._lease)
         )
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.interrupt(db, ref, now))
+        return await self._writer.run(lambda db: log.interrupt(db, ref, now, self._lease))
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
@@ -56,7 +56,7 @@ class Logs(Verbs):
         now = self._clock.now()
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
-        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))
+        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
         return await self._readers.run(lambda db: log.read(db, locate(db, ref), query))
@@ -87,7 +87,18 @@ class Logs(Verbs):
         return self._lookups.run(verb)
 
     async def take_unfinished_turns(self) -> list[Claim]:
-        return await self._writer.run(log.take_unfinished_turns)
+        until = self._clock.now() + self._lease
+        return await self._writer.run(lambda db: log.take_turns(db, LAST, until))
+
+    async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
+        until = self._clock.now() + self._lease
+        return await self._writer.run(lambda db: log.renew(db, fences, until))
+
+    async def take_expired_turns(self) -> list[Claim]:
+        now = self._clock.now()
+        if not await self._readers.run(lambda db: db.execute(QUERIES["any_expired_turn"], {"now": now}).fetchone()):
+            return []
+        return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease))
 
     async def hand_over(self, fences: Collection[Fence]) -> None:
         turns = [(fence.turn, fence.token) for fence in fences]

@@ -20,12 +20,17 @@ def open_turn(
     event_id: str,
     input: Draft,
     now: int,
+    lease: int,
     waited: bool = False,
 ) -> Claim:
-    """Append an input and its `turn_started` to the log of a session that does not run, and claim the turn."""
+    """Append an input and its `turn_started` to the log of a session that does not run, and claim the turn.
+
+    `lease`: how long the claim holds, in microseconds.
+    """
     first = session.last_sequence + 1
     started = draft(TurnStartedRecord(input_event_id=event_id))
-    turn = db.execute(QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
+    row = (session.tenant_id, session.id, turn_id, first, event_id, now, now + lease)
+    turn = db.execute(QUERIES["insert_turn"], row).lastrowid
     entries = [
         Entry(event_id, session.key, first, turn_id, input.type, now, VISIBLE, input.body),
         Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, VISIBLE, started.body),

@@ -124,8 +124,8 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
 -- name: unfinished_turns
--- Sessions with a running turn that is not parked, their agents, the turn's row, and whether it came out of the queue
--- and did nothing yet.
+-- Sessions with a running turn that is not parked and whose lease has run out by a time, their agents, the turn's row,
+-- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at,
@@ -134,24 +134,35 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
         SELECT 1 FROM inputs i WHERE i.session_id = s.id AND i.taken_sequence = t.input_sequence)
 FROM sessions s JOIN agents a ON a.id = s.agent_id JOIN turns t ON t.turn_id = s.running_turn
-WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL ORDER BY t.id;
+WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL AND t.lease_until <= :by
+ORDER BY t.id;
+
+-- name: any_expired_turn
+-- Whether the lease of a running turn has run out.
+SELECT 1 FROM sessions s JOIN turns t ON t.turn_id = s.running_turn
+WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL AND t.lease_until <= :now LIMIT 1;
+
+-- name: renew_lease
+-- Whoever runs a turn keeps it for longer.
+UPDATE turns SET lease_until = ? WHERE id = ? AND session_id = ? AND fence = ? AND running = 1;
 
 -- name: insert_turn
 -- Add a running turn.
-INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at)
-VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?);
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at,
+    lease_until)
+VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?, ?);
 
 -- name: interrupt_turn
 -- Remember that a running turn shall stop, and since when.
 UPDATE turns SET interrupted_at = :now WHERE turn_id = :turn_id AND running = 1 AND interrupted_at IS NULL;
 
 -- name: take_up
--- Give a running turn a new fencing token, and count that a start has taken it up.
-UPDATE turns SET fence = fence + 1, takes = takes + 1 WHERE id = :id;
+-- Give a running turn a new fencing token and a lease, and count that it was taken up.
+UPDATE turns SET fence = fence + 1, takes = takes + 1, lease_until = :lease_until WHERE id = :id;
 
 -- name: hand_over
--- A running turn is left on purpose: the next take does not count.
-UPDATE turns SET takes = takes - 1 WHERE id = ? AND fence = ? AND running = 1;
+-- A running turn is left on purpose: anybody may take it up now, and that take does not count.
+UPDATE turns SET takes = takes - 1, lease_until = 0 WHERE id = ? AND fence = ? AND running = 1;
 
 -- name: insert_event
 -- Append one event to a log.
@@ -352,8 +363,9 @@ UPDATE turns SET outstanding = :outstanding WHERE id = :id;
 SELECT id, usage, outstanding FROM turns WHERE turn_id = :turn_id;
 
 -- name: answer_turn
--- Outputs have come: what a turn still waits for, or that it goes on, under a new fencing token.
-UPDATE turns SET outstanding = :outstanding, fence = fence + (:outstanding IS NULL), takes = 0 WHERE id = :id
+-- Outputs have come: what a turn still waits for, or that it goes on, under a new fencing token and lease.
+UPDATE turns SET outstanding = :outstanding, fence = fence + (:outstanding IS NULL), takes = 0, lease_until = :lease_until
+WHERE id = :id
 RETURNING fence;
 
 -- name: answer_session
@@ -362,8 +374,9 @@ UPDATE sessions SET stop_reason = :stop_reason, last_sequence = :head, last_even
 WHERE id = :session_id;
 
 -- name: unpark_turn
--- A parked turn is to be ended, under a new fencing token; no row comes back when it is not parked.
-UPDATE turns SET outstanding = NULL, fence = fence + 1 WHERE turn_id = :turn_id AND outstanding IS NOT NULL
+-- A parked turn is to be ended, under a new fencing token and lease; no row comes back when it is not parked.
+UPDATE turns SET outstanding = NULL, fence = fence + 1, lease_until = :lease_until
+WHERE turn_id = :turn_id AND outstanding IS NOT NULL
 RETURNING id, fence, usage;
 
 -- name: parked_after

@@ -85,7 +85,8 @@ CREATE TABLE turns (
     ended_at INTEGER,
     interrupted_at INTEGER,
     outstanding TEXT,
-    takes INTEGER NOT NULL DEFAULT 0
+    takes INTEGER NOT NULL DEFAULT 0,
+    lease_until INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX turns_of_session ON turns (session_id, id);

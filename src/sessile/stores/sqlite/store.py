@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from sessile.ports import Clock
+from sessile.rows import LEASE_SECONDS
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
@@ -29,9 +30,12 @@ class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibil
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
-    async def open(cls, path: str | Path, clock: Clock) -> Self:
-        """Open or create the database and bring it to the current schema. Raises StorageUnavailable."""
-        return cls(await asyncio.to_thread(_connect_all, Path(path), clock), clock)
+    async def open(cls, path: str | Path, clock: Clock, lease_seconds: float = LEASE_SECONDS) -> Self:
+        """Open or create the database and bring it to the current schema. Raises StorageUnavailable.
+
+        Claims of turns hold for `lease_seconds`, unless they are renewed.
+        """
+        return cls(await asyncio.to_thread(_connect_all, Path(path), clock), clock, lease_seconds)
 
     async def close(self) -> None:
         await self._readers.close()

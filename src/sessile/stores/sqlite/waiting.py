@@ -52,7 +52,7 @@ def again(db: sqlite3.Connection, session: SessionRow, row_id: int) -> Queued | 
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
 
 
-def take_next(db: sqlite3.Connection, session_id: int, now: int) -> Claim | None:
+def take_next(db: sqlite3.Connection, session_id: int, now: int, lease: int) -> Claim | None:
     """Start the turn of the input that has waited longest, in a session whose turn has just ended."""
     db.execute(QUERIES["follow_up"], {"session_id": session_id})
     found = db.execute(QUERIES["list_waiting"], {"session_id": session_id, "limit": 1}).fetchone()
@@ -64,7 +64,7 @@ def take_next(db: sqlite3.Connection, session_id: int, now: int) -> Claim | None
     sequence = session.last_sequence + 1
     event_id = ids.placed_id(input.event_id, sequence)
     _take(db, found[0], sequence, input.turn_id)
-    return open_turn(db, agent, session, input.turn_id, event_id, Draft(_TYPE, input.body), now, waited=True)
+    return open_turn(db, agent, session, input.turn_id, event_id, Draft(_TYPE, input.body), now, lease, waited=True)
 
 
 def take_steering(db: sqlite3.Connection, fence: Fence, now: int) -> list[Entry]:

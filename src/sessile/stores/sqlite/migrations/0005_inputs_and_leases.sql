@@ -14,3 +14,5 @@ CREATE TABLE inputs (
 CREATE INDEX inputs_of_session ON inputs (session_id, event_id);
 
 CREATE INDEX inputs_waiting ON inputs (session_id, id) WHERE waits;
+
+ALTER TABLE turns ADD COLUMN lease_until INTEGER NOT NULL DEFAULT 0;

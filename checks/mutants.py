@@ -92,16 +92,16 @@ MUTANTS = (
     Mutant(
         "an idempotency key that is not kept",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         "        pass\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py",
     ),
     Mutant(
         "an idempotency key in a commit of its own",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         '        db.execute("COMMIT")\n        db.execute("BEGIN IMMEDIATE")\n'
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
     ),
     Mutant(
@@ -117,6 +117,41 @@ MUTANTS = (
         "    if session.running_turn is not None:\n        db.execute(",
         "    if session.running_turn is None:\n        db.execute(",
         "tests/contract/test_stores.py tests/integration/test_interrupts.py",
+    ),
+    Mutant(
+        "a lease that is not renewed",
+        "runner/worker.py",
+        "lost = await self._env.store.renew(held) if held else ()",
+        "lost: tuple[()] = ()",
+        "tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "an expired turn taken without a greater token",
+        "stores/sqlite/queries.sql",
+        "UPDATE turns SET fence = fence + 1, lease_until = :lease_until",
+        "UPDATE turns SET lease_until = :lease_until",
+        "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "an expired turn taken while its owner renews it",
+        "stores/sqlite/queries.sql",
+        "s.running_turn IS NOT NULL AND t.lease_until <= :by",
+        "s.running_turn IS NOT NULL AND :by",
+        "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "a queued input taken in a commit of its own",
+        "stores/sqlite/log.py",
+        "    return Appended(entries, next=",
+        '    db.execute("COMMIT")\n    db.execute("BEGIN IMMEDIATE")\n    return Appended(entries, next=',
+        "tests/contract/test_stores.py tests/integration/test_sqlite_faults.py",
+    ),
+    Mutant(
+        "a steering input lost at the end of a turn",
+        "stores/sqlite/log.py",
+        "next=None if steers is None else",
+        "next=None if steers is None or steers else",
+        "tests/contract/test_stores.py tests/integration/test_waiting.py",
     ),
     Mutant(
         "a client that repeats a change whose outcome it does not know",

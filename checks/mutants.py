@@ -107,16 +107,16 @@ MUTANTS = (
     Mutant(
         "an idempotency key that is not kept",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         "        pass\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py",
     ),
     Mutant(
         "an idempotency key in a commit of its own",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         '        db.execute("COMMIT")\n        db.execute("BEGIN IMMEDIATE")\n'
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
     ),
     Mutant(
@@ -136,8 +136,8 @@ MUTANTS = (
     Mutant(
         "a start takes up a turn that waits for client tools",
         "stores/sqlite/queries.sql",
-        "WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL ORDER BY t.id;",
-        "WHERE s.running_turn IS NOT NULL ORDER BY t.id;",
+        "t.outstanding IS NULL AND t.lease_until <= :by",
+        "t.lease_until <= :by",
         "tests/contract/test_stores.py -k parked",
     ),
     Mutant(
@@ -188,6 +188,41 @@ MUTANTS = (
         "            self._ready.append(Node(None, snapshot, 0))\n",
         "            pass\n",
         "tests/unit/test_tail.py -k joins",
+    ),
+    Mutant(
+        "a lease that is not renewed",
+        "runner/worker.py",
+        "lost = await self._env.store.renew(held) if held else ()",
+        "lost: tuple[()] = ()",
+        "tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "an expired turn taken without a greater token",
+        "stores/sqlite/queries.sql",
+        "UPDATE turns SET fence = fence + 1, takes = takes + 1, lease_until = :lease_until",
+        "UPDATE turns SET takes = takes + 1, lease_until = :lease_until",
+        "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "an expired turn taken while its owner renews it",
+        "stores/sqlite/queries.sql",
+        "t.outstanding IS NULL AND t.lease_until <= :by",
+        "t.outstanding IS NULL AND :by",
+        "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "a queued input taken in a commit of its own",
+        "stores/sqlite/log.py",
+        "    return Appended(entries, next=",
+        '    db.execute("COMMIT")\n    db.execute("BEGIN IMMEDIATE")\n    return Appended(entries, next=',
+        "tests/contract/test_stores.py tests/integration/test_sqlite_faults.py",
+    ),
+    Mutant(
+        "a steering input lost at the end of a turn",
+        "stores/sqlite/log.py",
+        "next=None if steers is None else",
+        "next=None if steers is None or steers else",
+        "tests/contract/test_stores.py tests/integration/test_waiting.py",
     ),
     Mutant(
         "a client that repeats a change whose outcome it does not know",

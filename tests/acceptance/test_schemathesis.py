@@ -48,10 +48,10 @@ REFERENCES = {
     "UpdateAgentRequest": ("first_step_name",),
     **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
     **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
+    "InputMessageRequest": ("since",),
 }
-"""Fields that must name something elsewhere in the same document, which no schema can say."""
+"""Fields that must name something elsewhere in the same document, or in the log, which no schema can say."""
 REFUSALS = {
-    "unknown_cursor": "Which events a session has, no document knows.",
     "invalid_parameter": "An input with a behavior takes no If-Match, which a schema cannot say of one field.",
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "precondition_failed": "Which version a session has, no document knows.",

@@ -61,6 +61,17 @@ HOT_QUERIES = (
     "purge_events",
     "purge_turns",
     "purge_sessions",
+    "purge_inputs",
+    "session_to_run",
+    "count_waiting",
+    "list_waiting",
+    "list_steering",
+    "follow_up",
+    "find_input",
+    "made_input",
+    "taken_input",
+    "any_expired_turn",
+    "renew_lease",
 )
 
 
@@ -218,10 +229,12 @@ async def test_purging_leaves_no_row_behind(store: SqliteStore, ref: SessionRef)
         for _ in range(3):
             await whole_turn(store, session, *[thought()] * 200)
     await whole_turn(store, ref)
+    await accept(store, ref)
+    await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="steer")
     await store.delete_session(ref, None)
     await store.delete_agent(ref.tenant_id, AGENT)
     await purge_all(store)
-    for table in ("sessions", "turns", "events", "agents", "purges"):
+    for table in ("sessions", "turns", "events", "inputs", "agents", "purges"):
         assert await on_writer(store, f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
@@ -242,6 +255,26 @@ async def test_appends_that_wait_together_share_a_commit(store: SqliteStore, ref
     assert await commits(store, *[append(store, fence, [thought()], NOTHING) for _ in range(64)]) == 1
     log = await store.list_events(ref, EVERYTHING)
     assert sequences(log.rows) == list(range(1, 67))
+
+
+async def test_the_end_of_a_turn_and_the_start_of_the_next_are_one_commit(store: SqliteStore, ref: SessionRef) -> None:
+    claim = await accept(store, ref)
+    await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="follow_up")
+    assert await commits(store, store.append(claim.fence, [answered()], NOTHING, DONE)) == 1
+    assert (await store.get_session(ref)).status == "running"
+    assert await store.list_waiting(ref) == []
+
+
+async def test_an_end_that_cannot_be_committed_takes_nothing(store: SqliteStore, ref: SessionRef) -> None:
+    claim = await accept(store, ref)
+    await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="follow_up")
+    waiting = await store.list_waiting(ref)
+    await limit_pages(store)
+    with pytest.raises(StorageUnavailable):
+        await store.append(claim.fence, [answered("y" * 60_000)], NOTHING, DONE)
+    assert await store.list_waiting(ref) == waiting
+    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    assert (await store.append(claim.fence, [answered()], NOTHING, DONE)).next is not None
 
 
 class _Anything(dict[str, Any]):

@@ -169,6 +169,13 @@ MUTANTS = (
         "tests/unit/test_tail.py -k joins",
     ),
     Mutant(
+        "a reader that is slow holds all that happens meanwhile",
+        "api/live_stream.py",
+        "                nodes = []  #",
+        "                pass  #",
+        "tests/unit/test_live_stream.py",
+    ),
+    Mutant(
         "a client that repeats a change whose outcome it does not know",
         "client/call.py",
         'return (method == "GET" or keyed) and',

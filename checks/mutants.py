@@ -36,10 +36,10 @@ MUTANTS = (
     Mutant(
         "announce before the commit",
         "stores/sqlite/log_verbs.py",
-        "        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))\n",
-        "        early: list[list[Entry]] = []\n"
+        "        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))\n",
+        "        early: list[Appended] = []\n"
         "        wait = self._writer.run(\n"
-        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now)) or early[0]\n"
+        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, self._lease)) or early[0]\n"
         "        )\n"
         "        import asyncio\n"
         "        while not early and not wait.done():\n"
@@ -223,6 +223,13 @@ MUTANTS = (
         "next=None if steers is None else",
         "next=None if steers is None or steers else",
         "tests/contract/test_stores.py tests/integration/test_waiting.py",
+    ),
+    Mutant(
+        "a reader that is slow holds all that happens meanwhile",
+        "api/live_stream.py",
+        "                nodes = []  #",
+        "                pass  #",
+        "tests/unit/test_live_stream.py",
     ),
     Mutant(
         "a client that repeats a change whose outcome it does not know",

@@ -269,11 +269,11 @@ async def test_an_end_that_cannot_be_committed_takes_nothing(store: SqliteStore,
     claim = await accept(store, ref)
     await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="follow_up")
     waiting = await store.list_waiting(ref)
-    await limit_pages(store)
+    await fill_disk(store)
     with pytest.raises(StorageUnavailable):
         await store.append(claim.fence, [answered("y" * 60_000)], NOTHING, DONE)
     assert await store.list_waiting(ref) == waiting
-    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await free_disk(store)
     assert (await store.append(claim.fence, [answered()], NOTHING, DONE)).next is not None
 
 

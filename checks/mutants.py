@@ -36,10 +36,12 @@ MUTANTS = (
     Mutant(
         "announce before the commit",
         "stores/sqlite/log_verbs.py",
-        "        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))\n",
+        "        return await self._writer.run("
+        "lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))\n",
         "        early: list[Appended] = []\n"
         "        wait = self._writer.run(\n"
-        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, self._lease)) or early[0]\n"
+        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, self._lease))\n"
+        "            or early[0]\n"
         "        )\n"
         "        import asyncio\n"
         "        while not early and not wait.done():\n"

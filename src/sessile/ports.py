@@ -200,8 +200,18 @@ class LogStore(Protocol):
         Parked turns are left alone. The claims count the takes.
         """
 
+    async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
+        """Let these claims hold for another lease, in one commit; returns those that are not the turn's current one.
+
+        Every claim holds for a lease, whoever gave it. A lease that has run out only lets others claim the turn: what
+        may be written is decided by the fence alone, so a clock that is moved harms nothing.
+        """
+
+    async def take_expired_turns(self) -> list[Claim]:
+        """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
+
     async def hand_over(self, fences: Collection[Fence]) -> None:
-        """These turns are left running on purpose: the next start that takes them up does not count as a take."""
+        """These turns are left running on purpose: anybody may take them up at once, and that take does not count."""
 
 
 class ClientToolStore(Protocol):
@@ -247,16 +257,6 @@ class VisibilityStore(Protocol):
 
     async def delete_event(self, ref: SessionRef, event_id: str) -> Shown:
         """Erase an event for good. Its place in the log stays, with what the transcript rules need and no text."""
-
-    async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
-        """Let these claims hold for another lease, in one commit; returns those that are not the turn's current one.
-
-        Every claim holds for a lease, whoever gave it. A lease that has run out only lets others claim the turn: what
-        may be written is decided by the fence alone, so a clock that is moved harms nothing.
-        """
-
-    async def take_expired_turns(self) -> list[Claim]:
-        """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
 
 
 class InputStore(Protocol):

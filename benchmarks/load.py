@@ -230,17 +230,17 @@ class Load:
             requests=count,
             seconds=seconds,
             rate=count / seconds,
-            p50_ms=_quantile(self._latencies, 50),
-            p99_ms=_quantile(self._latencies, 99),
-            first_byte_p50_ms=_quantile(self._first_bytes, 50),
+            p50_ms=quantile(self._latencies, 50),
+            p99_ms=quantile(self._latencies, 99),
+            first_byte_p50_ms=quantile(self._first_bytes, 50),
             frames=self._frames,
             frame_rate=self._frames / seconds,
             errors=self._errors,
             first_error=self._first_error,
             cpu_seconds=cpu_seconds,
             cpu_share=cpu_share,
-            delta_p50_ms=_quantile(self._delays, 50),
-            delta_p99_ms=_quantile(self._delays, 99),
+            delta_p50_ms=quantile(self._delays, 50),
+            delta_p99_ms=quantile(self._delays, 99),
             deltas=len(self._delays),
         )
 
@@ -261,7 +261,7 @@ def _delays(body: bytes, arrivals: list[tuple[int, int]]) -> list[float]:
     return delays
 
 
-def _quantile(seconds: list[float], percent: int) -> float:
+def quantile(seconds: list[float], percent: int) -> float:
     """Milliseconds."""
     if len(seconds) < 2:
         return seconds[0] * 1e3 if seconds else 0.0

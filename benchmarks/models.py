@@ -55,7 +55,27 @@ class Paced(_Named):
         yield ModelUsage(input_tokens=10, output_tokens=PACED_DELTAS)
 
 
-_MODELS: dict[str, Callable[[str, int], Model]] = {"instant": Instant, "hundred": HundredDeltas, "paced": Paced}
+class Steady(_Named):
+    """As `Paced`, as the agent's parameters say: how many deltas, at what pace, with how many dots after the clock.
+
+    Each has its own time, so that the pace does not drift.
+    """
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
+        deltas, pace, dots = (request.parameters[name] for name in ("deltas", "pace", "dots"))
+        begun = time.monotonic()
+        for number in range(deltas):
+            await asyncio.sleep(max(0.0, begun + (number + 1) * pace - time.monotonic()))
+            yield TextDelta(f"{time.monotonic_ns()}{'.' * dots} ")
+        yield ModelUsage(input_tokens=10, output_tokens=deltas)
+
+
+_MODELS: dict[str, Callable[[str, int], Model]] = {
+    "instant": Instant,
+    "hundred": HundredDeltas,
+    "paced": Paced,
+    "steady": Steady,
+}
 
 
 class Provider:

@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.processes import NotMeasured, Server, free_port
 
-MODELS = ("instant", "hundred", "paced")
+MODELS = ("instant", "hundred", "paced", "steady")
 FLAT = "flat"
 """An agent whose model reads about twenty events, so that a turn reads as much in a short session as in a long one."""
 FLAT_CONTEXT_WINDOW = 1024
@@ -50,9 +50,9 @@ class Product:
             step = {"name": "first_step", "instructions": [_INSTRUCTION]}
             self.post(port, "/v2/agents", {"key": name, "name": name, "model": {"name": name}, "first_step": step})
 
-    def post(self, port: int, path: str, body: object) -> bytes:
+    def post(self, port: int, path: str, body: object, extra: dict[str, str] | None = None) -> bytes:
         """One request outside every clock. Raises NotMeasured for anything but 201."""
-        headers = self.headers | {"content-type": "application/json"}
+        headers = self.headers | {"content-type": "application/json"} | (extra or {})
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", msgspec.json.encode(body), headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:

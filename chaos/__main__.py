@@ -77,6 +77,7 @@ async def run(folder: Path, kills: int, seconds: float, talkers: int, seed: int)
 
 def _print(verdict: Verdict, stand: Stand, known: Acknowledged, seconds: float) -> None:
     print(f"inputs sent            {known.sent}, of which {known.uncertain} were cut off before their answer")
+    print(f"repeated under a key   {known.repeated}")
     print(f"inputs accepted        {verdict.accepted}")
     print(f"turns ended            {verdict.ended}")
     print(f"events in the logs     {verdict.events}")

@@ -22,7 +22,11 @@ class Acknowledged:
         self.inputs: dict[str, str] = {}
         self.sent = 0
         self.uncertain = 0
-        """Inputs that were sent and got no answer, so that the log had to be asked."""
+        """Requests that got no answer: those without a key had the log asked, those with one were sent again."""
+        self.repeated = 0
+        """Requests that were sent again with their key."""
+        self.turns: dict[str, set[str]] = {}
+        """The turns that answers to an input named, by token: one each."""
         self._numbers = itertools.count(1)
 
     def token(self) -> str:
@@ -47,15 +51,17 @@ class Talker:
             await self._settle(token, self._stand.chance.choice(("", " once", " again")), stop)
 
     async def _settle(self, token: str, tool: str, stop: asyncio.Event) -> None:
-        """Send an input until the server has it; never again without having asked the log."""
-        streamed = self._stand.chance.random() < 0.5
+        """Send an input until the server has it: again under its key, or, without one, never before asking the log."""
+        keyed, streamed = (self._stand.chance.random() < 0.5 for _ in range(2))
+        headers = {"idempotency-key": f"key-{token}"} if keyed else {}
         while True:
             await self._stand.wait_until_up()
             try:
-                status = await self._send({"content": token + tool, "stream_response": streamed})
+                status = await self._send({"content": token + tool, "stream_response": streamed}, headers)
             except httpx.TransportError:
                 self._known.uncertain += 1
-                if token in self._known.inputs or await self._has(token):
+                self._known.repeated += keyed
+                if not keyed and (token in self._known.inputs or await self._has(token)):
                     self._known.inputs[token] = self._session
                     return
                 continue
@@ -67,14 +73,16 @@ class Talker:
                 return
             await asyncio.sleep(_PAUSE)
 
-    async def _send(self, body: dict[str, Any]) -> int:
+    async def _send(self, body: dict[str, Any], headers: dict[str, str]) -> int:
         token = body["content"].partition(" ")[0]
         async with httpx.AsyncClient(base_url=self._stand.url, headers=self._stand.headers, timeout=60) as client:
             if self._stand.armed_for("before input commit"):
                 asyncio.get_running_loop().call_later(
                     self._stand.chance.random() * _LATEST, self._stand.moment, "before input commit"
                 )
-            async with client.stream("POST", self._path, json=body) as response:
+            async with client.stream("POST", self._path, json=body, headers=headers) as response:
+                if response.status_code == 201:
+                    self._known.turns.setdefault(token, set()).add(response.headers["x-turn-id"])
                 async for line in response.aiter_lines():
                     if response.status_code == 201 and line:
                         # The first line of either form is only there once the input is durable.

@@ -43,6 +43,9 @@ async def judge(stand: Stand, sessions: list[str], known: Acknowledged, model: M
     verdict.accepted = len(known.inputs)
     verdict.lost = [token for token in known.inputs if not found[token]]
     verdict.doubled = [token for token, count in found.items() if count > 1]
+    verdict.broken += [
+        f"{token}: it was answered with the turns {turns}" for token, turns in known.turns.items() if len(turns) > 1
+    ]
     return verdict
 
 

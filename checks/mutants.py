@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,22 @@ MUTANTS = (
         "            self._disk.put(lambda: self._commit(batch, outcomes))\n",
         "            _deliver(outcomes)\n            self._disk.put(lambda: self._commit([], []))\n",
         "tests/acceptance/test_durability.py -k before_it_is_synced",
+    ),
+    Mutant(
+        "announce before the commit",
+        "stores/sqlite/log_verbs.py",
+        "        return await self._writer.run("
+        "lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))\n",
+        "        early: list[Appended] = []\n"
+        "        wait = self._writer.run(\n"
+        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, self._lease))\n"
+        "            or early[0]\n"
+        "        )\n"
+        "        import asyncio\n"
+        "        while not early and not wait.done():\n"
+        "            await asyncio.sleep(0)\n"
+        "        return early[0] if early else await wait\n",
+        "tests/acceptance/test_durability.py -k disk_that_fails_loses",
     ),
     Mutant(
         "no fence check",
@@ -71,8 +88,8 @@ MUTANTS = (
     Mutant(
         "a tool that is not idempotent runs again after a crash",
         "runner/dispatch.py",
-        "found.tool.name == event.tool_name and found.tool.idempotent else None",
-        "found.tool.name == event.tool_name else None",
+        "again = same.tool if same and same.tool and same.tool.idempotent else None",
+        "again = same.tool if same else None",
         "tests/integration/test_turns.py -k crash",
     ),
     Mutant(
@@ -92,16 +109,16 @@ MUTANTS = (
     Mutant(
         "an idempotency key that is not kept",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         "        pass\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py",
     ),
     Mutant(
         "an idempotency key in a commit of its own",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         '        db.execute("COMMIT")\n        db.execute("BEGIN IMMEDIATE")\n'
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)\n",
+        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
     ),
     Mutant(
@@ -114,9 +131,107 @@ MUTANTS = (
     Mutant(
         "an interrupt that is not recorded",
         "stores/sqlite/log.py",
-        "    if session.running_turn is not None:\n        db.execute(",
-        "    if session.running_turn is None:\n        db.execute(",
+        '    db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})\n',
+        "",
         "tests/contract/test_stores.py tests/integration/test_interrupts.py",
+    ),
+    Mutant(
+        "a start takes up a turn that waits for client tools",
+        "stores/sqlite/queries.sql",
+        "t.outstanding IS NULL AND t.lease_until <= :by",
+        "t.lease_until <= :by",
+        "tests/contract/test_stores.py -k parked",
+    ),
+    Mutant(
+        "a part of the outputs lets the turn go on",
+        "stores/sqlite/client_tools.py",
+        "        left.remove(output.event_id)\n",
+        "        left.clear()\n",
+        "tests/contract/test_stores.py tests/acceptance/test_client_tools.py -k parked",
+    ),
+    Mutant(
+        "an interrupt that was recorded first does not keep a turn from parking",
+        "stores/sqlite/client_tools.py",
+        'if (row := db.execute(QUERIES["wants_stop"], {"id": fence.turn}).fetchone()) and row[0]:',
+        "if False:",
+        "tests/contract/test_stores.py -k wants_stopped",
+    ),
+    Mutant(
+        "a lost wake-up that nobody makes up for",
+        "live/channel.py",
+        "        if log_head > (self.head or 0):\n            self.wake()\n",
+        "        self.log_head = 0\n",
+        "tests/unit/test_tail.py tests/integration/test_faults.py -k lost_announcement",
+    ),
+    Mutant(
+        "a log in the order of the clock",
+        "stores/sqlite/queries.sql",
+        "ORDER BY sequence LIMIT :limit;",
+        "ORDER BY created_at, sequence LIMIT :limit;",
+        "tests/integration/test_faults.py -k clock",
+    ),
+    Mutant(
+        "what was shown is thrown away when the model breaks off",
+        "runner/open_turn.py",
+        "        shown = self.answer.events(partial=True) if self.answer else ()\n",
+        "        shown = self.answer.events(partial=True) if self.answer and self.interrupted else ()\n",
+        "tests/integration/test_faults.py -k breaks_off",
+    ),
+    Mutant(
+        "a model that hangs cannot be interrupted",
+        "runner/open_turn.py",
+        "        if first and self._cancellable and not self._committing:\n",
+        "        if first and self._cancellable and not self._committing and self.answer is None:\n",
+        "tests/integration/test_faults.py -k hangs",
+    ),
+    Mutant(
+        "who joins in the middle of an output misses its beginning",
+        "live/tail.py",
+        "            self._ready.append(Node(None, snapshot, 0))\n",
+        "            pass\n",
+        "tests/unit/test_tail.py -k joins",
+    ),
+    Mutant(
+        "a lease that is not renewed",
+        "runner/worker.py",
+        "lost = await self._env.store.renew(held) if held else ()",
+        "lost: tuple[()] = ()",
+        "tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "an expired turn taken without a greater token",
+        "stores/sqlite/queries.sql",
+        "UPDATE turns SET fence = fence + 1, takes = takes + 1, lease_until = :lease_until",
+        "UPDATE turns SET takes = takes + 1, lease_until = :lease_until",
+        "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "an expired turn taken while its owner renews it",
+        "stores/sqlite/queries.sql",
+        "t.outstanding IS NULL AND t.lease_until <= :by",
+        "t.outstanding IS NULL AND :by",
+        "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "a queued input taken in a commit of its own",
+        "stores/sqlite/log.py",
+        "    return Appended(entries, next=",
+        '    db.execute("COMMIT")\n    db.execute("BEGIN IMMEDIATE")\n    return Appended(entries, next=',
+        "tests/contract/test_stores.py tests/integration/test_sqlite_faults.py",
+    ),
+    Mutant(
+        "a steering input lost at the end of a turn",
+        "stores/sqlite/log.py",
+        "next=None if steers is None else",
+        "next=None if steers is None or steers else",
+        "tests/contract/test_stores.py tests/integration/test_waiting.py",
+    ),
+    Mutant(
+        "a reader that is slow holds all that happens meanwhile",
+        "api/live_stream.py",
+        "                nodes = []  #",
+        "                pass  #",
+        "tests/unit/test_live_stream.py",
     ),
     Mutant(
         "a client that repeats a change whose outcome it does not know",
@@ -128,8 +243,8 @@ MUTANTS = (
 )
 
 
-def killed(mutant: Mutant, folder: Path) -> bool:
-    """Whether the tests fail with the mutant. Raises ValueError when its text is not there once."""
+def killed(mutant: Mutant, folder: Path) -> str | None:
+    """The test that fails with the mutant, or None. Raises ValueError when its text is not there once."""
     file = folder / "src" / "sessile" / mutant.file
     source = file.read_text(encoding="utf-8")
     if source.count(mutant.old) != 1:
@@ -140,12 +255,15 @@ def killed(mutant: Mutant, folder: Path) -> bool:
         env = {**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
-        return True
+        return f"no end within {_SECONDS} s"
     finally:
         file.write_text(source, encoding="utf-8")
     if done.returncode not in (0, 1):
         raise ValueError(f"{mutant.name}: its tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return done.returncode == 1
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+::\S+)", done.stdout, re.MULTILINE)
+    return failed[1] if failed else "a test"
 
 
 def main() -> int:
@@ -153,7 +271,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m checks.mutants", description=__doc__)
     parser.add_argument("--only", help="mutants whose name holds this text")
     given = parser.parse_args()
-    survived = 0
+    tried, survived = 0, 0
     with tempfile.TemporaryDirectory(prefix="sessile-mutants-") as made:
         folder = Path(made)
         for name in COPIED:
@@ -162,10 +280,12 @@ def main() -> int:
         for mutant in MUTANTS:
             if given.only and given.only not in mutant.name:
                 continue
-            verdict = killed(mutant, folder)
-            survived += not verdict
-            sys.stdout.write(f"{'killed  ' if verdict else 'SURVIVED'}  {mutant.name}\n")
+            killer = killed(mutant, folder)
+            tried += 1
+            survived += killer is None
+            sys.stdout.write(f"{mutant.name}: {'SURVIVED' if killer is None else f'killed by {killer}'}\n")
             sys.stdout.flush()
+    sys.stdout.write(f"{tried} mutants: {tried - survived} killed, {survived} survived\n")
     return 1 if survived else 0
 
 

@@ -35,6 +35,7 @@ from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.service.visibility import Visibility
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.tools.registry import ToolRegistry
@@ -62,17 +63,17 @@ class Runtime(Struct, frozen=True):
     tenant: TenantRow
     clock: Clock
 
-    async def drain(self, seconds: float) -> None:
-        """Take no more input, end the turns that run, then the streams of those who follow a session."""
+    async def drain(self, config: Config) -> None:
+        """Take no more input, let turns end or leave them to the next start, then end the streams that are open."""
         self.services.inputs.drain()
-        await self.worker.drain(seconds)
+        await self.worker.drain(config.drain_seconds, config.shutdown_seconds)
         self.services.hub.drain()
 
 
 @contextlib.asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[Store]:
     """The store of a configuration, for administration beside a running server or without one. Raises ConfigError."""
-    store = await SqliteStore.open(_database(config), SystemClock())
+    store = await SqliteStore.open(_database(config), SystemClock(), config.lease_seconds)
     try:
         yield store
     finally:
@@ -105,17 +106,20 @@ async def running(
                 sessions=Sessions(store, worker, hub),
                 inputs=inputs,
                 events=Events(store),
+                visibility=Visibility(store, worker, hub),
                 hub=hub,
                 store=store,
             )
             await worker.recover()
             sweeper = asyncio.create_task(_purge_for_ever(store))
+            keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
                 yield runtime
             finally:
                 sweeper.cancel()
-                await runtime.drain(config.shutdown_seconds)
+                keeper.cancel()
+                await runtime.drain(config)
                 await models.close()
 
 
@@ -208,7 +212,7 @@ async def _serve(
             await prepare(runtime)
 
         async def drain() -> None:
-            await runtime.drain(config.shutdown_seconds)
+            await runtime.drain(config)
 
         warming: list[asyncio.Task[None]] = []
 
@@ -216,7 +220,8 @@ async def _serve(
             on_ready(url, secret)
             warming.append(asyncio.create_task(_warm_up(runtime.models)))
 
-        await HttpServer(app, config.host, config.port, drain, config.shutdown_seconds, ready).serve()
+        seconds = config.drain_seconds + config.shutdown_seconds
+        await HttpServer(app, config.host, config.port, drain, seconds, ready).serve()
     await _end_stray_tasks()
 
 

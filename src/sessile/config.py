@@ -63,8 +63,12 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     max_model_calls: Annotated[int, Meta(ge=1, le=1000)] = 25
     """Model calls in one turn; the turn ends with `limit` when it wants more."""
     heartbeat_seconds: Positive = 10
+    lease_seconds: Positive = 15
+    """How long a turn is left to a worker that does not renew its claim; it does so three times in that time."""
+    drain_seconds: Annotated[float, Meta(ge=0)] = 2
+    """How long running turns may go on once the server was told to stop; then they are left to the next start."""
     shutdown_seconds: Positive = 3
-    """How long running turns may take to end once the server was told to stop."""
+    """How long what is left may take to stop then."""
     provider_models: bool = True
     """Whether agents may name `provider:model` beside what `models` lists. That uses this server's provider keys."""
     default_model: str | None = None

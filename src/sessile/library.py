@@ -38,7 +38,7 @@ def open(
     for a server.
 
     Enter the result with `async with` for an `AsyncClient`, or with `with` for a `Client`. Its caller is the owner of
-    the default tenant. Leaving it ends running turns as a server that is stopped does: with `server_shutdown`.
+    the default tenant. Leaving it leaves running turns to the next one, as a server that is stopped does.
 
     Raises ConfigError here. Entering raises DatabaseInUse (a server or another program holds the file), ConfigError,
     StorageUnavailable.
@@ -92,7 +92,7 @@ async def _opened(config: Config, functions: Mapping[str, Function]) -> AsyncIte
             async with AsyncClient("http://localhost", transport=transport) as client:
                 yield client
         finally:
-            await runtime.drain(config.shutdown_seconds)
+            await runtime.drain(config)
             await transport.close()
 
 

@@ -8,11 +8,14 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
 from sessile.domain.messages import Message, ToolCall, ToolSpec
 from sessile.rows import (
     AgentRow,
+    Answered,
     ApiKeyRow,
+    Appended,
     Claim,
     EventQuery,
     Fence,
@@ -20,16 +23,20 @@ from sessile.rows import (
     NewSession,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionChanges,
     SessionRef,
     SessionRow,
+    Shown,
     TenantRow,
     TurnEnd,
     TurnProgress,
     TurnRow,
+    WaitingInput,
 )
 from sessile.wire.events import LiveFrame
+from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
@@ -134,31 +141,43 @@ class LogStore(Protocol):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> Claim | Rejoined:
+        behavior: Behavior | None = None,
+    ) -> Claim | Rejoined | Queued:
         """Append the input and its `turn_started`, and claim the turn, in one commit.
+
+        While another turn runs, an input with a `behavior` waits instead (`InputStore`). Raises TooManyInputs when
+        MAX_WAITING_INPUTS wait already; InputWithdrawn when the input of `once` was withdrawn.
 
         `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound,
         SessionRunning with the turn's id while another turn runs, or PreconditionFailed when the session's last event
         is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
+        Given again, one that waits is Queued again.
         """
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
 
         From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing.
+        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
         """
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
-    ) -> list[Entry]:
+    ) -> Appended:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
 
-        Raises FenceLost when the fence is not the turn's current one, the turn has ended or the session is gone.
+        The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
+        its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
+
+        Raises FenceLost when the fence is not the turn's current one, the turn has ended or is parked, or the
+        session is gone.
         """
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
-        """A page of a session's log, the same cost however long the log is. Raises NotFound for the session."""
+        """A page of a session's log, the same cost however long the log is. Raises NotFound for the session.
+
+        What stands in the place of deleted events has no text; it is left out unless the query asks for it.
+        """
 
     async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
         """As `list_events`, for a caller that holds the internal id; empty when the session is gone."""
@@ -167,16 +186,103 @@ class LogStore(Protocol):
         """The newest sequence of each of these sessions, 0 in an empty log; a session that is gone is left out."""
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
-        """Raises NotFound."""
+        """One event; also what stands in the place of a deleted one. Raises NotFound.
+
+        The id that an input has waited under names it too, once it was taken.
+        """
 
     async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
         """Raises NotFound."""
 
     async def take_unfinished_turns(self) -> list[Claim]:
-        """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
+        """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone.
+
+        Parked turns are left alone. The claims count the takes.
+        """
+
+    async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
+        """Let these claims hold for another lease, in one commit; returns those that are not the turn's current one.
+
+        Every claim holds for a lease, whoever gave it. A lease that has run out only lets others claim the turn: what
+        may be written is decided by the fence alone, so a clock that is moved harms nothing.
+        """
+
+    async def take_expired_turns(self) -> list[Claim]:
+        """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
+
+    async def hand_over(self, fences: Collection[Fence]) -> None:
+        """These turns are left running on purpose: anybody may take them up at once, and that take does not count."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
+class ClientToolStore(Protocol):
+    """Turns that are parked: they wait for outputs of client tools, and nobody runs them. What `Store` promises holds.
+
+    The session of a parked turn says `stopped` and `requires_action`; the turn is still its turn.
+    """
+
+    async def park(
+        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, outstanding: Sequence[str]
+    ) -> list[Entry] | None:
+        """As `append`, and in the same commit park the turn until outputs for the events `outstanding` have come.
+
+        Returns None, with nothing written, when a caller wants the turn stopped. Raises FenceLost as `append`.
+        """
+
+    async def answer_calls(
+        self, ref: SessionRef, outputs: Sequence[CallOutput], admit: Admit, once: Once | None = None
+    ) -> Answered | Rejoined:
+        """Append the outputs to the log of the parked turn, in one commit.
+
+        When no call is left without one, the same commit claims the turn under a new fence. Else it also appends
+        `client_tool_pending` with the calls that are left. `admit` and `once` as in `accept_input`.
+
+        Raises NotFound, ToolCallNotOutstanding, and SessionRunning for a call of a running turn that has not parked.
+        """
+
+    async def outstanding_calls(self, ref: SessionRef) -> list[Entry]:
+        """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
+
+
+class VisibilityStore(Protocol):
+    """Hiding, unhiding and deleting events, durable. What `Store` promises holds here.
+
+    A change and its record, which goes to the end of the log and belongs to no turn, are one commit. What is so
+    already is left as it is, without a record. `last_event_id` stays. Events of a turn that has not ended can be
+    neither hidden nor deleted: SessionRunning with the turn's id. Raises NotFound, for deleted events too, and
+    RecordFixed for records.
+    """
+
+    async def set_hidden(self, ref: SessionRef, event_id: str, hidden: bool) -> Shown:
+        """Hide an event from models and readers, or show it again. One that a summary covers is hidden already."""
+
+    async def delete_event(self, ref: SessionRef, event_id: str) -> Shown:
+        """Erase an event for good. Its place in the log stays, with what the transcript rules need and no text."""
+
+
+class InputStore(Protocol):
+    """Inputs that wait for the running turn of their session, durable. What `Store` promises holds here.
+
+    They stand in no log until they are taken, and then under an event id with the random part of the id they waited
+    under. A session in which inputs wait always has a running turn: the commit that ends one starts the next.
+    """
+
+    async def take_steering(self, fence: Fence) -> list[Entry]:
+        """Append the inputs that wait to join the running turn to its log, in one commit; without any, do nothing.
+
+        Raises FenceLost as `append`.
+        """
+
+    async def list_waiting(self, ref: SessionRef) -> list[WaitingInput]:
+        """All inputs that wait, in the order of acceptance. Raises NotFound for the session."""
+
+    async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
+        """Let an input wait no more; returns the internal id of its session.
+
+        Raises InputTaken when a turn has taken it, NotFound when none waits under this id.
+        """
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, InputStore, ClientToolStore, VisibilityStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -206,6 +312,15 @@ class TurnQueue(Protocol):
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
 
+    def log_changed(self, session_id: int) -> None:
+        """Events of a session were hidden, unhidden or deleted: its turn reads the log again before it calls a model.
+
+        Never blocks. A turn that runs elsewhere notices by its next append.
+        """
+
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
 
@@ -221,6 +336,9 @@ class LiveSink(Protocol):
 
     def publish(self, session_id: int, frame: LiveFrame) -> None:
         """An ephemeral frame of the running turn."""
+
+    def withdrawn(self, session_id: int, event_id: str) -> None:
+        """An input that waited was withdrawn: end those who wait for its turn."""
 
     def close_session(self, session_id: int) -> None:
         """The session is gone: end its followers."""

@@ -10,9 +10,12 @@ from msgspec import UNSET, Struct, UnsetType, json
 
 from sessile.domain.log import Entry
 from sessile.wire.events import TurnError
+from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
+LEASE_SECONDS = 15.0
+"""How long a claim of a turn holds unless it is renewed."""
 
 
 class TenantRow(Struct, frozen=True, kw_only=True):
@@ -72,7 +75,7 @@ class SessionRow(Struct, frozen=True):
     created_at: int
     updated_at: int
     running_turn: str | None = None
-    """The turn that runs, if one does."""
+    """The turn that runs, or waits for client tools."""
 
     def scope(self) -> dict[str, Any]:
         """What an instruction template can say about the session."""
@@ -128,6 +131,8 @@ class TurnRow(Struct, frozen=True, kw_only=True):
     usage: bytes
     created_at: int
     ended_at: int | None
+    parked: bool = False
+    """Whether it waits for client tools; it is `running` all the same."""
 
 
 class Fence(Struct, frozen=True):
@@ -141,7 +146,10 @@ class Fence(Struct, frozen=True):
 class Claim(Struct, frozen=True, kw_only=True):
     """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.
 
-    `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped.
+    `usage`: what the turn has used so far, JSON. `interrupted`: whether a caller wants it stopped. Without `opened` the
+    turn is under way: what it has done stands in the log. `takes`: how many starts in a row have taken it up.
+    `waited`: whether its input has waited for it, and nothing was done since: nobody has checked that the agent still
+    takes input.
     """
 
     agent: AgentRow
@@ -151,25 +159,82 @@ class Claim(Struct, frozen=True, kw_only=True):
     opened: list[Entry]
     usage: bytes = b"{}"
     interrupted: bool = False
+    takes: int = 0
+    waited: bool = False
+
+
+class WaitingInput(Struct, frozen=True, kw_only=True):
+    """An input that was accepted while a turn ran, and that no turn has taken yet. `body` is that of its event.
+
+    `turn_id`: the turn that it will be, unless it joins the one that runs.
+    """
+
+    event_id: str
+    turn_id: str
+    behavior: Behavior
+    body: bytes
+    created_at: int
+
+
+class Queued(Struct, frozen=True, kw_only=True):
+    """An input that waits in its session, which runs."""
+
+    session: SessionRow
+    input: WaitingInput
+
+
+class Appended(Struct, frozen=True):
+    """What a commit of a turn has added to the log, and what it found: whether inputs wait to steer the turn.
+
+    `next`: after the end of the turn, the turn of the input that waited longest. It runs from this commit on.
+    """
+
+    entries: list[Entry]
+    steered: bool = False
+    next: Claim | None = None
 
 
 class Interruption(Struct, frozen=True):
-    """An interrupt that is recorded: the session as it was then, and the turn that shall stop, if one ran."""
+    """An interrupt that is recorded: the session as it was then, and the turn that shall stop, if there was one.
+
+    `claim`: the turn was waiting for client tools, and the caller now owns it.
+    """
 
     session: SessionRow
     turn_id: str | None
+    claim: Claim | None = None
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """Outputs of client tools that are in the log now. `opened`: the events of the commit.
+
+    `claim`: the turn goes on, and the caller owns it; without one, other calls are still outstanding.
+    """
+
+    session: SessionRow
+    turn_id: str
+    opened: list[Entry]
+    claim: Claim | None
 
 
 class Rejoined(Struct, frozen=True, kw_only=True):
     """The turn of an input that was accepted before, under the same idempotency key. Its caller does not own it.
 
-    `opened`: the input.
+    `opened`: the input, or the first of the tool outputs. `running`: neither ended nor waiting for client tools.
     """
 
     session: SessionRow
     turn_id: str
     opened: list[Entry]
     running: bool
+
+
+class Shown(Struct, frozen=True):
+    """An event as it stands after its visibility was asked to change, and the record of the change, if it did."""
+
+    session_id: int
+    entry: Entry
+    records: list[Entry]
 
 
 class Once(Struct, frozen=True):
@@ -211,6 +276,8 @@ class EventQuery(Struct, frozen=True, kw_only=True):
     types: Collection[str] | None = None
     records: bool = False
     include_hidden: bool = False
+    include_deleted: bool = False
+    """Whether what stands in the place of deleted events is wanted too; hidden ones are then."""
 
 
 class Page(Struct, Generic[Row], frozen=True):

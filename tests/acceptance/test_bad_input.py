@@ -544,7 +544,7 @@ async def test_an_unknown_path_is_not_found(stage: Stage, path: str) -> None:
         ("POST", "/v2/agents/a", "DELETE, GET, PATCH, PUT"),
         ("PUT", "/v2/agents/a/sessions/b", "DELETE, GET, PATCH"),
         ("DELETE", "/v2/agents/a/sessions/b/events", "GET, POST"),
-        ("PUT", "/v2/agents/a/sessions/b/events/c", "GET"),
+        ("PUT", "/v2/agents/a/sessions/b/events/c", "DELETE, GET"),
         ("OPTIONS", "/v2/agents", "GET, POST"),
         ("PROPFIND", "/v2/agents", "GET, POST"),
         ("POST", "/healthz", "GET"),

@@ -428,3 +428,121 @@ async def test_hostile_answers_cannot_drive_the_terminal(stage: Stage, agent: st
     for harm in (b"\x1b]", b"\x1b[2J", b"\x07", "\x9b".encode(), "\u202e".encode()):
         assert harm not in shown.raw
     assert shown.screen.count("\\x1b]0;owned\\x07") == 2
+
+
+# Client tools
+
+
+ASKS = {"ask": {"type": "client", "tool_id": "tol_ask", "description": "Ask the person."}}
+
+
+async def test_a_person_answers_client_tools(stage: Stage, upstream: Upstream) -> None:
+    agent = await stage.agent(tool_configurations=ASKS)
+    upstream.add(say("I ask. "), call("ask", {"size": 1}), call("ask", {"size": 2}))
+    upstream.add(call("ask", {"size": 3}))
+    upstream.add(say("All known."))
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        shown.enter("Order it.")
+        await shown.until("ask(size=1) -> ")
+        shown.enter("")
+        await shown.until("ask(size=1) -> ")
+        shown.enter('{"fits": true}')
+        await shown.until("ask(size=2) -> ")
+        shown.enter("error: too small")
+        await shown.until("ask(size=3) -> ")
+        shown.enter("plain words")
+        await shown.until("All known.\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    outputs = await stage.log(await only_session(stage, agent), type="tool_output")
+    assert [(event["error"], event["tool_output"]) for event in outputs] == [
+        (False, {"fits": True}),
+        (True, {"error": "too small", "code": "tool_failed"}),
+        (False, {"result": "plain words"}),
+    ]
+
+
+async def test_a_call_that_waits_is_asked_for_again(stage: Stage, upstream: Upstream) -> None:
+    agent = await stage.agent(tool_configurations=ASKS)
+    session = await stage.session(agent, key="waits")
+    upstream.add(call("ask", {"size": 1}))
+    upstream.add(say("Thank you."))
+    upstream.add(say("You are welcome."))
+    assert (await stage.post(session))["stop_reason"] == "requires_action"
+    async with terminal(environment(stage.server.url), "chat", agent, "--session", "waits") as shown:
+        await shown.until("ask(size=1) -> ")
+        shown.type("\x04")
+        await shown.until("(The turn waits. Your next input asks for this again.)")
+        await shown.until("> ")
+        shown.enter("Never mind.")
+        await shown.until("ask(size=1) -> ")
+        shown.enter("7")
+        await shown.until("Thank you.\n")
+        await shown.until("You are welcome.\n")
+        await shown.until("> ")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    expected = ["tool_output", "agent_output", "input_message", "agent_output"]
+    assert types(await stage.log(session))[-4:] == expected
+
+
+async def test_ctrl_c_stops_a_turn_that_waits(stage: Stage, upstream: Upstream) -> None:
+    agent = await stage.agent(tool_configurations=ASKS)
+    upstream.add(call("ask", {"size": 1}))
+    upstream.add(say("Fine."))
+    async with terminal(environment(stage.server.url), "chat", agent) as shown:
+        await shown.until("> ")
+        shown.enter("Order it.")
+        await shown.until("ask(size=1) -> ")
+        await shown.interrupt_prompt("(Interrupted.)\n")
+        await shown.until("> ")
+        shown.enter("And now?")
+        await shown.until("Fine.\n")
+        shown.enter("/exit")
+        assert await shown.ended() == 0
+    log = await stage.log(await only_session(stage, agent))
+    assert types(log)[-4:] == ["tool_output", "session_interrupted", "input_message", "agent_output"]
+
+
+async def test_one_input_that_waits_for_client_tools(stage: Stage, upstream: Upstream) -> None:
+    agent = await stage.agent(tool_configurations=ASKS)
+    session = await stage.session(agent, key="once")
+    upstream.add(say("I ask."), call("ask", {"size": 1}))
+    done = await chat(stage, agent, "--session", "once", "-m", "Order it.")
+    assert (done.code, done.stdout) == (5, "I ask.\n")
+    assert f"sessile sessions pending {agent} once" in done.stderr
+    shown = await run(environment(stage.server.url), "sessions", "pending", agent, "once")
+    event_id, _, text = shown.stdout.strip().partition("\t")
+    assert text == "ask(size=1)"
+    (document,) = (
+        await run(environment(stage.server.url), "sessions", "pending", agent, "once", "--json")
+    ).json_lines()
+    assert (document["event_id"], document["arguments"]) == (event_id, {"size": 1})
+    wrong = await run(environment(stage.server.url), "events", "tool-output", agent, "once", "aev_0", "{}")
+    assert (wrong.code, "tool_call_not_outstanding" in wrong.stderr) == (1, True)
+    upstream.add(say("Too bad."))
+    answer = ("events", "tool-output", agent, "once", event_id, "--error", "Nobody here.")
+    done = await run(environment(stage.server.url), *answer)
+    assert (done.code, done.stdout) == (0, "Too bad.\n")
+    shown = await run(environment(stage.server.url), "sessions", "pending", agent, "once")
+    assert (shown.stdout, shown.stderr) == ("", "Nothing waits.\n")
+    (output,) = await stage.log(session, type="tool_output")
+    assert output["tool_output"]["error"] == "Nobody here."
+
+
+async def test_the_output_of_a_tool_from_a_shell(stage: Stage, upstream: Upstream) -> None:
+    agent = await stage.agent(tool_configurations=ASKS)
+    session = await stage.session(agent, key="shell")
+    upstream.add(call("ask", {"size": 1}), call("ask", {"size": 2}))
+    upstream.add(say("Good."))
+    first, second = (await stage.post(session))["events"][-1]["pending_calls"]
+    tool_output = ("events", "tool-output", agent, "shell")
+    done = await run(environment(stage.server.url), *tool_output, first["event_id"], "[1, 2]")
+    assert (done.code, done.stdout) == (5, "")
+    assert f"sessile sessions pending {agent} shell" in done.stderr
+    done = await run(environment(stage.server.url), *tool_output, second["event_id"], stdin=b'{"a": 1}')
+    assert (done.code, done.stdout) == (0, "Good.\n")
+    outputs = await stage.log(session, type="tool_output")
+    assert [event["tool_output"] for event in outputs] == [{"result": [1, 2]}, {"a": 1}]

@@ -29,6 +29,8 @@ MISSING = [
     "events send nobody nothing Hello",
     "events interrupt nobody nothing",
     "events get nobody nothing aev_000000000000000000000000000000",
+    "inputs list nobody nothing",
+    "inputs withdraw nobody nothing aev_0",
     "turns get nobody nothing trn_0",
     "turns wait nobody nothing trn_0",
     "chat nobody -m Hello",
@@ -195,6 +197,32 @@ async def test_a_turn_that_takes_too_long_goes_on_and_can_be_waited_for(stage: S
     waiting = asyncio.ensure_future(done(stage, "turns", "wait", agent, session, document["turn_id"]))
     released.set()
     assert dict((await waiting).rows())["status"] == "stopped (end_turn)"
+
+
+async def test_inputs_wait_and_are_withdrawn(stage: Stage, upstream: Upstream) -> None:
+    agent, session = await conversation(stage)
+    released = asyncio.Event()
+    upstream.add(wait_for(released), say("One.")).add(say("Two.")).add(say("Three."))
+    await sessile(stage, "events", "send", agent, session, "1", "--timeout", "0.2")
+    options = ("--behavior", "follow_up", "--timeout", "0.2")
+    late = await sessile(stage, "events", "send", agent, session, "2", *options)
+    assert (late.code, late.stderr) == (1, f"It waits. See: sessile inputs list {agent} {session}\n")
+    other = asyncio.create_task(sessile(stage, "events", "send", agent, session, "3", "--behavior", "steer"))
+
+    async def both() -> Any:
+        lines = (await done(stage, "inputs", "list", agent, session, "--json")).json_lines()
+        return lines if len(lines) == 2 else None
+
+    first, second = await eventually(both)
+    assert (first["content"], first["behavior"], second["turn_id"]) == ("2", "follow_up", None)
+    assert (await done(stage, "inputs", "withdraw", agent, session, second["id"])).stderr == "Withdrawn.\n"
+    assert ((await other).code, (await other).stderr) == (1, "It was withdrawn.\n")
+    rows = (await done(stage, "inputs", "list", agent, session)).rows()
+    assert [row[1:3] for row in rows] == [["follow_up", "2"]]
+    released.set()
+    assert (await done(stage, "events", "send", agent, session, "4", "--behavior", "follow_up")).code == 0
+    taken = await sessile(stage, "inputs", "withdraw", agent, session, first["id"])
+    assert (taken.code, "input_taken" in taken.stderr) == (1, True)
 
 
 async def test_a_turn_is_interrupted(stage: Stage, upstream: Upstream) -> None:

@@ -86,6 +86,9 @@ async def every_operation(client: AsyncClient) -> None:
     logged = [event async for event in client.events.list(agent.key, session.key)]
     assert logged == answer.events
     assert (await client.events.interrupt(agent.key, session.key)).turn_id == ""
+    assert await client.inputs.list(agent.key, session.key) == []
+    with pytest.raises(sessile.NotFound):
+        await client.inputs.withdraw(agent.key, session.key, answer.events[0].id)
     assert (await client.sessions.check(agent.key, session.key)).ok
     for event in logged:
         assert not isinstance(event, UnknownEvent)
@@ -108,6 +111,38 @@ async def test_the_client_makes_every_operation_of_the_server_and_no_other(stage
         (route,) = [row for row, pattern in patterns.items() if row[0] == method and pattern.match(path)]
         made.add(route)
     assert made == patterns.keys()
+
+
+async def test_inputs_that_wait(client: AsyncClient, upstream: Upstream) -> None:
+    agent, go_on = await an_agent(client), asyncio.Event()
+    upstream.add(wait_for(go_on), say("One.")).add(say("Two.")).add(say("Three."))
+    first = asyncio.create_task(client.events.send(agent, "first", "1"))
+    await upstream.arrived(1)
+    with pytest.raises(sessile.SessionRunning):
+        await client.events.send(agent, "first", "2")
+    async with client.events.stream(agent, "first", "2", behavior="steer") as stream:
+        assert (stream.turn_id, stream.event_id) == ("", (await client.inputs.list(agent, "first"))[0].id)
+        late = await client.events.send(agent, "first", "3", behavior="follow_up", timeout=0.05)
+        assert (late.status, late.events, late.text) == ("running", [], "")
+        waiting = await client.inputs.list(agent, "first")
+        assert [(one.content, one.behavior, one.turn_id) for one in waiting] == [
+            ("2", "steer", None),
+            ("3", "follow_up", late.turn_id),
+        ]
+        whole = asyncio.create_task(client.events.send(agent, "first", "4", since="start"))
+        while len(waiting) < 3:
+            waiting = await client.inputs.list(agent, "first")
+        await client.inputs.withdraw(agent, "first", waiting[1].id)
+        go_on.set()
+        assert [text async for text in stream.text()] == ["Two."]
+        assert (stream.stop_reason, stream.turn_id[:4], stream.event_id[-20:]) == (
+            *("end_turn", "trn_"),
+            waiting[0].id[-20:],
+        )
+    assert (await whole).text == "One.Two.Three."
+    assert (await first).text == "One."
+    with pytest.raises(sessile.InputTaken):
+        await client.inputs.withdraw(agent, "first", waiting[0].id)
 
 
 async def test_agents(client: AsyncClient) -> None:

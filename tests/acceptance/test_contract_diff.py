@@ -21,7 +21,8 @@ BUILT = {
     *((method, "/v2/agents/{agent_key}/sessions") for method in ("get", "post")),
     *((method, "/v2/agents/{agent_key}/sessions/{session_key}") for method in ("get", "patch", "delete")),
     *((method, EVENTS) for method in ("get", "post")),
-    ("get", EVENTS + "/{event_id}"),
+    *((method, EVENTS + "/{event_id}") for method in ("get", "delete")),
+    *(("post", EVENTS + "/{event_id}/" + verb) for verb in ("hide", "unhide")),
 }
 
 BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."
@@ -29,7 +30,6 @@ NOT_BUILT = "Not built yet."
 NOT_EMITTED = "Not built yet, and until then no stream holds such a frame."
 DELIBERATE = {
     "request CreateInputRequest: no variant compact": NOT_BUILT,
-    "request CreateInputRequest: no variant tool_output": NOT_BUILT,
     f"request POST {EVENTS} body: no multipart/form-data": NOT_BUILT,
     f"answer POST {EVENTS} 502: no such answer": "A durable input is never answered 5xx: a model fault is a 201.",
     "answer InputMessageEvent.message_diffs: no such property": "Input is never rewritten: no diff to tell.",
@@ -38,7 +38,6 @@ DELIBERATE = {
         f"answer AgentStreamedResponse: no variant {tag}": NOT_EMITTED
         for tag in (
             "artifact_upload",
-            "client_tool_pending",
             "compaction",
             "compaction_started",
             "image_read",
@@ -60,6 +59,7 @@ DELIBERATE = {
     "request *AgentRequest.steps: only certain names": "The name of a step, which the contract bounds in first_step.",
     "request *AgentRequest.tool_configurations: only certain names": "Models are told these names, and take no others.",
     "request CreateInputMessageRequest.messages: m??Items *, contract None": BOUNDED,
+    "request ClientToolOutputRequest.tool_outputs: m??Items *, contract None": BOUNDED,
     "request InstructionTemplate: maxLength 100000, contract None": BOUNDED,
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,

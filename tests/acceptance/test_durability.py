@@ -192,7 +192,7 @@ async def logged(disk: Disk, word: str) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC", "full"])
 async def test_a_disk_that_fails_loses_nothing_and_takes_nothing(disk: Disk, error: str) -> None:
     assert (await disk.create("kept")).status_code == 201
     assert (await disk.say("kept")).json()["stop_reason"] == "end_turn"
@@ -206,7 +206,7 @@ async def test_a_disk_that_fails_loses_nothing_and_takes_nothing(disk: Disk, err
         stream = frames(response)
         while (await anext(stream))[0] != "streaming_thinking":
             pass
-        disk.shim.fail(error)
+        disk.shim.fill() if error == "full" else disk.shim.fail(error)
         attempts = [disk.create(f"refused-{n}") for n in range(CALLERS)] + [disk.say("kept", "refused")]
         await asyncio.gather(*map(refused, attempts))
         await refused(disk.client.get("/readyz"))

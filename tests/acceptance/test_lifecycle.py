@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from acceptance.stage import WAIT_SECONDS, EventStream, Stage, eventually, lambdas, model_config, types
-from sessile.testing.script import call, hang, say
+from acceptance.stage import WAIT_SECONDS, EventStream, Stage, eventually, lambdas, model_config, text_of, types
+from sessile.testing.script import call, hang, say, wait_for
 from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
 
@@ -113,29 +113,61 @@ async def goes_on(stage: Stage, session: str) -> None:
     assert stage.defects() == []
 
 
-async def test_sigterm_ends_an_open_model_call_and_says_so(server: ServerProcess, upstream: Upstream) -> None:
+async def test_sigterm_leaves_an_open_model_call_to_the_next_start(server: ServerProcess, upstream: Upstream) -> None:
+    keyed = {"idempotency-key": "once"}
     async with started(server, upstream) as stage:
         session = await stage.conversation()
         upstream.add(say("Half an answer", whole=True), hang())
-        async with stage.stream(session) as stream:
+        async with stage.stream(session, headers=keyed) as stream:
             await stream.until("streaming_agent_output")
             stopping = asyncio.create_task(stop(server, server.terminate))
             frames = await stream.rest()
             assert await stopping == 0
         await upstream.requests[0].gone()
-        assert [name for name, _ in frames[-3:]] == ["streaming_agent_output_end", "error", "end"]
-        assert frames[-2][1]["code"] == "server_shutdown"
-        assert frames[-1][1]["stop_reason"] == "error"
+        assert [name for name, _ in frames[1:]] == ["streaming_agent_output", "end"]
+        assert frames[-1][1] == {"type": "end", "status": "running", "reason": "drain"}
         assert stage.defects() == []
+    gate = asyncio.Event()
+    upstream.add(wait_for(gate), say("The whole answer."))
     async with started(server, upstream) as stage:
-        log = await stage.log(session)
-        assert types(log) == ["input_message", "agent_output"]
-        assert (log[1]["content"], log[1]["partial"]) == ("Half an answer", True)
-        assert log[1]["id"] == frames[-3][1]["event_id"]
-        turn = await turn_of(stage, session)
-        assert (turn["status"], turn["stop_reason"], turn["error"]["code"]) == ("stopped", "error", "server_shutdown")
+        assert types(await stage.log(session)) == ["input_message"]
+        async with stage.stream(session, headers=keyed) as stream:
+            gate.set()
+            frames = await stream.rest()
+        assert text_of(frames) == "The whole answer."
+        assert frames[-1][1]["stop_reason"] == "end_turn"
+        assert types(await stage.log(session)) == ["input_message", "agent_output"]
         assert types(await stage.log(session, records="true", type="turn_ended")) == ["turn_ended"]
         await goes_on(stage, session)
+
+
+async def test_sigterm_lets_a_turn_end(server: ServerProcess, upstream: Upstream) -> None:
+    async with started(server, upstream) as stage:
+        session = await stage.conversation()
+        gate = asyncio.Event()
+        upstream.add(say("Half ", whole=True), wait_for(gate), say("and whole."))
+        async with stage.stream(session) as stream:
+            await stream.until("streaming_agent_output")
+            stopping = asyncio.create_task(stop(server, server.terminate))
+            await refuses_input(stage, session)
+            gate.set()
+            frames = await stream.rest()
+            assert await stopping == 0
+        assert text_of(frames) == "Half and whole."
+        assert frames[-1][1]["stop_reason"] == "end_turn"
+
+
+async def refuses_input(stage: Stage, session: str) -> None:
+    """Wait until the server takes no connection or no input any more."""
+
+    async def probe() -> bool:
+        try:
+            answer = await stage.client.post(f"{session}/events", json={"content": "More."})
+        except httpx.TransportError:
+            return True
+        return answer.status_code == 503
+
+    await eventually(probe)
 
 
 async def test_sigterm_answers_those_who_wait_for_a_whole_turn(server: ServerProcess, upstream: Upstream) -> None:
@@ -146,11 +178,12 @@ async def test_sigterm_answers_those_who_wait_for_a_whole_turn(server: ServerPro
         await upstream.arrived(1)
         assert await stop(server, server.terminate) == 0
         body = await posting
-        assert (body["status"], body["stop_reason"], body["error"]["code"]) == ("stopped", "error", "server_shutdown")
+        assert (body["status"], body["stop_reason"], body["error"]) == ("running", None, None)
+        assert types(body["events"]) == ["input_message"]
 
 
 @pytest.mark.parametrize("tool", ["sleeps", "waits", "stays"])
-async def test_sigterm_does_not_wait_for_a_tool(server: ServerProcess, upstream: Upstream, tool: str) -> None:
+async def test_sigterm_does_not_wait_long_for_a_tool(server: ServerProcess, upstream: Upstream, tool: str) -> None:
     async with started(server, upstream) as stage:
         session = await stage.conversation(tool_configurations=lambdas(tool))
         upstream.add(call(tool))
@@ -158,11 +191,14 @@ async def test_sigterm_does_not_wait_for_a_tool(server: ServerProcess, upstream:
         await tool_started(server)
         assert await stop(server, server.terminate) == 0
         body = await posting
-        assert types(body["events"]) == ["input_message", "tool_input", "tool_output"]
-        assert body["error"]["code"] == "server_shutdown"
+        assert types(body["events"]) == ["input_message", "tool_input"]
+        assert body["status"] == "running"
+    upstream.add(say("I do not know."))
     async with started(server, upstream) as stage:
-        output = (await stage.log(session))[-1]
-        assert (output["error"], output["tool_output"]["code"]) == (True, "server_shutdown")
+        await until_stopped(stage, session)
+        output, said = (await stage.log(session))[-2:]
+        assert (output["error"], output["tool_output"]["code"]) == (True, "tool_outcome_unknown")
+        assert said["content"] == "I do not know."
         await goes_on(stage, session)
 
 

@@ -17,7 +17,7 @@ from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinish
 from schemathesis.hooks import unregister
 
 from acceptance.stage import WAIT_SECONDS, Stage
-from sessile.testing.script import say, usage
+from sessile.testing.script import hang, say, usage
 from sessile.testing.upstream import Decide
 
 pytestmark = pytest.mark.acceptance
@@ -38,7 +38,6 @@ CONFIG: Document = {
 NOT_BUILT = {
     "CreateSessionRequest": ("from_session", "secrets"),
     "UpdateSessionRequest": ("secrets",),
-    "InputMessageRequest": ("since", "behavior"),
 }
 """Fields of the contract that are documented, and answered 400 `not_supported` until they are built."""
 NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
@@ -49,14 +48,17 @@ REFERENCES = {
     "UpdateAgentRequest": ("first_step_name",),
     **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
     **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
+    "InputMessageRequest": ("since",),
 }
-"""Fields that must name something elsewhere in the same document, which no schema can say."""
+"""Fields that must name something elsewhere in the same document, or in the log, which no schema can say."""
 REFUSALS = {
+    "invalid_parameter": "An input with a behavior takes no If-Match, which a schema cannot say of one field.",
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "precondition_failed": "Which version a session has, no document knows.",
     "idempotency_key_reused": "Which keys have come before, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
     "session_disabled": "An earlier request has disabled it.",
+    "tool_call_not_outstanding": "Which calls wait for a client, no document knows.",
     "unknown_tool": "Which functions a server has, no document knows.",
 }
 """Refusals of requests that the document allows. Besides: JSON Schema takes 1.0 for an integer, the server does not."""
@@ -82,7 +84,7 @@ def tool_settings() -> str:
 
 @pytest.fixture(scope="module")
 def decide() -> Decide | None:
-    return lambda request: [say("Hello."), usage(1, 1)]
+    return lambda request: [hang()] if "Never answer." in str(request.body) else [say("Hello."), usage(1, 1)]
 
 
 def narrowed(document: Document) -> Document:
@@ -137,6 +139,8 @@ class Seeds:
         keys = self._shared
         if case.path_parameters and not _is_negative(case, "path"):
             keys = self._fresh(*case.path_parameters) if case.method.upper() in MUTATING else self._shared
+            if keys is not self._shared and "/inputs/" in case.operation.path:
+                keys |= self._waiting(keys)
             case.path_parameters = {name: keys[name] for name in case.path_parameters}
         if isinstance(case.body, dict) and "key" in case.body and not _is_negative(case, "body"):
             case.body = {**case.body, "key": keys["agent_key"] if case.method == "PUT" else secrets.token_hex(8)}
@@ -151,6 +155,14 @@ class Seeds:
         turn = self._post(f"/v2/agents/{agent}/sessions/{session}/events", {"content": "Hello"})
         event_id = turn["events"][0]["id"]
         return {"agent_key": agent, "session_key": session, "event_id": event_id, "turn_id": turn["turn_id"]}
+
+    def _waiting(self, keys: dict[str, str]) -> dict[str, str]:
+        """An input that waits in the session, whose turn does not end."""
+        path = f"/v2/agents/{keys['agent_key']}/sessions/{keys['session_key']}/events"
+        for body in ({"content": "Never answer."}, {"content": "Wait.", "behavior": "follow_up"}):
+            answer = self._client.post(path, json=body, headers={"request-timeout-millis": "1"})
+            assert answer.status_code == 201, answer.text
+        return {"event_id": answer.headers["x-event-id"]}
 
     def _post(self, path: str, body: Document) -> Any:
         answer = self._client.post(path, json=body)
@@ -204,7 +216,7 @@ def filter_failure(
     if failure.checks == ("positive_data_acceptance",):
         answer = response.json()
         not_integers = set(answer.get("field_errors", {}).values()) == {"Expected `int`, got `float`"}
-        # An interrupt takes no Idempotency-Key and no If-Match, which a schema cannot say of one kind of body.
+        # Interrupts take no Idempotency-Key, and like tool outputs no If-Match: a schema cannot say that.
         of_an_interrupt = answer["code"] == "not_supported" and "The header " in answer["messages"][0]
         return answer["code"] not in REFUSALS and not not_integers and not of_an_interrupt
     return True

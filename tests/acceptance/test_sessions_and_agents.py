@@ -394,10 +394,6 @@ async def test_what_is_not_there_is_named(stage: Stage) -> None:
     ("body", "field"),
     [
         ({"type": "compact"}, "type"),
-        ({"type": "tool_output", "tool_call_id": "c", "tool_output": {}}, "type"),
-        ({"content": "Hi.", "since": "start"}, "since"),
-        ({"content": "Hi.", "behavior": "steer"}, "behavior"),
-        ({"content": "Hi.", "behavior": "follow_up", "stream_response": True}, "behavior"),
     ],
 )
 async def test_inputs_that_are_not_built_yet_say_so(stage: Stage, body: dict[str, Any], field: str) -> None:

@@ -119,7 +119,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     made = Stage(store, ScriptedModel())
     yield made
     made.tools.release.set()
-    await made.worker.drain(5)
+    await made.worker.drain(0, 5)
     await store.close()
 
 
@@ -423,7 +423,7 @@ async def test_a_drain_ends_an_interrupted_turn_as_interrupted(stage: Stage) -> 
     await stage.post()
     await stage.tools.started.get()
     await stage.interrupt(0.01)
-    await stage.worker.drain(PATIENCE)
+    await stage.worker.drain(0, PATIENCE)
     ends_as_interrupted(await stage.log())
 
 

@@ -10,7 +10,7 @@ import pytest
 import sessile
 from sessile.config import ConfigError, DatabaseInUse
 from sessile.stores.sqlite.owner import owned
-from sessile.testing.script import WaitFor
+from sessile.testing.script import WaitFor, say
 from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
 from sessile.wire.errors import NotFound, StorageUnavailable
@@ -71,19 +71,19 @@ async def test_a_stream_shows_deltas_and_errors_are_the_same_exceptions(tmp_path
         assert caught.value.request_id
 
 
-async def test_leaving_ends_running_turns_and_abandoned_streams(tmp_path: Path) -> None:
+async def test_leaving_leaves_running_turns_to_the_next_one(tmp_path: Path) -> None:
     async with Upstream() as upstream:
         models = {"slow": {"provider": "openai_compatible", "model": "m", "base_url": upstream.base_url}}
         upstream.add(WaitFor(asyncio.Event()))
-        async with sessile.open(tmp_path / "chat.db", models=models) as client:
+        async with sessile.open(tmp_path / "chat.db", models=models, drain_seconds=0) as client:
             await prepare(client, model={"name": "slow"})
             turn = client.events.stream("shop", "first", "Hello!")
             await turn.__aenter__()
+        upstream.reset()
+        upstream.add(say("In full."))
         async with sessile.open(tmp_path / "chat.db", models=models) as client:
-            ended = await client.turns.get("shop", "first", turn.turn_id)
-            assert ended.stop_reason == "error"
-            assert ended.error is not None
-            assert ended.error.code == "server_shutdown"
+            ended = await client.turns.wait("shop", "first", turn.turn_id)
+            assert (ended.stop_reason, ended.error) == ("end_turn", None)
 
 
 async def test_a_caller_that_gives_up_stops_no_turn(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ async def test_an_interrupted_turn_frees_its_slot(world: World, tmp_path: Path) 
     assert b'"stop_reason":"interrupted"' in await interrupt_answer.whole(found, waiting, WAIT_SECONDS)
     await world.slot_is(busy=False)
     assert last(await harness.until_ended(tail)).stop_reason == "interrupted"
-    await harness.worker.drain(5)
+    await harness.worker.drain(0, 5)
     await store.close()
 
 

@@ -13,6 +13,7 @@ from sessile.rows import SessionChanges, SessionRef
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock
+from sessile.testing.faults import fill_disk, free_disk
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -23,6 +24,7 @@ from sessile.testing.store_world import (
     accept,
     admit_all,
     answered,
+    append,
     new_session,
     new_tenant,
     purge_all,
@@ -59,6 +61,17 @@ HOT_QUERIES = (
     "purge_events",
     "purge_turns",
     "purge_sessions",
+    "purge_inputs",
+    "session_to_run",
+    "count_waiting",
+    "list_waiting",
+    "list_steering",
+    "follow_up",
+    "find_input",
+    "made_input",
+    "taken_input",
+    "any_expired_turn",
+    "renew_lease",
 )
 
 
@@ -89,23 +102,17 @@ async def one_batch(store: SqliteStore, *verbs: Awaitable[Any]) -> list[Any]:
     return await asyncio.gather(*verbs, return_exceptions=True)
 
 
-async def limit_pages(store: SqliteStore) -> None:
-    """Fill the disk: not a page more than there are."""
-    ((pages,),) = await on_writer(store, "PRAGMA page_count")
-    await on_writer(store, f"PRAGMA max_page_count = {pages}")
-
-
 async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: SqliteStore, ref: SessionRef) -> None:
     claim = await accept(store, ref)
     agent = await store.get_agent(ref.tenant_id, AGENT)
     other = await new_session(store, ref.tenant_id, "other")
     before = await store.get_session(ref), await store.get_session(other)
-    await limit_pages(store)
+    await fill_disk(store)
     outcomes = await one_batch(
         store,
         new_session(store, ref.tenant_id, "small"),
-        store.append(claim.fence, [thought("y" * 60_000)], NOTHING),
-        store.append(claim.fence, [answered()], NOTHING, DONE),
+        append(store, claim.fence, [thought("y" * 60_000)], NOTHING),
+        append(store, claim.fence, [answered()], NOTHING, DONE),
         store.accept_input(other, said(), ids.turn_id(), admit_all),
         store.save_agent(ref.tenant_id, AGENT, b"{}", False, 1),
         store.create_agent(ref.tenant_id, "small", DOCUMENT, True),
@@ -126,14 +133,14 @@ async def test_a_full_disk_fails_the_whole_batch_and_leaves_nothing(store: Sqlit
     with pytest.raises(NotFound):
         await store.get_session(SessionRef(ref.tenant_id, AGENT, "small"))
 
-    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await free_disk(store)
     await new_session(store, ref.tenant_id, "large", metadata=LARGE)
-    assert sequences(await store.append(claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
+    assert sequences(await append(store, claim.fence, [answered()], NOTHING, DONE)) == [3, 4]
     assert (await on_writer(store, "PRAGMA integrity_check")) == [("ok",)]
 
 
 async def test_a_full_disk_that_undoes_one_statement_fails_that_verb_only(store: SqliteStore, ref: SessionRef) -> None:
-    await limit_pages(store)
+    await fill_disk(store)
     large, accepted = await one_batch(
         store, new_session(store, ref.tenant_id, "large", metadata=LARGE), accept(store, ref)
     )
@@ -141,7 +148,7 @@ async def test_a_full_disk_that_undoes_one_statement_fails_that_verb_only(store:
     assert shown(await read_all(store, accepted.session.id)) == shown(accepted.opened)
     with pytest.raises(NotFound):
         await store.get_session(SessionRef(ref.tenant_id, AGENT, "large"))
-    await on_writer(store, "PRAGMA max_page_count = 1000000")
+    await free_disk(store)
     await new_session(store, ref.tenant_id, "large", metadata=LARGE)
 
 
@@ -222,10 +229,12 @@ async def test_purging_leaves_no_row_behind(store: SqliteStore, ref: SessionRef)
         for _ in range(3):
             await whole_turn(store, session, *[thought()] * 200)
     await whole_turn(store, ref)
+    await accept(store, ref)
+    await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="steer")
     await store.delete_session(ref, None)
     await store.delete_agent(ref.tenant_id, AGENT)
     await purge_all(store)
-    for table in ("sessions", "turns", "events", "agents", "purges"):
+    for table in ("sessions", "turns", "events", "inputs", "agents", "purges"):
         assert await on_writer(store, f"SELECT count(*) FROM {table}") == [(0,)], table
 
 
@@ -243,9 +252,29 @@ async def commits(store: SqliteStore, *verbs: Awaitable[Any]) -> int:
 
 async def test_appends_that_wait_together_share_a_commit(store: SqliteStore, ref: SessionRef) -> None:
     fence = (await accept(store, ref)).fence
-    assert await commits(store, *[store.append(fence, [thought()], NOTHING) for _ in range(64)]) == 1
+    assert await commits(store, *[append(store, fence, [thought()], NOTHING) for _ in range(64)]) == 1
     log = await store.list_events(ref, EVERYTHING)
     assert sequences(log.rows) == list(range(1, 67))
+
+
+async def test_the_end_of_a_turn_and_the_start_of_the_next_are_one_commit(store: SqliteStore, ref: SessionRef) -> None:
+    claim = await accept(store, ref)
+    await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="follow_up")
+    assert await commits(store, store.append(claim.fence, [answered()], NOTHING, DONE)) == 1
+    assert (await store.get_session(ref)).status == "running"
+    assert await store.list_waiting(ref) == []
+
+
+async def test_an_end_that_cannot_be_committed_takes_nothing(store: SqliteStore, ref: SessionRef) -> None:
+    claim = await accept(store, ref)
+    await store.accept_input(ref, said(), ids.turn_id(), admit_all, behavior="follow_up")
+    waiting = await store.list_waiting(ref)
+    await fill_disk(store)
+    with pytest.raises(StorageUnavailable):
+        await store.append(claim.fence, [answered("y" * 60_000)], NOTHING, DONE)
+    assert await store.list_waiting(ref) == waiting
+    await free_disk(store)
+    assert (await store.append(claim.fence, [answered()], NOTHING, DONE)).next is not None
 
 
 class _Anything(dict[str, Any]):

@@ -20,6 +20,7 @@ from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import MAX_TAKES, Worker
 from sessile.service.agents import Agents
+from sessile.service.events import Events
 from sessile.service.inputs import Inputs, parse
 from sessile.service.sessions import Sessions
 from sessile.stores.sqlite.store import SqliteStore
@@ -80,8 +81,8 @@ class Harness:
     async def drain(self) -> None:
         """End the turns of all processes."""
         for other in self._others:
-            await other.worker.drain(5)
-        await self.worker.drain(5)
+            await other.worker.drain(0, 5)
+        await self.worker.drain(0, 5)
 
     async def create(self, **document: Any) -> None:
         body = {
@@ -216,36 +217,91 @@ async def test_input_while_a_turn_runs_is_refused_and_names_the_turn(harness: Ha
         await harness.post()
 
 
-async def test_draining_ends_a_turn_that_waits_for_its_model(harness: Harness) -> None:
+async def test_a_drain_leaves_a_turn_that_waits_for_its_model_to_the_next_start(harness: Harness) -> None:
     await harness.create()
     harness.model.add(say("Half", whole=True), hang())
+    tail = await harness.post()
+    await harness.model.arrived(1)
+    await shows(tail, "Half")
+    await harness.worker.drain(0, 5)
+    assert types(await harness.log()) == ["input_message", "turn_started"]
+    assert harness.model.calls[0].closed
+    other = harness.other()
+    other.model.add(say("Whole"))
+    entries = await recovered(other)
+    assert types(entries)[2:] == ["agent_output", "turn_ended"]
+    assert (entries[2].event().content, last(entries).stop_reason) == ("Whole", "end_turn")
+
+
+async def shows(tail: Tail, text: str) -> None:
+    """Wait until this was shown."""
+    async with asyncio.timeout(20):
+        while not any(getattr(node.frame, "content", "") == text for node in await tail.next()):
+            pass
+
+
+async def test_a_drain_lets_a_turn_end(harness: Harness) -> None:
+    await harness.create()
+    gate = asyncio.Event()
+    harness.model.add(call("add", {"a": 2, "b": 3}), wait_for(gate)).add(say("Five."))
+    posting = await harness.post()
+    await harness.model.arrived(1)
+    draining = asyncio.ensure_future(harness.worker.drain(60, 5))
+    await asyncio.sleep(0)
+    gate.set()
+    await draining
+    assert last(await harness.until_ended(posting)).stop_reason == "end_turn"
+
+
+async def test_clean_stops_are_no_crashes(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(hang())
     await harness.post()
     await harness.model.arrived(1)
-    await asyncio.sleep(0.05)
-    await harness.worker.drain(5)
+    await harness.worker.drain(0, 5)
+    for _ in range(2 * MAX_TAKES):
+        other = harness.other()
+        other.model.add(hang())
+        await other.worker.recover()
+        await other.model.arrived(1)
+        await other.worker.drain(0, 5)
+    other = harness.other()
+    other.model.add(say("At last."))
+    assert last(await recovered(other)).stop_reason == "end_turn"
+
+
+async def test_a_drain_keeps_what_tools_have_answered(harness: Harness) -> None:
+    slow = harness.other(Gate().tool(idempotent=False))
+    await slow.create()
+    slow.model.add(call("add", {"a": 0, "b": 0}, "c1"), call("add", {"a": 1, "b": 1}, "c2"))
+    await slow.post()
+    ((turn, _),) = slow.worker._running.values()
+    async with asyncio.timeout(20):
+        while not turn.outputs:  # noqa: ASYNC110 - the tool tells the turn, and nobody else
+            await asyncio.sleep(0)
+    await slow.worker.drain(0, 5)
     entries = await harness.log()
-    assert types(entries)[2:] == ["agent_output", "turn_ended"]
-    assert (entries[2].event().partial, last(entries).error.code) == (True, "server_shutdown")
-    assert harness.model.calls[0].closed
+    assert types(entries)[2:] == ["tool_input", "tool_input", "tool_output"]
+    assert (entries[-1].event().tool_call_id, entries[-1].event().tool_output) == ("c2", {"result": 2})
+    other = harness.other()
+    other.model.add(say("Fine."))
+    entries = await recovered(other)
+    codes = [(e.event().tool_call_id, e.event().tool_output.get("code")) for e in entries if e.type == "tool_output"]
+    assert codes == [("c2", None), ("c1", "tool_outcome_unknown")]
+    assert last(entries).stop_reason == "end_turn"
 
 
-async def test_a_turn_that_is_cancelled_before_it_starts_is_closed_all_the_same(harness: Harness) -> None:
+async def test_a_turn_that_is_cancelled_before_it_starts_is_left_too(harness: Harness) -> None:
     await harness.create()
-    harness.model.add(hang())
     claim = await harness.store.accept_input(harness.ref, SAID, ids.turn_id(), lambda agent, session: None)
+    await harness.worker.drain(0, 5)
     harness.worker.submit(claim)
-    await harness.worker.drain(5)
-    assert last(await harness.log()).error.code == "server_shutdown"
-    assert harness.model.calls == []
-
-
-async def test_an_input_that_was_queued_before_a_drain_is_closed_too(harness: Harness) -> None:
-    await harness.create()
-    harness.model.add(hang())
-    posting = asyncio.ensure_future(harness.post())
     await asyncio.sleep(0)
-    await harness.worker.drain(5)
-    assert last(await harness.until_ended(await posting)).error.code == "server_shutdown"
+    await harness.worker.drain(0, 5)
+    assert harness.model.calls == []
+    other = harness.other()
+    other.model.add(say("Here."))
+    assert last(await recovered(other)).stop_reason == "end_turn"
 
 
 async def test_a_drain_does_not_wait_for_a_store_that_fails(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +317,7 @@ async def test_a_drain_does_not_wait_for_a_store_that_fails(harness: Harness, mo
     await harness.post()
     await refused.wait()
     async with asyncio.timeout(20):
-        await harness.worker.drain(60)
+        await harness.worker.drain(0, 60)
     monkeypatch.undo()
     assert types(await harness.log()) == ["input_message", "turn_started"]
     assert last(await recovered(harness.other())).error.code == "model_rejected"
@@ -349,6 +405,15 @@ async def test_a_tool_call_that_a_crash_cut_off(harness: Harness, idempotent: bo
         assert (gate.starts, output.error, output.tool_output["code"]) == (1, True, "tool_outcome_unknown")
 
 
+async def test_the_log_of_a_turn_that_has_used_something_and_still_runs_holds(harness: Harness) -> None:
+    await harness.create()
+    harness.model.add(usage(10, 2), call("add", {"a": 1, "b": 1}, "c1")).add(hang())
+    await harness.post()
+    await harness.model.arrived(2)
+    check = await Events(harness.store).check(OWNER, "a", "s")
+    assert (check.ok, check.events) == (True, 4)
+
+
 async def test_a_crash_does_not_forget_how_many_model_calls_were_made(harness: Harness) -> None:
     await harness.create()
     for number in range(MAX_MODEL_CALLS - 1):
@@ -387,7 +452,7 @@ async def test_a_worker_that_lost_its_fence_changes_nothing(harness: Harness) ->
     await other.worker.recover()
     await other.model.arrived(1)
     gate.set()
-    await harness.worker.drain(5)
+    await harness.worker.drain(60, 5)
     assert types(await harness.log()) == ["input_message", "turn_started"]
 
 

@@ -89,7 +89,7 @@ async def test_opening_a_stream_is_repeated_like_any_post(name: str) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 async def test_what_has_an_idempotency_key_is_repeated_like_a_get(name: str) -> None:
     opened = Reply(201, headers=EVENTS)
-    answer = Reply(201, {"events": [], "session_key": "s", "turn_id": "trn_1", "status": "running"})
+    answer = Reply(201, {"events": [], "session_key": "s", "turn_id": "trn_1", "status": "stopped"})
     for made in (answer, opened):
         script = Script(FAULTS[name], made)
         events = AsyncEvents(caller(script))
@@ -243,7 +243,7 @@ async def test_what_is_not_sent() -> None:
 
 
 async def test_time_limits_of_inputs() -> None:
-    answer = Reply(201, {"events": [], "session_key": "s", "turn_id": "trn_1", "status": "running"})
+    answer = Reply(201, {"events": [], "session_key": "s", "turn_id": "trn_1", "status": "stopped"})
     script = Script(answer, answer, Reply(201, headers=EVENTS))
     made = caller(script, timeout=60)
     events = AsyncEvents(made)

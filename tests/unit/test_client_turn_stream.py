@@ -300,3 +300,47 @@ async def test_a_stream_that_was_left_while_broken_stays_left() -> None:
         turn._broken_by = StreamBroken()
     assert [frame async for frame in turn] == []
     assert len(script.requests) == 1
+
+
+DRAIN = frame("end", status="running", reason="drain")
+
+
+async def test_the_stream_of_a_server_that_stops_goes_on_at_the_next_one() -> None:
+    waits = Waits()
+    first = Reply(201, headers=EVENTS, chunks=[INPUT + piece("Lost ", 0) + DRAIN])
+    turn, script = joined(first, Reply(201, headers=EVENTS, chunks=[INPUT, *SECOND, END]), waits=waits)
+    frames = [frame async for frame in turn]
+    assert [f.output_id for f in frames if isinstance(f, StreamingAgentOutput)] == ["out_1", "out_2", "out_2"]
+    assert [event_type(frame) for frame in frames][-1] == "end"
+    assert (turn.status, turn.reason, waits.seconds) == ("stopped", None, [0.25])
+    assert len({request.headers["idempotency-key"] for request in script.requests}) == 1
+
+
+async def test_a_server_that_only_stops_is_not_asked_for_ever() -> None:
+    turn, script = joined(Reply(201, headers=EVENTS, chunks=[INPUT, DRAIN]))
+    with pytest.raises(StreamBroken, match="the server stopped"):
+        _ = [frame async for frame in turn]
+    assert turn.status == "running"
+    assert len(script.requests) == 3
+
+
+def whole(status: str, stop_reason: str | None) -> Reply:
+    body = {"events": [], "session_key": "s", "turn_id": "trn_1", "status": status, "stop_reason": stop_reason}
+    return Reply(201, {**body, "error": None})
+
+
+async def test_a_whole_answer_of_a_server_that_stops_is_asked_for_again() -> None:
+    waits = Waits()
+    script = Script(whole("running", None), refusal(503, "server_draining"), whole("stopped", "end_turn"))
+    answer = await AsyncEvents(caller(script, waits)).send("a", "s", "Hello")
+    assert (answer.status, answer.stop_reason) == ("stopped", "end_turn")
+    assert len({request.headers["idempotency-key"] for request in script.requests}) == 1
+    script = Script(whole("running", None))
+    assert (await AsyncEvents(caller(script)).send("a", "s", "Hello")).status == "running"
+    assert len(script.requests) == 3
+    script = Script(whole("running", None))
+    assert (await AsyncEvents(caller(script)).send("a", "s", "Hello", timeout=1)).status == "running"
+    assert (await AsyncEvents(caller(script)).interrupt("a", "s")).status == "running"
+    assert len(script.requests) == 2
+    script = Script(whole("running", None), refusal(404, "not_found"))
+    assert (await AsyncEvents(caller(script)).send("a", "s", "Hello")).status == "running"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sessile.domain.log import draft
-from sessile.domain.messages import ToolCall
+from sessile.domain.messages import ToolCall, ToolSpec
 from sessile.ports import ToolFault
 from sessile.runner.dispatch import (
     OfferedTool,
@@ -14,8 +14,10 @@ from sessile.runner.dispatch import (
     execute,
     finalize,
     offer,
+    offer_client,
     prepare,
     prepare_all,
+    take_up,
     unanswered,
 )
 from sessile.wire.events import ToolOutputEvent
@@ -210,3 +212,38 @@ def test_unanswered_calls_are_closed() -> None:
     output = unanswered(call.event(), "tool_interrupted", "It was interrupted.")
     assert (output.tool_call_id, output.error) == ("c1", True)
     assert output.tool_output == {"error": "It was interrupted.", "code": "tool_interrupted"}
+
+
+CLIENT = {"form": offer_client("form", "ask", {"type": "client", "description": "Asks."})}
+
+
+def test_a_client_tool_is_offered_with_its_own_description_and_schema() -> None:
+    assert CLIENT["form"].spec == ToolSpec("form", "Asks.", {"type": "object", "properties": {}})
+    schema = {"properties": {"size": {"type": "integer"}}}
+    given = offer_client("form", "ask", {"description_template": "Template.", "input_schema": schema}).spec
+    assert (given.description, given.parameters) == ("Template.", {"type": "object", **schema})
+    assert offer_client("form", "ask", {}).spec.description
+
+
+def test_a_call_of_a_client_tool_waits_unless_its_arguments_are_wrong() -> None:
+    call = prepare(ToolCall("c1", "form", '{"size": 1}'), CLIENT)
+    assert (call.waits, call.tool_name, call.event().tool_input) == (True, "ask", {"size": 1})
+    wrong = prepare(ToolCall("c1", "form", "[1]"), CLIENT)
+    assert not wrong.waits
+    assert wrong.outcome is not None
+    assert wrong.outcome.code == "tool_arguments_invalid"
+
+
+async def test_a_call_that_waits_is_never_run() -> None:
+    with pytest.raises(AssertionError):
+        await execute([prepare(ToolCall("c1", "form", "{}"), CLIENT)])
+
+
+def test_after_a_crash_a_clients_call_waits_again_while_the_agent_has_its_tool() -> None:
+    event = prepare(ToolCall("c1", "form", "{}"), CLIENT).event()
+    (again,) = take_up([event], CLIENT)
+    assert (again.waits, again.id) == (True, "c1")
+    for others in ({}, {"form": offer_client("form", "other", {})}, {"form": offer("form", {}, FakeTool())}):
+        (lost,) = take_up([event], others)
+        assert lost.outcome is not None
+        assert lost.outcome.code == "tool_outcome_unknown"

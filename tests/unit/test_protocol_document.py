@@ -13,7 +13,15 @@ from sessile.auth.roles import AGENT_ROLES, API_ROLES
 from sessile.domain import templates
 from sessile.ports import ModelFault, ToolFault
 from sessile.wire import agents, events, inputs, limits, sessions, tool_configurations
-from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable, TemplateInvalid, UnknownModel
+from sessile.wire.errors import (
+    AgentDisabled,
+    FenceLost,
+    SessileError,
+    SessionDisabled,
+    StorageUnavailable,
+    TemplateInvalid,
+    UnknownModel,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src" / "sessile"
@@ -212,7 +220,9 @@ def test_turn_error_codes() -> None:
     from_models = first_arguments("ModelFault")
     assert from_models
     assert from_models == set(re.findall(r"`(model_\w+)`", ModelFault.__doc__ or ""))
-    passed_on = {kind.code for kind in (UnknownModel, TemplateInvalid, StorageUnavailable)}
+    passed_on = {
+        kind.code for kind in (UnknownModel, TemplateInvalid, AgentDisabled, SessionDisabled, StorageUnavailable)
+    }
     assert keyed("Turn error code").keys() == from_models | in_calls | passed_on
 
 
@@ -281,12 +291,15 @@ def test_query_parameters_of_lists() -> None:
         ("Session field", (sessions.Session, sessions.CreateSessionRequest, sessions.UpdateSessionRequest)),
         ("Input field", (inputs.InputMessageRequest,)),
         ("Interrupt field", (inputs.InterruptRequest,)),
+        ("Tool output field", (inputs.ToolOutputRequest,)),
+        ("Client field", (tool_configurations.ClientToolConfiguration,)),
         ("Answer field", (inputs.InputResponse,)),
+        ("Waiting input field", (inputs.WaitingInput,)),
         ("Turn field", (events.Turn,)),
     ],
 )
 def test_fields(title: str, kinds: tuple[type[msgspec.Struct], ...]) -> None:
-    tag = {"type"} if title == "Input field" else set()
+    tag = {"type"} if title in ("Input field", "Waiting input field") else set()
     assert keyed(title).keys() == field_names(*kinds) | tag
 
 

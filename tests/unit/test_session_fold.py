@@ -2,6 +2,7 @@ from sessile.domain.session import SessionState, fold
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ClientToolPendingEvent,
     Event,
     InputMessageEvent,
     TextPart,
@@ -86,6 +87,17 @@ def test_open_tool_calls_are_those_without_an_output_in_log_order() -> None:
     assert list(state.open_tool_calls) == ["a", "c"]
     state = fold(log(returned("c"), returned("unknown"), after=6), state)
     assert list(state.open_tool_calls) == ["a"]
+
+
+def test_a_turn_that_waits_for_client_tools_has_stopped_and_not_ended() -> None:
+    waits = ClientToolPendingEvent(pending_calls=[])
+    state = fold(log(said(), started(), called("a"), called("b"), waits))
+    assert (state.status, state.stop_reason, state.running_turn) == ("stopped", "requires_action", "trn_1")
+    state = fold(log(returned("b"), after=5), state)
+    assert (state.status, state.stop_reason) == ("stopped", "requires_action")
+    state = fold(log(returned("a"), after=6), state)
+    assert (state.status, state.stop_reason, state.running_turn) == ("running", None, "trn_1")
+    assert fold(log(ended(), after=7), state).stop_reason == "end_turn"
 
 
 def test_folding_in_parts_is_folding_at_once() -> None:

@@ -10,8 +10,10 @@ from sessile.domain.transcript import TranscriptCheck
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ClientToolPendingEvent,
     Event,
     InputMessageEvent,
+    PendingToolCall,
     TextPart,
     ThinkingEvent,
     ToolInputEvent,
@@ -48,6 +50,11 @@ def answered(call: str = "c1", turn: str = "t1") -> ToolOutputEvent:
     )
 
 
+def pending(*calls: str, turn: str = "t1") -> ClientToolPendingEvent:
+    waiting = [PendingToolCall(call, "t", "t", {}) for call in calls]
+    return ClientToolPendingEvent(pending_calls=waiting, turn_id=turn)
+
+
 def ended(turn: str = "t1", stop_reason: StopReason = "end_turn") -> TurnEndedRecord:
     return TurnEndedRecord(stop_reason=stop_reason, error=None, usage=Usage(), turn_id=turn)
 
@@ -77,7 +84,12 @@ HOLDS: dict[str, list[Event]] = {
         *[said(), started(), called(), answered(), ended()],
         *[said("t2"), started("t2", 6), called(turn="t2"), answered(turn="t2"), ended("t2")],
     ],
-    "a parked turn": [said(), started(), called(), ended(stop_reason="requires_action")],
+    "inputs that join a turn": [said(), started(), said(), called(), answered(), said(), spoke(), ended()],
+    "a parked turn": [said(), started(), called(), pending("e3")],
+    "answered in parts": [
+        *[said(), started(), called("a"), called("b"), called("c"), answered("b"), pending("e3", "e5")],
+        *[answered("c"), pending("e3"), answered("a"), thought(), spoke(), ended()],
+    ],
 }
 
 BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
@@ -87,7 +99,15 @@ BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
         [("turn_without_input", 4)],
     ),
     "input_without_turn": ([said()], [("input_without_turn", 1)]),
-    "turns_overlap": ([said(), started(), said("t2"), started("t2", 3)], [("turns_overlap", 4)]),
+    "turns_overlap": ([said(), started(), started("t2", 1)], [("turns_overlap", 3), ("turn_without_input", 3)]),
+    "an input of the next turn too early": (
+        [said(), started(), said("t2"), ended(), started("t2", 3), ended("t2")],
+        [("outside_turn", 3)],
+    ),
+    "an input that joins a turn and is taken by another": (
+        [said(), started(), said(), ended(), started("t2", 3)],
+        [("turn_without_input", 5)],
+    ),
     "outside_turn": ([said(), started(), spoke("t9")], [("outside_turn", 3)]),
     "after its end": ([said(), started(), ended(), spoke()], [("outside_turn", 4)]),
     "ended twice": ([said(), started(), ended(), ended()], [("outside_turn", 4)]),
@@ -99,6 +119,12 @@ BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
         [("call_open_at_model_call", 6)],
     ),
     "call_open_at_end": ([said(), started(), called(), ended()], [("call_open_at_end", 4)]),
+    "pending_mismatch": ([said(), started(), called("a"), called("b"), pending("e3")], [("pending_mismatch", 5)]),
+    "pending without a call": ([said(), started(), pending()], [("pending_mismatch", 3)]),
+    "called again while it waits": (
+        [said(), started(), called(), pending("e3"), thought()],
+        [("call_open_at_model_call", 5)],
+    ),
     "second_final_output": ([said(), started(), spoke(), spoke()], [("second_final_output", 4)]),
 }
 

@@ -6,7 +6,16 @@ from sessile.api.turn_answer import TurnAnswer
 from sessile.domain.log import Entry, draft
 from sessile.live.channel import Node
 from sessile.rows import AgentRow, Claim, Fence, SessionRow
-from sessile.wire.events import AgentOutputEvent, Event, StreamingAgentOutput, TurnEndedRecord, TurnStartedRecord
+from sessile.wire.events import (
+    AgentOutputEvent,
+    ClientToolPendingEvent,
+    Event,
+    InputMessageEvent,
+    StreamingAgentOutput,
+    TextPart,
+    TurnEndedRecord,
+    TurnStartedRecord,
+)
 from sessile.wire.sessions import Usage
 
 OURS, THEIRS = "trn_1", "trn_2"
@@ -75,6 +84,11 @@ def test_nothing_follows_the_end() -> None:
     assert types(rendered) == ["end"]
 
 
+def test_what_the_stream_opens_with_is_not_shown_again() -> None:
+    said = InputMessageEvent(messages=[TextPart(content="Hello")], content="Hello")
+    assert stream().render([Node(entry(1, said), None, 0)]) == b""
+
+
 def test_frames_of_another_turn_are_not_shown() -> None:
     assert stream().render([delta("theirs", turn_id=THEIRS)]) == b""
 
@@ -90,3 +104,17 @@ def test_deltas_that_come_after_their_output_are_dropped() -> None:
     made = stream()
     made.render([output(2, "Hello")])
     assert made.render([delta("Hello")]) == b""
+
+
+def test_a_turn_that_waits_for_client_tools_ends_its_answer() -> None:
+    made = stream()
+    waits = Node(entry(2, ClientToolPendingEvent(pending_calls=[])), None, 0)
+    rendered = made.render([waits, output(3, "of those who answered")])
+    assert types(rendered) == ["client_tool_pending", "end"]
+    assert b'"stop_reason":"requires_action"' in rendered
+    assert made.ended
+
+
+def test_a_server_that_stops_leaves_the_turn_running_and_a_deleted_session_does_not() -> None:
+    assert b'"status":"running","reason":"drain"' in stream().closed("drain")
+    assert b'"status":"stopped","reason":"deleted"' in stream().closed("deleted")

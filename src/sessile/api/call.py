@@ -18,6 +18,7 @@ from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.service.visibility import Visibility
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
 from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN
@@ -36,6 +37,7 @@ class Services(Struct, frozen=True):
     sessions: Sessions
     inputs: Inputs
     events: Events
+    visibility: Visibility
     hub: Hub
     store: Store
 

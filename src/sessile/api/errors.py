@@ -15,6 +15,8 @@ _BY_CODE = {
     "origin_not_allowed": 403,
     "method_not_allowed": 405,
     "session_running": 409,
+    "input_taken": 409,
+    "input_withdrawn": 410,
     "precondition_failed": 412,
     "request_too_large": 413,
     "unsupported_media_type": 415,

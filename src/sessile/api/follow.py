@@ -43,6 +43,8 @@ class Following:
         return self._deltas.delta(node, frame) if isinstance(frame, StreamingAgentOutput) else node.sse
 
     def _entry(self, node: Node, entry: Entry) -> bytes:
+        if entry.deleted:
+            return b""
         before = self._deltas_before(node, entry) if self._wants_deltas else b""
         if entry.hidden and not self._include_hidden:
             return before

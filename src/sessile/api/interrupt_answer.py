@@ -31,7 +31,7 @@ async def whole(found: Interruption, tail: Tail | None, patience: float | None) 
         pass
     finally:
         tail.close()
-    return turn_answer.rendered(entries, found.session.key, found.turn_id, stopped=tail.closed is not None)
+    return turn_answer.rendered(entries, found.session.key, found.turn_id, stopped=tail.closed == "deleted")
 
 
 def stream(found: Interruption, tail: Tail | None, patience: float | None, headers: dict[str, str]) -> Response:
@@ -63,8 +63,8 @@ class InterruptAnswer:
         return b"".join(map(self._entry, entries))
 
     def closed(self, reason: str) -> bytes:
-        """The session is gone."""
-        return encoded(StreamEnd(status="stopped", reason=reason))
+        """The session is gone; or the server is, and the next one ends the turn."""
+        return encoded(StreamEnd(status="running" if reason == "drain" else "stopped", reason=reason))
 
     def late(self) -> bytes:
         """The turn has not stopped yet."""

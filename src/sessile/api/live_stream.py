@@ -82,9 +82,11 @@ class LiveStream(StreamingResponse):
                 yield rendering.late()
                 return
             if nodes:
-                if chunk := rendering.render(nodes):
+                chunk, live = rendering.render(nodes), nodes[-1].entry is None
+                nodes = []  # a node holds all that comes after it, and a slow reader keeps us here
+                if chunk:
                     yield chunk
-                if nodes[-1].entry is None:
+                if live:
                     await tail.gather(_GATHER_SECONDS)
             elif tail.closed:
                 yield rendering.closed(tail.closed)

@@ -33,7 +33,8 @@ _ERRORS: dict[int, tuple[str, type]] = {
     401: ("The API key is missing or not valid", Error),
     403: ("The key's roles do not allow this, or the Host or Origin is not allowed", Error),
     404: ("There is no such thing", NotFoundError),
-    409: ("A turn of this session is running", Error),
+    409: ("A turn of this session is running, or has taken the input", Error),
+    410: ("The input was withdrawn", Error),
     412: ("The session has another version, or another last event, than If-Match names", Error),
     413: ("The body is too large", Error),
     415: ("The body is not application/json", Error),
@@ -44,7 +45,7 @@ _ERRORS: dict[int, tuple[str, type]] = {
 _PATH_PARAMETERS = {
     "agent_key": {"description": "The key of an agent", "example": examples.AGENT_KEY},
     "session_key": {"description": "The key of a session of this agent", "example": examples.SESSION_KEY},
-    "event_id": {"description": "The id of an event of this session"},
+    "event_id": {"description": "The id of an event of this session, or of an input that waits"},
     "turn_id": {"description": "The id of a turn of this session"},
 }
 _PATH_PATTERNS = {"event_id": EVENT_ID_PATTERN, "turn_id": TURN_ID_PATTERN}
@@ -83,12 +84,12 @@ _ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "X-Turn-Id": {
         "type": "string",
         "pattern": TURN_ID_PATTERN,
-        "description": "The turn that took the input, or was interrupted",
+        "description": "The turn that takes the input, if that is known yet, or was interrupted",
     },
     "X-Event-Id": {
         "type": "string",
         "pattern": EVENT_ID_PATTERN,
-        "description": "The event of the input; not for an interrupt",
+        "description": "The event of the input, or the id that it waits under; not for an interrupt",
     },
     "X-Sessile-Inactive": {
         "type": "string",

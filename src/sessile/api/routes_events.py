@@ -5,20 +5,30 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import examples, interrupt_answer, turn_answer
+from sessile.api import examples, interrupt_answer, queued_answer, turn_answer
 from sessile.api.call import Call, JsonResponse
 from sessile.api.follow import Following
 from sessile.api.live_stream import LiveStream
 from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route, Streaming
 from sessile.auth import roles
+from sessile.live.hub import Hub
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.rows import Claim, EventQuery, Interruption, Rejoined
-from sessile.service.inputs import parse
+from sessile.rows import Answered, EventQuery, Interruption, Once, Queued, Rejoined
+from sessile.service.inputs import Accepted, parse
 from sessile.wire import codec
+from sessile.wire.errors import InvalidParameter
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
-from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
+from sessile.wire.inputs import (
+    Behavior,
+    InputMessageRequest,
+    InputRequest,
+    InputResponse,
+    InterruptRequest,
+    OutstandingToolCalls,
+    ToolOutputRequest,
+)
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
@@ -57,25 +67,71 @@ async def create(call: Call) -> Response:
     request = parse(body)
     if isinstance(request, InterruptRequest):
         return await _interrupt(call, request, patience)
-    hub = call.services.hub
+    if isinstance(request, ToolOutputRequest):
+        return await _tool_output(call, request, patience, once)
+    return await _message(call, request, patience, once, if_match)
 
-    def attach(claim: Claim | Rejoined) -> Source:
-        session_id, cursor, deltas = claim.session.id, claim.opened[-1].sequence, request.stream_response
-        if isinstance(claim, Claim):
-            return hub.follow(session_id, cursor, deltas=deltas)
-        if claim.running:
-            return hub.follow(session_id, cursor, deltas=deltas, joins=True)
-        return hub.replay(session_id, cursor)
 
-    claim, tail = await call.services.inputs.accept(
-        call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match
-    )
-    if isinstance(claim, Rejoined) and not claim.running:
+async def _message(
+    call: Call, request: InputMessageRequest, patience: float | None, once: Once | None, if_match: str | None
+) -> Response:
+    names = (call.principal, call.path["agent_key"], call.path["session_key"])
+    behavior = _behavior(request, if_match)
+    since = None if request.since is UNSET else (await call.services.events.locate(*names, request.since)).cursor
+    hub, deltas = call.services.hub, request.stream_response
+
+    def attach(accepted: Accepted) -> Source:
+        if since is not None or isinstance(accepted, Queued):
+            return queued_answer.source(hub, accepted, since, deltas=deltas)
+        return _source(hub, accepted, deltas)
+
+    accepted, tail = await call.services.inputs.accept(*names, request, attach, once, if_match, behavior)
+    if since is None and not isinstance(accepted, Queued):
+        return await _turn(accepted, tail, patience, request.stream_response)
+    if isinstance(accepted, Rejoined) and not accepted.running:
+        patience = None
+    return await queued_answer.answer(accepted, tail, patience, since, stream=request.stream_response)
+
+
+async def _tool_output(call: Call, request: ToolOutputRequest, patience: float | None, once: Once | None) -> Response:
+    call.refuse(b"if-match")
+    names = (call.principal, call.path["agent_key"], call.path["session_key"])
+    hub, deltas = call.services.hub, request.stream_response
+
+    def attach(found: Answered | Rejoined) -> Source:
+        return _source(hub, found, deltas)
+
+    found, tail = await call.services.inputs.answer_calls(*names, request, attach, once)
+    return await _turn(found, tail, patience, deltas)
+
+
+def _source(hub: Hub, turn: turn_answer.Turn, deltas: bool) -> Source:
+    """Where the answer of a turn comes from: live, from its middle, or from the log."""
+    session_id, cursor = turn.session.id, turn.opened[-1].sequence
+    if not isinstance(turn, Rejoined):
+        return hub.follow(session_id, cursor, deltas=deltas)
+    if turn.running:
+        return hub.follow(session_id, cursor, deltas=deltas, joins=True)
+    return hub.replay(session_id, cursor)
+
+
+async def _turn(turn: turn_answer.Turn, tail: Source, patience: float | None, stream: bool) -> Response:
+    if isinstance(turn, Rejoined) and not turn.running:
         patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
-    headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
-    if request.stream_response:
-        return LiveStream(turn_answer.TurnAnswer(claim), tail, 201, headers, patience)
-    return JsonResponse(await turn_answer.whole(claim, tail, patience), 201, headers)
+    headers = {"x-turn-id": turn.turn_id, "x-event-id": turn.opened[0].id}
+    if stream:
+        return LiveStream(turn_answer.TurnAnswer(turn), tail, 201, headers, patience)
+    return JsonResponse(await turn_answer.whole(turn, tail, patience), 201, headers)
+
+
+def _behavior(request: InputMessageRequest, if_match: str | None) -> Behavior | None:
+    """What the input does while a turn runs; None: it is refused then. Raises InvalidParameter."""
+    behavior: Behavior | None = None if request.since is UNSET else "follow_up"
+    if request.behavior is not UNSET:
+        behavior = request.behavior
+    if behavior is not None and if_match is not None:
+        raise InvalidParameter("if-match: an input with behavior or since has no such condition.")
+    return behavior
 
 
 async def _interrupt(call: Call, request: InterruptRequest, patience: float | None) -> Response:
@@ -147,20 +203,31 @@ async def get_turn(call: Call) -> Response:
     return JsonResponse(codec.encode(turn))
 
 
+async def outstanding(call: Call) -> Response:
+    """GET …/outstanding_client_tool_calls"""
+    path = call.path
+    calls = await call.services.events.outstanding(call.principal, path["agent_key"], path["session_key"])
+    return JsonResponse(codec.encode(calls))
+
+
 ROUTES = (
     Route(
         method="POST",
         path=_PATH + "/events",
         operation="createAgentInput",
         tag="Events",
-        summary="Post an input and get its turn, whole or streamed; or interrupt the turn that runs",
+        summary="Post an input and get its turn, whole or streamed; answer client tools; or interrupt the turn",
         description=(
             "An `input_message` starts a turn: the model and tool calls that answer it. The answer is the whole turn "
             "as JSON or, with `stream_response`, an event stream of what happens. A caller that goes away stops "
             "nothing: the turn goes on, and its events can be listed; the same request with the same "
-            "`Idempotency-Key` joins the turn again. One turn runs at a time; a second input is a 409.\n\n"
+            "`Idempotency-Key` joins the turn again.\n\n"
+            "One turn runs at a time. While it does, an input with `behavior: follow_up` waits for a turn of its own, "
+            "one with `behavior: steer` joins the turn before its next model call, and one without is a 409. With "
+            "`since` (an event id, or `start`) an input waits too, and its answer holds all that came after.\n\n"
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
-            "that were kept; without one it is answered at once, with none."
+            "that were kept; without one it is answered at once, with none.\n\n"
+            "A `tool_output` answers calls of client tools. When no call is left without an output, the turn goes on."
         ),
         handler=create,
         roles=roles.USERS,
@@ -171,7 +238,7 @@ ROUTES = (
         stream=StreamFrame,
         headers=("Idempotency-Key", "If-Match of an input"),
         answer_headers=("X-Turn-Id", "X-Event-Id"),
-        errors=(400, 403, 404, 409, 412, 422),
+        errors=(400, 403, 404, 409, 410, 412, 422),
     ),
     Route(
         method="GET",
@@ -205,6 +272,18 @@ ROUTES = (
         handler=get,
         roles=roles.READERS,
         answer=AnyEvent,
+        errors=(403, 404),
+    ),
+    Route(
+        method="GET",
+        path=_PATH + "/outstanding_client_tool_calls",
+        operation="listOutstandingClientToolCalls",
+        tag="Events",
+        summary="List the client tool calls that wait for an output",
+        description="The calls that the session's turn waits for, in their order; none when it does not wait.",
+        handler=outstanding,
+        roles=roles.USERS,
+        answer=OutstandingToolCalls,
         errors=(403, 404),
     ),
     Route(

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from sessile.api.deltas import Deltas, encoded
 from sessile.domain.log import Entry
-from sessile.live.channel import Node
+from sessile.live.channel import ENDS_TURN, Node
 from sessile.live.replay import Source
-from sessile.rows import Claim, Rejoined
+from sessile.rows import Answered, Claim, Rejoined
 from sessile.wire import codec, sse
 from sessile.wire.events import (
     RECORD_TYPES,
@@ -18,13 +18,13 @@ from sessile.wire.events import (
     TurnEndedRecord,
 )
 
-Turn = Claim | Rejoined
-"""A turn that has just been accepted, or one that a repeated request joins again."""
+Turn = Claim | Answered | Rejoined
+"""A turn that has just been accepted or answered, or one that a repeated request joins again."""
 
 
 async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
-    """All durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
-    entries = [claim.opened[0]]
+    """The durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
+    entries = [*claim.opened]
     try:
         if patience is None:
             await _collect(claim, tail, entries)
@@ -35,31 +35,47 @@ async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
         pass
     finally:
         tail.close()
-    return rendered(entries, claim.session.key, claim.turn_id, stopped=tail.closed is not None)
+    return rendered(entries, claim.session.key, claim.turn_id, stopped=tail.closed == "deleted")
 
 
 def rendered(
-    entries: Sequence[Entry], session_key: str, turn_id: str | None, *, stopped: bool, stop_reason: str | None = None
+    entries: Sequence[Entry],
+    session_key: str,
+    turn_id: str | None,
+    *,
+    stopped: bool,
+    stop_reason: str | None = None,
+    reason: str | None = None,
 ) -> bytes:
-    """The body of a whole answer. Entries that hold no end of the turn leave the rest to `stopped`, `stop_reason`."""
-    ended = ended_by(entries[-1]) if entries and entries[-1].type == "turn_ended" else None
-    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b}' % (
-        b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES),
+    """The body of a whole answer. Entries that hold no end of the turn leave the rest to the last arguments."""
+    last = entries[-1].type if entries else None
+    ended = ended_by(entries[-1]) if last == "turn_ended" else None
+    if last == "client_tool_pending":
+        stopped, stop_reason = True, "requires_action"
+    return b'{"events":[%b],"session_key":"%b","turn_id":%b,"status":"%b","stop_reason":%b,"error":%b%b}' % (
+        b",".join(entry.json for entry in entries if entry.type not in RECORD_TYPES and not entry.deleted),
         session_key.encode(),
         codec.encode(turn_id),
         b"stopped" if ended or stopped else b"running",
         codec.encode(ended.stop_reason if ended else stop_reason),
         codec.encode(ended.error if ended else None),
+        b',"reason":"%b"' % reason.encode() if reason else b"",
     )
 
 
 async def _collect(claim: Turn, tail: Source, entries: list[Entry]) -> None:
-    while entries[-1].type != "turn_ended" and not tail.closed:
-        entries += _entries_of(claim, await tail.next())
+    while entries[-1].type not in ENDS_TURN and not tail.closed:
+        for entry in _entries_of(claim, await tail.next()):
+            entries.append(entry)
+            if entry.type in ENDS_TURN:
+                break
 
 
 class TurnAnswer:
-    """The `Rendering` of one turn: the input, then deltas and durable events as they happen, last `end`."""
+    """The `Rendering` of one turn: the input or tool outputs, then deltas and durable events, last `end`.
+
+    It ends where the turn does, or where the turn waits for client tools.
+    """
 
     heartbeat = sse.COMMENT
 
@@ -69,8 +85,8 @@ class TurnAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """The input."""
-        return sse.frame("input_message", self._claim.opened[0].json)
+        """What was accepted, unless it was deleted before it was told again."""
+        return b"".join(self._shown(Node(entry, None, 0), entry) for entry in self._claim.opened if not entry.deleted)
 
     def render(self, nodes: list[Node]) -> bytes:
         """What belongs to this turn."""
@@ -82,8 +98,8 @@ class TurnAnswer:
         return b"".join(chunks)
 
     def closed(self, reason: str) -> bytes:
-        """The turn has stopped without a word."""
-        return encoded(StreamEnd(status="stopped", reason=reason))
+        """The session is gone; or the server is, and the turn goes on elsewhere."""
+        return encoded(StreamEnd(status="running" if reason == "drain" else "stopped", reason=reason))
 
     def late(self) -> bytes:
         """The turn goes on."""
@@ -98,15 +114,24 @@ class TurnAnswer:
     def _entry(self, node: Node, entry: Entry) -> bytes:
         if entry.turn_id != self._claim.turn_id or entry.sequence <= self._claim.opened[-1].sequence:
             return b""
+        return self._shown(node, entry)
+
+    def _shown(self, node: Node, entry: Entry) -> bytes:
         if entry.type == "agent_output":
             event = node.event
             assert isinstance(event, AgentOutputEvent)
             return self._deltas.end(event)
-        if entry.type == "turn_ended":
+        if entry.type in ENDS_TURN:
             self.ended = True
-            ended = ended_by(entry)
-            return self._deltas.void(ended.created_at) + end_frames(ended)
+            return self._deltas.void(node.event.created_at) + ending(node, entry)
         return b"" if entry.type in RECORD_TYPES else node.sse
+
+
+def ending(node: Node, entry: Entry) -> bytes:
+    """The end of a turn as frames, or how it comes to wait for client tools."""
+    if entry.type == "client_tool_pending":
+        return node.sse + encoded(StreamEnd(status="stopped", stop_reason="requires_action"))
+    return end_frames(ended_by(entry))
 
 
 def end_frames(ended: TurnEndedRecord) -> bytes:

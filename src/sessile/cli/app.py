@@ -14,10 +14,15 @@ TALK, SERVER = "Conversations, over HTTP", "A server, on this machine"
 COMMANDS = {
     "chat": Lazy("sessile.cli.chat", "Talk with an agent.", TALK),
     "agents": Lazy("sessile.cli.agents", "Agents: list, get, create, update, replace, delete.", TALK),
-    "sessions": Lazy("sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, delete.", TALK),
-    "events": Lazy(
-        "sessile.cli.events", "Events of a session: send an input, interrupt its turn, follow, list, get.", TALK
+    "sessions": Lazy(
+        "sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, pending, delete.", TALK
     ),
+    "events": Lazy(
+        "sessile.cli.events",
+        "Events of a session: send, answer tools, interrupt, follow, list, get, hide, unhide, delete.",
+        TALK,
+    ),
+    "inputs": Lazy("sessile.cli.inputs", "Inputs of a session that wait while a turn runs: list, withdraw.", TALK),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),

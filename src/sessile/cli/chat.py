@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -12,9 +13,11 @@ from sessile.cli.options import AgentKey, ApiKey, Url
 from sessile.cli.prompt import Prompt
 from sessile.cli.remote import server
 from sessile.cli.screen import Screen
-from sessile.cli.transcript import Kind
+from sessile.cli.text import printable
+from sessile.cli.transcript import Kind, pending_text
 from sessile.client import Client
 from sessile.wire.errors import Forbidden, SessileError, SessionRunning
+from sessile.wire.events import PendingToolCall
 
 app = typer.Typer(add_completion=False)
 
@@ -24,7 +27,10 @@ HELP = """\
 /help   this list
 /exit   leave (so does Ctrl-D)
 Ctrl-C  stops an answer, or empties the line; twice at an empty prompt, it leaves
-A text that begins with a slash is sent as it is when a space stands before it."""
+A text that begins with a slash is sent as it is when a space stands before it.
+When the agent waits for a tool that runs here, give its output: JSON or text, or `error: WHY`."""
+_FAILED = "error:"
+_WAITS = "requires_action"
 _COMMAND = re.compile(r"/\w+\s*")
 
 
@@ -81,6 +87,8 @@ def _ask_once(client: Client, agent: str, session: str | None, text: str, screen
         raise typer.Exit(faults.INTERRUPTED) from None
     finally:
         screen.finish()
+    if stop_reason == _WAITS:
+        screen.note(f"Answer: sessile sessions pending {conversation.names}; sessile events tool-output …")
     if stop_reason != "end_turn":
         raise typer.Exit(faults.TURN_FAILED)
 
@@ -91,8 +99,9 @@ def _converse(client: Client, agent: str, session: str | None, screen: Screen) -
     known = session is not None
     session = session or _new_session(client, agent, screen)
     conversation = Conversation(client, agent, session, screen)
+    waits = False
     if known:
-        client.sessions.get(agent, session)
+        waits = client.sessions.get(agent, session).stop_reason == _WAITS
         try:
             said = conversation.show_history()
         except Forbidden:
@@ -100,7 +109,7 @@ def _converse(client: Client, agent: str, session: str | None, screen: Screen) -
         screen.gap()
     screen.note("/help tells what you can do here, /exit leaves.")
     try:
-        Dialogue(conversation, screen, Prompt(said)).run()
+        Dialogue(conversation, screen, Prompt(said)).run(waits=waits)
     finally:
         if conversation.unfinished:
             screen.note("The turn goes on on the server.")
@@ -138,8 +147,10 @@ class Dialogue:
         self._warned = False
         """Whether the last thing that happened was a Ctrl-C at the prompt."""
 
-    def run(self) -> None:
-        """Until the person leaves. Raises typer.Exit after a second Ctrl-C."""
+    def run(self, *, waits: bool = False) -> None:
+        """Until the person leaves; `waits`: a turn waits for client tools. Raises typer.Exit after a second Ctrl-C."""
+        if waits:
+            self._guarded(self._answer_calls)
         while (line := self._ask()) is not None:
             command = line.strip()
             if command == "/exit":
@@ -170,27 +181,70 @@ class Dialogue:
 
     def _answer(self, text: str) -> None:
         self._draft = text
+
+        def answer() -> None:
+            if self._conversation.catch_up() == _WAITS and not self._answer_calls():
+                return
+            if self._send(text) == _WAITS:
+                self._answer_calls()
+
+        self._guarded(answer)
+        self._screen.gap()
+
+    def _guarded(self, act: Callable[[], object]) -> None:
         try:
-            self._conversation.catch_up()
-            self._send(text)
+            act()
         except KeyboardInterrupt:
             self._interrupted()
         except SessileError as error:
             for line in faults.lines(error):
                 self._screen.problem(line)
-        self._screen.gap()
 
-    def _send(self, text: str) -> None:
-        """Send an input, after another turn if need be. Once it may be on the server it is no draft any more."""
+    def _answer_calls(self) -> bool:
+        """Ask for the output of each client tool call that waits, and show how the turn goes on. False: one is left."""
+        while calls := self._conversation.pending_calls():
+            outputs, errors = {}, {}
+            self._screen.finish()
+            for call in calls:
+                given = self._output_of(call)
+                if given is None:
+                    self._conversation.watching = False
+                    return False
+                if given.startswith(_FAILED):
+                    errors[call.event_id] = given.removeprefix(_FAILED).strip()
+                else:
+                    outputs[call.event_id] = documents.tool_output(given)
+            self._conversation.answer_calls(outputs, errors)
+        return True
+
+    def _output_of(self, call: PendingToolCall) -> str | None:
+        """What the person gives; None after Ctrl-D, which leaves the call waiting. Raises KeyboardInterrupt."""
+        given = ""
+        while not given.strip():
+            try:
+                given = self._prompt.ask(f"{printable(pending_text(call))} ->")
+            except EOFError:
+                self._screen.note("(The turn waits. Your next input asks for this again.)")
+                return None
+        return given.strip()
+
+    def _send(self, text: str) -> str | None:
+        """Send an input, after another turn if need be. Once it may be on the server it is no draft any more.
+
+        Returns how its turn stopped.
+        """
         while True:
             self._draft = ""
             try:
-                self._conversation.say(text)
-                return
+                return self._conversation.say(text)
             except SessionRunning as error:
                 self._draft = text
+                if self._conversation.pending_calls():
+                    if not self._answer_calls():
+                        return None
+                    continue
                 if error.id is None or not self._may_wait():
-                    return
+                    return None
                 self._conversation.wait(error.id)
             except SessileError:
                 if self._conversation.unfinished is None:

@@ -4,14 +4,14 @@ A turn belongs to its session, not to whoever watches it. When watching ends ear
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sessile.cli.screen import Screen
 from sessile.cli.transcript import Transcript
-from sessile.client import Client, ConnectionLost, RequestTimedOut, ServerUnreachable, StreamBroken
+from sessile.client import Client, ConnectionLost, RequestTimedOut, ServerUnreachable, StreamBroken, TurnStream
 from sessile.wire.errors import Forbidden, NotFound, SessileError, Unavailable
-from sessile.wire.events import InputMessageEvent, Turn
+from sessile.wire.events import InputMessageEvent, PendingToolCall, Turn
 
 HISTORY = 60
 """The newest events that are shown when somebody comes back to a session."""
@@ -38,7 +38,7 @@ class Conversation:
         self.unfinished: str | None = None
         """The turn that was still running when it was last looked at."""
         self.watching = False
-        """Whether the answer of that turn was coming in when it was last looked at."""
+        """Whether its answer was coming in when it was last looked at, or a turn was waiting for client tools."""
         self._client, self._agent, self._session = client, agent, session
         self._screen = screen
         self._patience = patience
@@ -66,18 +66,18 @@ class Conversation:
         which `unfinished` is the turn if there is one.
         """
         stream = self._client.events.stream(self._agent, self._session, text)
-        try:
-            with stream as turn:
-                self.unfinished = turn.turn_id or None
-                self.watching = True
-                for frame in turn:
-                    self._screen.show(self._transcript.frame(frame))
-        except (StreamBroken, ConnectionLost):
-            self.watching = False
-            self._screen.problem("The connection to the server broke.")
-            return self._recover(text)
-        self.unfinished, self.watching = None, False
-        return stream.stop_reason
+        return self._show_turn(stream, lambda: self._find_input(text))
+
+    def pending_calls(self) -> list[PendingToolCall]:
+        """The client tool calls that the session's turn waits for; `interrupt` stops it. Raises SessileError."""
+        calls = self._client.sessions.outstanding_client_tool_calls(self._agent, self._session)
+        self.watching = bool(calls)
+        return calls
+
+    def answer_calls(self, outputs: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Any]) -> str | None:
+        """Answer client tool calls and show the turn as it goes on; returns and raises what `say` does."""
+        stream = self._client.events.stream_tool_outputs(self._agent, self._session, outputs, errors=errors)
+        return self._show_turn(stream, lambda: self._find_output([*outputs, *errors]))
 
     def interrupt(self) -> bool:
         """Stop the turn whose answer was coming in, and show what was kept of it; False when none was.
@@ -120,15 +120,37 @@ class Conversation:
         self._show(self._persist(self._news))
         return turn
 
-    def _recover(self, text: str) -> str | None:
-        """After a broken connection: find out what became of the input, and show the rest of its turn."""
-        if self.unfinished is None:
-            news = self._persist(self._news)
-            ours = [event for event in news if isinstance(event, InputMessageEvent) and event.content == text]
-            if not ours:
-                raise NotArrived
-            self.unfinished = ours[-1].turn_id
-        return self.catch_up()
+    def _show_turn(self, stream: TurnStream, find: Callable[[], str]) -> str | None:
+        """Show a stream to its end. When the connection breaks for good, `find` tells the turn it was about."""
+        try:
+            with stream as turn:
+                self.unfinished = turn.turn_id or None
+                self.watching = True
+                for frame in turn:
+                    self._screen.show(self._transcript.frame(frame))
+        except (StreamBroken, ConnectionLost):
+            self.watching = False
+            self._screen.problem("The connection to the server broke.")
+            self.unfinished = self.unfinished or find()
+            return self.catch_up()
+        self.unfinished, self.watching = None, False
+        return stream.stop_reason
+
+    def _find_input(self, text: str) -> str:
+        """The turn of an input of which nothing was heard. Raises NotArrived."""
+        news = self._persist(self._news)
+        ours = [event for event in news if isinstance(event, InputMessageEvent) and event.content == text]
+        if not ours:
+            raise NotArrived
+        turn_id: str = ours[-1].turn_id
+        return turn_id
+
+    def _find_output(self, event_ids: list[str]) -> str:
+        """The turn of tool outputs of which nothing was heard. Raises NotArrived when their calls still wait."""
+        if {call.event_id for call in self._persist(self.pending_calls)} & {*event_ids}:
+            raise NotArrived
+        turn_id: str = self._persist(lambda: self._client.events.get(self._agent, self._session, event_ids[0])).turn_id
+        return turn_id
 
     def _news(self) -> list[Any]:
         try:

@@ -37,6 +37,15 @@ def parse(text: str, option: str) -> dict[str, Any]:
     return _object(os.fsencode(text), "the value", option)
 
 
+def tool_output(text: str) -> dict[str, Any]:
+    """What a person gives as the output of a tool: a JSON object, or any other JSON or text as `{"result": …}`."""
+    try:
+        value = codec.decode(os.fsencode(text))
+    except BadRequest:
+        value = text
+    return value if isinstance(value, dict) else {"result": value}
+
+
 def read_text(text: str | None) -> str:
     """The text of an input: an argument, or all of standard input for `-` and for None. Raises typer.BadParameter."""
     if text is None and sys.stdin.isatty():

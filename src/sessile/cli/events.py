@@ -1,15 +1,15 @@
-"""`sessile events`: send an input and get the answer, interrupt a turn, follow, list the log, get one event."""
+"""`sessile events`: send an input or tool output, interrupt, follow, list the log; see, hide, delete one event."""
 
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from msgspec import structs
 
 from sessile.cli import documents, faults, output
-from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url
+from sessile.cli.options import AgentKey, ApiKey, EventId, Everything, Json, Limit, SessionKey, Url, Yes
 from sessile.cli.remote import server
 from sessile.cli.screen import Screen
 from sessile.cli.transcript import Transcript, summary
@@ -18,13 +18,20 @@ from sessile.client import Answer, Event, Followed, UnknownEvent, event_type
 from sessile.wire.errors import SessileError
 
 app = typer.Typer(
-    help="""Events of a session: send an input, interrupt its turn, follow, list, get.
+    help="""Events of a session: send, answer tools, interrupt, follow, list, get, hide, unhide, delete.
 
     Example: sessile events list helper first
     """,
     no_args_is_help=True,
     add_completion=False,
 )
+
+
+class Behavior(StrEnum):
+    """What an input does while a turn runs."""
+
+    STEER = "steer"
+    FOLLOW_UP = "follow_up"
 
 
 class Order(StrEnum):
@@ -34,6 +41,12 @@ class Order(StrEnum):
     DESC = "desc"
 
 
+_WAITED: dict[str | None, str] = {
+    "withdrawn": "It was withdrawn.",
+    "deleted": "The session was deleted.",
+    "drain": "The server stops; the next one runs the turn.",
+}
+"""Why no turn has taken an input that waited."""
 _COLUMNS = [
     output.Column("SEQ", lambda event: str(event.sequence)),
     output.Column("TYPE", event_type),
@@ -53,11 +66,17 @@ def send(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn goes on.")
     ] = None,
+    behavior: Annotated[
+        Behavior | None,
+        typer.Option(help="While a turn runs: join it (`steer`), or wait for a turn of its own (`follow_up`)."),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Send an input, wait until the turn has ended, and print the answer; with --json all its events.
+
+    While another turn runs, it is refused, unless it has a --behavior. `sessile inputs` shows what waits.
 
     Example: sessile events send helper first "Where is A-1042?"
 
@@ -65,7 +84,44 @@ def send(
     """
     content = documents.read_text(text)
     with server(url, api_key) as client:
-        answer = client.events.send(agent, session, content, timeout=timeout)
+        answer = client.events.send(agent, session, content, timeout=timeout, behavior=_chosen(behavior))
+    _print(answer, as_json=as_json)
+    if answer.reason is not None or not answer.events:
+        output.remark(_WAITED.get(answer.reason, f"It waits. See: sessile inputs list {agent} {session}"))
+        raise typer.Exit(faults.FAILED)
+    leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
+
+
+@app.command("tool-output")
+def tool_output(
+    agent: AgentKey,
+    session: SessionKey,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="The id of the call that waits: aev_…")],
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="OUTPUT", help="JSON or text; `-`, or nothing, takes all of standard input."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--error", help="The call failed, and OUTPUT says why.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn goes on.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a client tool call. After the last one the turn goes on: wait until it has ended, and print the answer.
+
+    What is no JSON object is sent as one: {"result": OUTPUT}.
+
+    Example: sessile events tool-output helper first aev_0123456789 '{"ok": true}'
+
+    Example: sessile events tool-output helper first aev_0123456789 --error "No."
+    """
+    content = documents.read_text(text)
+    outputs = {} if failed else {event: documents.tool_output(content)}
+    errors = {event: content} if failed else {}
+    with server(url, api_key) as client:
+        answer = client.events.send_tool_outputs(agent, session, outputs, errors=errors, timeout=timeout)
     _print(answer, as_json=as_json)
     leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 
@@ -228,6 +284,48 @@ def get(
             ("text", getattr(found, "content", None) or summary(found)),
         ]
     )
+
+
+@app.command()
+def hide(agent: AgentKey, session: SessionKey, event: EventId, url: Url = None, api_key: ApiKey = None) -> None:
+    """Hide an event from the model, and from readers that do not ask for hidden ones.
+
+    Example: sessile events hide helper first aev_0123456789
+    """
+    with server(url, api_key) as client:
+        client.events.hide(agent, session, event)
+    output.remark(f"{event} is hidden. Show it again: sessile events unhide {agent} {session} {event}")
+
+
+@app.command()
+def unhide(agent: AgentKey, session: SessionKey, event: EventId, url: Url = None, api_key: ApiKey = None) -> None:
+    """Show a hidden event again.
+
+    Example: sessile events unhide helper first aev_0123456789
+    """
+    with server(url, api_key) as client:
+        client.events.unhide(agent, session, event)
+    output.remark(f"{event} is visible.")
+
+
+@app.command()
+def delete(
+    agent: AgentKey, session: SessionKey, event: EventId, yes: Yes = False, url: Url = None, api_key: ApiKey = None
+) -> None:
+    """Delete an event: what it holds is erased for good, and its place in the log stays.
+
+    Example: sessile events delete helper first aev_0123456789 --yes
+    """
+    output.confirm(f"Delete the event {event} for good?", yes=yes)
+    with server(url, api_key) as client:
+        client.events.delete(agent, session, event)
+    output.remark(f"{event} is deleted.")
+
+
+def _chosen(behavior: Behavior | None) -> Literal["steer", "follow_up"] | None:
+    if behavior is None:
+        return None
+    return "steer" if behavior is Behavior.STEER else "follow_up"
 
 
 def _print(answer: Answer, *, as_json: bool) -> None:

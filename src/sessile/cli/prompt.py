@@ -28,15 +28,25 @@ class Prompt:
         with self._begun_with(draft):
             return self._line(_MARK)
 
+    def ask(self, question: str) -> str:
+        """The answer to a question. Raises as `read`."""
+        answer = self._line(f"{question} ")
+        self._forget(answer)
+        return answer
+
     def agree(self, question: str) -> bool:
         """Whether the person agrees; an empty line does, the end of input does not. Raises KeyboardInterrupt."""
         try:
             answer = self._line(f"{question} [Y/n] ")
         except EOFError:
             return False
+        self._forget(answer)
+        return answer.strip().lower() in ("", "y", "yes")
+
+    def _forget(self, answer: str) -> None:
+        """What answers a question is no line to come back to."""
         if self._edits and answer:
             readline.remove_history_item(readline.get_current_history_length() - 1)
-        return answer.strip().lower() in ("", "y", "yes")
 
     def _line(self, mark: str) -> str:
         try:

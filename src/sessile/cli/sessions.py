@@ -20,10 +20,11 @@ from sessile.cli.options import (
     Yes,
 )
 from sessile.cli.remote import server
+from sessile.cli.transcript import pending_text
 from sessile.client import Session
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, update, check, delete.
+    help="""Sessions of an agent: list, get, create, update, check, pending, delete.
 
     Example: sessile sessions list helper
     """,
@@ -148,6 +149,25 @@ def check(agent: AgentKey, session: SessionKey, url: Url = None, api_key: ApiKey
         output.remark(f"{found.events} events, {len(found.violations) or 'no'} violations.")
     if not found.ok:
         raise typer.Exit(faults.FAILED)
+
+
+@app.command()
+def pending(
+    agent: AgentKey, session: SessionKey, url: Url = None, api_key: ApiKey = None, as_json: Json = False
+) -> None:
+    """List the client tool calls that wait for an output; `sessile events tool-output` answers one.
+
+    Example: sessile sessions pending helper first
+    """
+    with server(url, api_key) as client:
+        calls = client.sessions.outstanding_client_tool_calls(agent, session)
+    for call in calls:
+        if as_json:
+            output.json_line(call)
+        else:
+            output.line(f"{call.event_id}\t{pending_text(call)}")
+    if not calls and not as_json:
+        output.remark("Nothing waits.")
 
 
 @app.command()

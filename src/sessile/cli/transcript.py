@@ -75,6 +75,8 @@ class Transcript:
                 self._turn = frame.turn_id
                 self.last_id = max(self.last_id, frame.id)
                 return []
+            case wire.ToolOutputEvent():
+                self._turn = frame.turn_id
         return self.event(frame)
 
     def event(self, event: Any) -> list[Piece]:
@@ -95,6 +97,8 @@ class Transcript:
                 return [Piece(Kind.TOOL, one_line(call_text(event), SHORT))]
             case wire.ToolOutputEvent():
                 return [Piece(Kind.FAILURE if event.error else Kind.TOOL, one_line(result_text(event), SHORT))]
+            case wire.ClientToolPendingEvent():
+                return [Piece(Kind.NOTE, f"(The turn waits for {', '.join(map(pending_text, event.pending_calls))}.)")]
             case wire.SessionInterruptedEvent():
                 return [Piece(Kind.NOTE, "(Interrupted.)")]
             case wire.TurnEndedRecord():
@@ -129,7 +133,7 @@ class Transcript:
         return [Piece(Kind.NOTE, "(The text above is withdrawn.)")]
 
     def _end(self, frame: wire.StreamEnd) -> list[Piece]:
-        if frame.status == "stopped":
+        if frame.status == "stopped" and frame.stop_reason != "requires_action":
             self._told.add(self._turn)
             self._shown.clear()
             self._answering = ""
@@ -152,8 +156,12 @@ def input_text(event: wire.InputMessageEvent) -> str:
 
 def call_text(event: wire.ToolInputEvent) -> str:
     """A tool call as people write one: `name(argument="value")`."""
-    arguments = ", ".join(f"{name}={_json(value)}" for name, value in event.tool_input.items())
-    return f"{event.tool_configuration_name}({arguments})"
+    return _called(event.tool_configuration_name, event.tool_input)
+
+
+def pending_text(call: wire.PendingToolCall) -> str:
+    """A client tool call that waits, in the same way."""
+    return one_line(_called(call.tool_configuration_name, call.arguments), SHORT)
 
 
 def result_text(event: wire.ToolOutputEvent) -> str:
@@ -194,6 +202,10 @@ def _fields(event: Any) -> Mapping[str, Any]:
 def _problem(code: str, message: str) -> Piece:
     how = "was cut off" if code == "model_call_limit" else "ended with an error"
     return Piece(Kind.PROBLEM, f"The turn {how}: {message} ({code})")
+
+
+def _called(name: str, arguments: Mapping[str, Any]) -> str:
+    return f"{name}({', '.join(f'{argument}={_json(value)}' for argument, value in arguments.items())})"
 
 
 def _json(value: Any) -> str:

@@ -66,6 +66,9 @@ def leave_by(status: str, stop_reason: str | None, error: TurnError | None, name
     if status == "running":
         output.remark(f"The turn goes on. Wait for it: sessile turns wait {names}")
         raise typer.Exit(faults.FAILED)
+    if stop_reason == "requires_action":
+        agent, session, _ = names.split()
+        output.remark(f"The turn waits for client tools: sessile sessions pending {agent} {session}")
     if error is not None:
         output.remark(f"The turn ended badly: {error.message} ({error.code})")
     if stop_reason != "end_turn":

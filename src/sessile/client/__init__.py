@@ -12,14 +12,16 @@ from sessile.client.errors import (
 )
 from sessile.client.events import Answer, AsyncEvents, Event, event_type
 from sessile.client.follower import AsyncFollower, Followed
+from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.sessions import AsyncSessions, Session
-from sessile.client.sync import Agents, Client, Events, Follower, Pages, Sessions, Turns, TurnStream
+from sessile.client.sync import Agents, Client, Events, Follower, Inputs, Pages, Sessions, Turns, TurnStream
 from sessile.client.transport import Request, Response, Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame
 from sessile.client.turns import AsyncTurns
 from sessile.client.unknown import UnknownEvent
 from sessile.wire.events import Turn, TurnError
+from sessile.wire.inputs import WaitingInput
 
 __all__ = [
     "Agent",
@@ -29,6 +31,7 @@ __all__ = [
     "AsyncClient",
     "AsyncEvents",
     "AsyncFollower",
+    "AsyncInputs",
     "AsyncPages",
     "AsyncSessions",
     "AsyncTurnStream",
@@ -40,6 +43,7 @@ __all__ = [
     "Followed",
     "Follower",
     "Frame",
+    "Inputs",
     "Page",
     "Pages",
     "Request",
@@ -57,5 +61,6 @@ __all__ = [
     "UnexpectedAnswer",
     "UnknownEvent",
     "UnknownFault",
+    "WaitingInput",
     "event_type",
 ]

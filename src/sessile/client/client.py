@@ -8,6 +8,7 @@ from typing import Any, Self
 from sessile.client.agents import AsyncAgents
 from sessile.client.call import Caller
 from sessile.client.events import AsyncEvents
+from sessile.client.inputs import AsyncInputs
 from sessile.client.reading import decoded
 from sessile.client.sessions import AsyncSessions
 from sessile.client.transport import Transport
@@ -63,6 +64,7 @@ class AsyncClient:
         self.agents = AsyncAgents(self._caller)
         self.sessions = AsyncSessions(self._caller)
         self.events = AsyncEvents(self._caller)
+        self.inputs = AsyncInputs(self._caller)
         self.turns = AsyncTurns(self._caller)
 
     def __repr__(self) -> str:

@@ -1,8 +1,9 @@
 """Events: sending inputs, and reading the log."""
 
 import builtins
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,8 +19,9 @@ from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
 from sessile.wire.errors import InvalidParameter, SessileError
-from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
+from sessile.wire.events import AgentOutputEvent, AnyEvent, ClientToolPendingEvent, PendingToolCall, TurnError
 from sessile.wire.ids import EVENT_ID_PATTERN
+from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import StopReason
 
 _EVENTS = "/v2/agents/{agent_key}/sessions/{session_key}/events"
@@ -34,8 +36,9 @@ _LAST_EVENT = re.compile(f"start|{EVENT_ID_PATTERN}")
 class Answer(Struct, kw_only=True):
     """The durable events of a turn, the input first, and how the turn stands.
 
-    `status` is `running` when the time limit came first. A turn that ended badly has the stop reason `error`, and an
-    `error` with `code` and `message`. `turn_id` is empty when there was no turn to interrupt.
+    `status` is `running` when the time limit came first, or the server stopped and did not come back. A turn that ended
+    badly has the stop reason `error`, and an `error` with `code` and `message`. `turn_id` is empty when there was
+    no turn to interrupt.
     """
 
     events: list[Event]
@@ -44,11 +47,19 @@ class Answer(Struct, kw_only=True):
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None
     error: TurnError | None
+    reason: str | None = None
+    """Why no turn took an input that waited: `withdrawn`, `deleted`, or `drain` when the server stops."""
 
     @property
     def text(self) -> str:
         """All that the agent said in this turn."""
         return "".join(event.content for event in self.events if isinstance(event, AgentOutputEvent))
+
+    @property
+    def pending_calls(self) -> list[PendingToolCall]:
+        """The client tool calls that the turn waits for, when its stop reason is `requires_action`."""
+        last = self.events[-1] if self.events else None
+        return last.pending_calls if isinstance(last, ClientToolPendingEvent) else []
 
 
 class _Answer(Struct, kw_only=True):
@@ -58,6 +69,7 @@ class _Answer(Struct, kw_only=True):
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None = None
     error: TurnError | None = None
+    reason: str | None = None
 
 
 class AsyncEvents:
@@ -75,6 +87,8 @@ class AsyncEvents:
         timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
         if_match: str | None = None,
         idempotency_key: str | None = None,
+        behavior: Behavior | None = None,
+        since: str | None = None,
     ) -> Answer:
         """Send an input and wait for the whole turn that answers it; at most `timeout` seconds, if given.
 
@@ -85,11 +99,36 @@ class AsyncEvents:
         With `if_match` (the `last_event_id` of the session, or `start` where it has none) the input is taken only if
         nothing has happened since; else PreconditionFailed.
 
+        While a turn runs, an input waits when it has a `behavior`: with `follow_up` for a turn of its own, with `steer`
+        to join the turn that runs. With `since` (an event id, or `start`) it waits for a turn of its own too, and the
+        answer holds all events after that place. `inputs` has what waits.
+
         Raises SessionRunning (its `id` is the turn that runs), SessionDisabled, AgentDisabled, TemplateInvalid,
-        NotFound, InvalidRequest, IdempotencyKeyReused.
+        NotFound, InvalidRequest, UnknownCursor, TooManyInputs, IdempotencyKeyReused, InputWithdrawn.
         """
         headers = {**once(idempotency_key), **_condition(if_match)}
-        return await self._turn(agent_key, session_key, _input(content), timeout, headers)
+        document = {**_input(content), **_queueing(behavior, since)}
+        return await self._turn(agent_key, session_key, document, timeout, headers)
+
+    async def send_tool_outputs(
+        self,
+        agent_key: str,
+        session_key: str,
+        outputs: Mapping[str, Mapping[str, Any]],
+        *,
+        errors: Mapping[str, Any] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+        idempotency_key: str | None = None,
+    ) -> Answer:
+        """Answer client tool calls that wait: `outputs`, and `errors` of those that failed, by `event_id` of the call.
+
+        When no call is left without an answer, the turn goes on, and this waits for it as `send` does. Else the answer
+        comes at once, with the `pending_calls` that are left. It is repeated safely, as `send` is.
+
+        Raises ToolCallNotOutstanding, and then nothing is stored; what `send` raises but for PreconditionFailed.
+        """
+        document = _tool_outputs(outputs, errors)
+        return await self._turn(agent_key, session_key, document, timeout, once(idempotency_key))
 
     async def interrupt(
         self,
@@ -114,16 +153,38 @@ class AsyncEvents:
         timeout: float | None = None,
         if_match: str | None = None,
         idempotency_key: str | None = None,
+        behavior: Behavior | None = None,
+        since: str | None = None,
     ) -> AsyncTurnStream:
         """Send an input and follow its turn as it happens; at most `timeout` seconds, if given.
 
         A stream that breaks off joins its turn again by itself, and shows nothing twice. Entering it raises what `send`
-        raises; `if_match` and `idempotency_key` mean the same.
+        raises; `if_match`, `idempotency_key`, `behavior` and `since` mean the same. The stream of an input that waits
+        begins when its turn takes it; with `since` it shows the turns before too.
         """
         events = _path(agent_key, session_key)
-        document = {**_input(content), "stream_response": True}
+        document = {**_input(content), **_queueing(behavior, since), "stream_response": True}
         patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
         caller = self._caller
+        return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
+
+    def stream_tool_outputs(
+        self,
+        agent_key: str,
+        session_key: str,
+        outputs: Mapping[str, Mapping[str, Any]],
+        *,
+        errors: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncTurnStream:
+        """Answer client tool calls that wait, as `send_tool_outputs`, and follow the turn as it goes on.
+
+        Entering the stream raises what `send_tool_outputs` raises; when it breaks off it goes on as that of `stream`.
+        """
+        events = _path(agent_key, session_key)
+        document = {**_tool_outputs(outputs, errors), "stream_response": True}
+        patience, headers, caller = Patience(timeout), once(idempotency_key), self._caller
         return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
 
     def follow(
@@ -189,6 +250,25 @@ class AsyncEvents:
         event = path(_EVENT, agent_key=agent_key, session_key=session_key, event_id=event_id)
         return _event((await self._caller.whole("GET", event)).body)
 
+    async def hide(self, agent_key: str, session_key: str, event_id: str) -> Event:
+        """Hide an event from the model, and from readers that do not ask for hidden ones; the other half of a tool
+        call is hidden from the model too.
+
+        Raises NotFound, RecordFixed for records, SessionRunning for an event of a turn that has not ended.
+        """
+        hidden = path(_EVENT + "/hide", agent_key=agent_key, session_key=session_key, event_id=event_id)
+        return _event((await self._caller.whole("POST", hidden)).body)
+
+    async def unhide(self, agent_key: str, session_key: str, event_id: str) -> Event:
+        """Show a hidden event again. Raises what `hide` raises."""
+        shown = path(_EVENT + "/unhide", agent_key=agent_key, session_key=session_key, event_id=event_id)
+        return _event((await self._caller.whole("POST", shown)).body)
+
+    async def delete(self, agent_key: str, session_key: str, event_id: str) -> None:
+        """Erase an event for good; its place in the log stays. Raises what `hide` raises."""
+        event = path(_EVENT, agent_key=agent_key, session_key=session_key, event_id=event_id)
+        await self._caller.whole("DELETE", event)
+
     async def _turn(
         self,
         agent_key: str,
@@ -197,8 +277,14 @@ class AsyncEvents:
         patience: float | None,
         headers: dict[str, str],
     ) -> Answer:
-        given = await self._caller.turn(_path(agent_key, session_key), document, patience, headers)
-        answer = read(_Answer, given.body)
+        events, caller = _path(agent_key, session_key), self._caller
+        answer = read(_Answer, (await caller.turn(events, document, patience, headers)).body)
+        for times in range(1, caller.retries + 1):
+            if answer.status == "stopped" or patience is not None or not headers:
+                break
+            await caller.pause(times)  # the server has stopped, and the next one goes on
+            with contextlib.suppress(SessileError):
+                answer = read(_Answer, (await caller.turn(events, document, patience, headers)).body)
         return Answer(
             events=[_event(event) for event in answer.events],
             session_key=answer.session_key,
@@ -206,6 +292,7 @@ class AsyncEvents:
             status=answer.status,
             stop_reason=answer.stop_reason,
             error=answer.error,
+            reason=answer.reason,
         )
 
 
@@ -223,6 +310,19 @@ def _input(content: Content) -> dict[str, Any]:
         return {"content": content}
     parts: builtins.list[Any] = [*content]
     return {"messages": parts}
+
+
+def _tool_outputs(outputs: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Any] | None) -> dict[str, Any]:
+    answers: builtins.list[Any] = [
+        {"type": "success", "event_id": event_id, "output": output} for event_id, output in outputs.items()
+    ]
+    answers += [{"type": "error", "event_id": event_id, "error": error} for event_id, error in (errors or {}).items()]
+    return {"type": "tool_output", "tool_outputs": answers}
+
+
+def _queueing(behavior: Behavior | None, since: str | None) -> dict[str, str]:
+    given = {"behavior": behavior, "since": since}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _condition(if_match: str | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Sessions: what may be done with them, and what an answer shows."""
 
+import builtins
 import re
 from typing import Any, Unpack
 
@@ -10,11 +11,14 @@ from sessile.client.documents import SessionChanges, SessionDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
 from sessile.wire.errors import InvalidParameter
+from sessile.wire.events import PendingToolCall
+from sessile.wire.inputs import OutstandingToolCalls
 from sessile.wire.sessions import SessionCheck, SessionContextUsage, Status, StopReason, Usage
 
 _ETAG = re.compile(r"[!-~]+")
 _SESSIONS = "/v2/agents/{agent_key}/sessions"
 _SESSION = "/v2/agents/{agent_key}/sessions/{session_key}"
+_OUTSTANDING = "/v2/agents/{agent_key}/sessions/{session_key}/outstanding_client_tool_calls"
 _CHECK = "/v2/agents/{agent_key}/sessions/{session_key}/check"
 
 
@@ -74,6 +78,11 @@ class AsyncSessions:
         """Let the server read the whole log, and tell where it breaks the rules of a transcript. Raises NotFound."""
         reply = await self._caller.whole("GET", path(_CHECK, agent_key=agent_key, session_key=session_key))
         return read(SessionCheck, reply.body)
+
+    async def outstanding_client_tool_calls(self, agent_key: str, session_key: str) -> builtins.list[PendingToolCall]:
+        """The client tool calls that the session's turn waits for; none when it does not wait. Raises NotFound."""
+        calls = path(_OUTSTANDING, agent_key=agent_key, session_key=session_key)
+        return read(OutstandingToolCalls, (await self._caller.whole("GET", calls)).body).client_tool_calls
 
     def list(self, agent_key: str, *, limit: int | None = None) -> AsyncPages[Session]:
         """List the sessions of an agent, newest first. `limit` is the size of a page, 1 to 100."""

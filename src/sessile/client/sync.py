@@ -10,6 +10,7 @@ from sessile.client.agents import AsyncAgents
 from sessile.client.client import AsyncClient
 from sessile.client.events import AsyncEvents
 from sessile.client.follower import AsyncFollower, Followed, FollowerState
+from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.portal import Portal
 from sessile.client.sessions import AsyncSessions
@@ -165,6 +166,7 @@ class Sessions(Face[AsyncSessions]):
     create = called(AsyncSessions.create)
     get = called(AsyncSessions.get)
     check = called(AsyncSessions.check)
+    outstanding_client_tool_calls = called(AsyncSessions.outstanding_client_tool_calls)
     list = paged(AsyncSessions.list)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)
@@ -174,11 +176,23 @@ class Events(Face[AsyncEvents]):
     __doc__ = AsyncEvents.__doc__
 
     send = called(AsyncEvents.send)
+    send_tool_outputs = called(AsyncEvents.send_tool_outputs)
     interrupt = called(AsyncEvents.interrupt)
     stream = streamed(AsyncEvents.stream)
+    stream_tool_outputs = streamed(AsyncEvents.stream_tool_outputs)
     follow = followed(AsyncEvents.follow)
     list = paged(AsyncEvents.list)
     get = called(AsyncEvents.get)
+    hide = called(AsyncEvents.hide)
+    unhide = called(AsyncEvents.unhide)
+    delete = called(AsyncEvents.delete)
+
+
+class Inputs(Face[AsyncInputs]):
+    __doc__ = AsyncInputs.__doc__
+
+    list = called(AsyncInputs.list)
+    withdraw = called(AsyncInputs.withdraw)
 
 
 class Turns(Face[AsyncTurns]):
@@ -231,6 +245,7 @@ class Client(Face[AsyncClient]):
         self.agents = Agents(portal, client.agents)
         self.sessions = Sessions(portal, client.sessions)
         self.events = Events(portal, client.events)
+        self.inputs = Inputs(portal, client.inputs)
         self.turns = Turns(portal, client.turns)
 
     def __repr__(self) -> str:

@@ -18,8 +18,18 @@ from sessile.client.sse import Frame as SseFrame
 from sessile.client.sse import FrameTooLarge, SseParser
 from sessile.client.transport import Response
 from sessile.client.unknown import unknown
+from sessile.wire import ids
 from sessile.wire.errors import SessileError
-from sessile.wire.events import StreamEnd, StreamError, StreamFrame, StreamingAgentOutput, TurnError
+from sessile.wire.events import (
+    ClientToolPendingEvent,
+    InputMessageEvent,
+    PendingToolCall,
+    StreamEnd,
+    StreamError,
+    StreamFrame,
+    StreamingAgentOutput,
+    TurnError,
+)
 from sessile.wire.sessions import StopReason
 
 _REUSE_SECONDS = 0.1
@@ -36,6 +46,7 @@ class Told(Struct):
     stop_reason: StopReason | None = None
     error: TurnError | None = None
     reason: str | None = None
+    pending_calls: list[PendingToolCall] = []
 
 
 class TurnState:
@@ -45,12 +56,12 @@ class TurnState:
 
     @property
     def turn_id(self) -> str:
-        """The turn; empty until the stream is entered."""
+        """The turn; empty until the stream is entered, or as long as nobody knows which one takes the input."""
         return self._told.turn_id
 
     @property
     def event_id(self) -> str:
-        """The durable input; empty until the stream is entered."""
+        """The durable input, or the id that it waits under, or first tool output; empty until the stream is entered."""
         return self._told.event_id
 
     @property
@@ -60,8 +71,13 @@ class TurnState:
 
     @property
     def stop_reason(self) -> StopReason | None:
-        """How the turn ended; None while it runs."""
+        """How the turn ended, or `requires_action` when it waits for client tools; None while it runs."""
         return self._told.stop_reason
+
+    @property
+    def pending_calls(self) -> list[PendingToolCall]:
+        """The client tool calls that the turn waits for, once the stream has told them."""
+        return self._told.pending_calls
 
     @property
     def error(self) -> TurnError | None:
@@ -70,7 +86,7 @@ class TurnState:
 
     @property
     def reason(self) -> str | None:
-        """`deleted` when the session was deleted meanwhile, else None."""
+        """Why it ended without the end of a turn: `deleted`, `withdrawn`, or `drain`: the server stops. Else None."""
         return self._told.reason
 
 
@@ -128,6 +144,9 @@ class AsyncTurnStream(TurnState):
             else:
                 await self._read(self._chunks)
         frame = self._frames.popleft()
+        if _is_cut_off(frame):
+            await self._break_off(self._broken("the server stopped"), None)
+            return await anext(self)
         self._note(frame)
         return frame
 
@@ -180,9 +199,10 @@ class AsyncTurnStream(TurnState):
             await self.close()
             raise broken from error
         self._response = response
-        if response.headers.get("x-turn-id", "") != self._told.turn_id:
+        if self._told.turn_id and response.headers.get("x-turn-id", "") != self._told.turn_id:
             await self.close()
             raise broken
+        self._told.turn_id = response.headers.get("x-turn-id", "")
         self._broken_by = None
         self._chunks = aiter(response.chunks())
         self._parser = SseParser()
@@ -206,7 +226,7 @@ class AsyncTurnStream(TurnState):
             except (FrameTooLarge, *UNREADABLE) as error:
                 await self.close()
                 raise self._broken(f"it cannot be read ({error})") from error
-            if self._frames:
+            if self._frames and not _is_cut_off(self._frames[0]):
                 self._failures = 0
 
     async def _break_off(self, broken: StreamBroken, cause: SessileError | None) -> None:
@@ -226,13 +246,22 @@ class AsyncTurnStream(TurnState):
         )
 
     def _note(self, frame: Frame) -> None:
+        if isinstance(frame, InputMessageEvent) and ids.is_same_input(frame.id, self._told.event_id):
+            self._told.turn_id, self._told.event_id = frame.turn_id, frame.id
         if isinstance(frame, StreamError):
             self._told.error = TurnError(frame.code, " ".join(frame.messages))
+        elif isinstance(frame, ClientToolPendingEvent):
+            self._told.pending_calls = frame.pending_calls
         elif isinstance(frame, StreamEnd):
             self._over = True
             self._told.status = frame.status or "stopped"
             self._told.stop_reason = frame.stop_reason or None
             self._told.reason = frame.reason or None
+
+
+def _is_cut_off(frame: Frame) -> bool:
+    """Whether it says that the server stops, and that another or the next one goes on with the turn."""
+    return isinstance(frame, StreamEnd) and frame.reason == "drain"
 
 
 def _frame(frame: SseFrame) -> Frame:

@@ -44,6 +44,7 @@ def normalize(request: Document) -> Document:
     document["first_step"] = _first_step(document)
     document["first_step_name"] = document["first_step"]["name"]
     _raise_if(dict(_name_errors(document)))
+    _raise_if(dict(_schema_errors(document)))
     _raise_if(dict(_size_errors(document)))
     return document
 
@@ -85,9 +86,19 @@ def active_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def client_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Configuration name and tool name of every enabled `client` configuration."""
+    return [
+        (name, configuration["tool_id"].removeprefix(_TOOL_PREFIX))
+        for name, configuration in document["tool_configurations"].items()
+        if configuration["type"] == "client" and configuration.get("enabled", True)
+    ]
+
+
 def inactive_tools(document: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
     """Name and type of every configuration that no model is offered; `known` are the tools of this server."""
     active = {name for name, tool in active_tools(document) if tool in known}
+    active.update(name for name, _ in client_tools(document))
     configurations = document["tool_configurations"]
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
@@ -220,6 +231,14 @@ def _name_errors(document: Document) -> Iterator[tuple[str, str]]:
         for field, target in targets:
             if target != first and target not in steps:
                 yield field, f"There is no step {target[:100]!r}."
+
+
+def _schema_errors(document: Document) -> Iterator[tuple[str, str]]:
+    """Arguments of a client tool that are no object: no model could write them."""
+    for name, configuration in document["tool_configurations"].items():
+        schema = configuration.get("input_schema", {}) if configuration["type"] == "client" else {}
+        if schema.get("type", "object") != "object":
+            yield f"tool_configurations.{name}.input_schema", "The arguments of a tool are an object."
 
 
 def _size_errors(document: Document) -> Iterator[tuple[str, str]]:

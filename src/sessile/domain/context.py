@@ -62,9 +62,10 @@ _Item = UserMessage | _Answer | _Interrupt
 class _Turn:
     """What was said in one turn; its messages are made once, and again after a change."""
 
-    __slots__ = ("_messages", "chars", "items")
+    __slots__ = ("_messages", "chars", "id", "items")
 
-    def __init__(self) -> None:
+    def __init__(self, id: str = "") -> None:
+        self.id = id
         self.items: list[_Item] = []
         self.chars = 0
         self._messages: list[Message] | None = None
@@ -83,7 +84,8 @@ class Conversation:
     """The events of a log as the messages of a model, event by event.
 
     Hidden events are left out, and with one half of a tool call the other; they are added all the same, because they
-    separate answers and because a hidden half of a call must be known to hide the other. A turn starts at an input.
+    separate answers and because a hidden half of a call must be known to hide the other. A turn starts at an input;
+    more inputs may join it.
     """
 
     def __init__(self) -> None:
@@ -128,9 +130,7 @@ class Conversation:
             case InputMessageEvent():
                 self._answer = None
                 if not event.hidden:
-                    self._settle(self._turns[-1])
-                    self._turns.append(_Turn())
-                    self._turns[-1].items.append(UserMessage("\n".join(map(_line, event.messages))))
+                    self._hear(event)
             case ThinkingEvent():
                 if self._answer is not None and self._answer.output_id not in (None, event.output_id):
                     self._answer = None
@@ -159,6 +159,14 @@ class Conversation:
                 self._answer = None
             case _:
                 pass
+
+    def _hear(self, event: InputMessageEvent) -> None:
+        """An input opens a turn, or joins the turn that it belongs to."""
+        if not event.turn_id or event.turn_id != self._turns[-1].id:
+            self._settle(self._turns[-1])
+            self._turns.append(_Turn(event.turn_id))
+        self._turns[-1].items.append(UserMessage("\n".join(map(_line, event.messages))))
+        self._turns[-1].changed()
 
     def _current(self, output_id: str | None) -> _Answer:
         """The answer that is being read; another `output_id` starts a new one."""
@@ -189,7 +197,10 @@ def _messages(items: list[_Item]) -> list[Message]:
     messages: list[Message] = []
     for item in items:
         if isinstance(item, UserMessage):
-            messages.append(item)
+            if messages and isinstance(messages[-1], UserMessage):
+                messages[-1] = UserMessage(f"{messages[-1].content}\n{item.content}")
+            else:
+                messages.append(item)
             continue
         if isinstance(item, _Interrupt):
             if messages and not isinstance(messages[-1], AssistantMessage):

@@ -7,6 +7,10 @@ from msgspec.structs import force_setattr
 from sessile.wire import codec
 from sessile.wire.events import AnyEvent, Event
 
+VISIBLE, COMPACTED, HIDDEN, DELETED = range(4)
+"""Who may see an event: all; all but the model, and who asks for hidden ones, because a summary covers it (COMPACTED)
+or a caller hid it (HIDDEN); nobody, because its text was erased."""
+
 _decode = Decoder(AnyEvent).decode
 """Decodes a body, which has no envelope: what is stored was checked when it came in."""
 
@@ -28,9 +32,19 @@ class Entry(Struct, frozen=True):
     type: str
     created_at: int
     """Microseconds since the epoch."""
-    hidden: bool
+    visibility: int
     body: bytes
     _json: bytes | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether only who asks for hidden events sees it."""
+        return self.visibility != VISIBLE
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it was deleted: it keeps its place in the log, and nobody outside sees it."""
+        return self.visibility == DELETED
 
     @property
     def json(self) -> bytes:
@@ -39,7 +53,8 @@ class Entry(Struct, frozen=True):
             envelope = (
                 f'{{"id":"{self.id}","session_key":"{self.session_key}",'
                 f'"created_at":"{codec.rfc3339(self.created_at)}","sequence":{self.sequence},'
-                f'"turn_id":"{self.turn_id}",' + ('"hidden":true,' if self.hidden else "")
+                + (f'"turn_id":"{self.turn_id}",' if self.turn_id else "")
+                + ('"hidden":true,' if self.hidden else "")
             )
             force_setattr(self, "_json", envelope.encode() + self.body[1:])
         return self._json  # type: ignore[return-value]

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from sessile.wire.events import (
     RECORD_TYPES,
     AnyEvent,
+    ClientToolPendingEvent,
     ToolInputEvent,
     ToolOutputEvent,
     TurnEndedRecord,
@@ -21,6 +22,7 @@ class SessionState(Struct):
     status: Status = "unstarted"
     stop_reason: StopReason | None = None
     running_turn: str | None = None
+    """The turn that runs, or waits for client tools."""
     last_sequence: int = 0
     last_event_id: str | None = None
     open_tool_calls: dict[str, ToolInputEvent] = field(default_factory=dict)
@@ -45,4 +47,8 @@ def fold(events: Iterable[AnyEvent], state: SessionState | None = None) -> Sessi
                 state.open_tool_calls[event.tool_call_id] = event
             case ToolOutputEvent():
                 state.open_tool_calls.pop(event.tool_call_id, None)
+                if state.stop_reason == "requires_action" and not state.open_tool_calls:
+                    state.status, state.stop_reason = "running", None
+            case ClientToolPendingEvent():
+                state.status, state.stop_reason = "stopped", "requires_action"
     return state

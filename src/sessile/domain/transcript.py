@@ -7,6 +7,10 @@ from sessile.domain.session import SessionState, fold
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ClientToolPendingEvent,
+    EventDeletedRecord,
+    EventHiddenRecord,
+    EventUnhiddenRecord,
     InputMessageEvent,
     ThinkingEvent,
     ToolInputEvent,
@@ -66,14 +70,17 @@ class TranscriptCheck:
         if event.sequence != self.state.last_sequence + 1:
             yield "sequence_gap", f"The event before has the sequence {self.state.last_sequence}."
         match event:
-            case InputMessageEvent():
+            case EventHiddenRecord() | EventUnhiddenRecord() | EventDeletedRecord():
                 return
+            case InputMessageEvent():
+                if self._turn and event.turn_id != self._turn:
+                    yield "outside_turn", f"The turn {self._turn} runs, and this input does not join it."
             case TurnStartedRecord():
                 yield from self._broken_start(event)
             case _ if event.turn_id != self._turn:
                 yield "outside_turn", f"It belongs to the turn {event.turn_id}, which does not run here."
             case TurnEndedRecord():
-                if self.state.open_tool_calls and event.stop_reason != "requires_action":
+                if self.state.open_tool_calls:
                     yield "call_open_at_end", f"No output answers {self._open()}."
             case ThinkingEvent() | AgentOutputEvent():
                 yield from self._broken_answer(event)
@@ -83,6 +90,9 @@ class TranscriptCheck:
             case ToolOutputEvent():
                 if event.tool_call_id not in self.state.open_tool_calls:
                     yield "output_without_call", f"No call {event.tool_call_id!r} is open."
+            case ClientToolPendingEvent():
+                if [call.event_id for call in event.pending_calls] != self._open_ids() or not event.pending_calls:
+                    yield "pending_mismatch", f"The calls that are open are others: {self._open() or 'none'}."
 
     def _broken_start(self, event: TurnStartedRecord) -> Iterator[tuple[str, str]]:
         if self._turn:
@@ -100,7 +110,8 @@ class TranscriptCheck:
         self.state = fold([event], self.state)
         match event:
             case InputMessageEvent():
-                self._waiting[event.id] = event
+                if event.turn_id != self._turn:
+                    self._waiting[event.id] = event
             case TurnStartedRecord():
                 self._waiting.pop(event.input_event_id, None)
                 self._turn, self._final = event.turn_id, False
@@ -113,6 +124,9 @@ class TranscriptCheck:
             case ToolInputEvent():
                 self._called.add(event.tool_call_id)
                 self._final = False
+
+    def _open_ids(self) -> list[str]:
+        return [call.id for call in self.state.open_tool_calls.values()]
 
     def _open(self) -> str:
         return ", ".join(repr(call) for call in self.state.open_tool_calls)

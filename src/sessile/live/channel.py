@@ -11,6 +11,8 @@ from sessile.wire.events import AnyEvent, LiveFrame, StreamingAgentOutput, Strea
 
 MAX_LAG_BYTES = 1024 * 1024
 """A follower that is further behind loses its place, so that the chain behind the slowest one stays bounded."""
+ENDS_TURN = frozenset({"turn_ended", "client_tool_pending"})
+"""Durable events after which nothing of the turn happens here, for good or until a client has answered."""
 ENDS_OUTPUT = frozenset({"agent_output", "turn_ended"})
 """Durable events after which no text is in flight."""
 _INSPECTION_BYTES = 64 * 1024
@@ -63,12 +65,17 @@ class Node:
 
 
 class Place:
-    """Where a follower stands in the chain; `node` is None once it was too slow and has lost its place."""
+    """Where a follower stands in the chain; `node` is None once it was too slow and has lost its place.
 
-    __slots__ = ("node",)
+    `awaits`: the id of the input whose turn it waits for, if that may be withdrawn; `withdrawn`: whether it was.
+    """
+
+    __slots__ = ("awaits", "node", "withdrawn")
 
     def __init__(self, node: Node) -> None:
         self.node: Node | None = node
+        self.awaits: str | None = None
+        self.withdrawn = False
 
 
 class Channel:
@@ -99,8 +106,9 @@ class Channel:
         """Link durable events."""
         for entry in entries:
             self._link(Node(entry, None, self.tail.position + len(entry.body) + _FRAME_OVERHEAD))
-            self.head = entry.sequence
-            self.running = entry.type != "turn_ended"
+            self.head = max(entry.sequence, self.head or 0)
+            if entry.turn_id:
+                self.running = entry.type not in ENDS_TURN
             if entry.type in ENDS_OUTPUT:
                 self._forget_output()
         self.wake()
@@ -125,6 +133,12 @@ class Channel:
         self.log_head = log_head
         if log_head > (self.head or 0):
             self.wake()
+
+    def withdraw(self, event_id: str) -> None:
+        """End the followers that wait for the turn of this input."""
+        for place in self.places:
+            place.withdrawn = place.withdrawn or place.awaits == event_id
+        self.wake()
 
     def close(self, reason: str) -> None:
         """End all followers."""

@@ -33,6 +33,11 @@ class Hub:
         """An ephemeral frame of the running turn."""
         self._channel(session_id).publish(frame)
 
+    def withdrawn(self, session_id: int, event_id: str) -> None:
+        """An input that waited was withdrawn: end those who wait for its turn."""
+        if (channel := self._channels.get(session_id)) is not None:
+            channel.withdraw(event_id)
+
     def close_session(self, session_id: int) -> None:
         """The session is gone: end its followers."""
         channel = self._channels.pop(session_id, None)
@@ -55,18 +60,26 @@ class Hub:
             channel.close("drain")
 
     def follow(
-        self, session_id: int, cursor: int, *, deltas: bool = True, joins: bool = False, agent_id: int | None = None
+        self,
+        session_id: int,
+        cursor: int,
+        *,
+        deltas: bool = True,
+        joins: bool = False,
+        agent_id: int | None = None,
+        awaits: str | None = None,
     ) -> Tail:
         """Follow a session from the event after `cursor` on. The caller closes the tail.
 
         Without `deltas` ephemeral frames wake nobody; they may still come along with a durable event. A follower who
         `joins` gets the text so far of an output in flight, and names the agent, whose end is the end of its followers.
+        One that `awaits` an input ends when that is withdrawn.
         """
         channel = self._channel(session_id)
         channel.agent_id = agent_id or channel.agent_id
         if self._draining:
             channel.close("drain")
-        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins)
+        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins, awaits)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
         tail.on_leave = lambda: self._drop_if_idle(session_id)

@@ -35,10 +35,12 @@ class Tail:
         heartbeat_seconds: float,
         deltas: bool = True,
         joins: bool = False,
+        awaits: str | None = None,
     ) -> None:
         self.on_leave: Callable[[], None] = lambda: None
         self._channel = channel
         self._place = channel.attach()
+        self._place.awaits = awaits
         if joins or channel.head is None or channel.head > cursor:
             self._place.node = None
         self._store = store
@@ -59,7 +61,7 @@ class Tail:
     @property
     def closed(self) -> str | None:
         """Why nothing more will come, or None."""
-        return self._channel.closed
+        return "withdrawn" if self._place.withdrawn else self._channel.closed
 
     async def next(self) -> list[Node]:
         """Wait for something new. An empty list is a heartbeat, or the end when `closed` is set.
@@ -71,7 +73,7 @@ class Tail:
                 settled = await self._advance()
             except StorageUnavailable:
                 settled = True
-            if self._ready or self._channel.closed:
+            if self._ready or self.closed:
                 nodes, self._ready = self._ready, []
                 return nodes
             if self._beat:

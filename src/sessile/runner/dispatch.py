@@ -11,6 +11,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sessile.domain import client_tools
 from sessile.domain.messages import ToolCall, ToolSpec
 from sessile.ports import Tool, ToolFault
 from sessile.wire import codec, ids
@@ -29,10 +30,11 @@ _log = structlog.get_logger()
 
 
 class OfferedTool(Struct, frozen=True):
-    """A tool as an agent offers it to its model, under the name of its configuration."""
+    """A tool as an agent offers it, under the name of its configuration. Without `tool` a client runs it."""
 
     configuration_name: str
-    tool: Tool
+    tool_name: str
+    tool: Tool | None
     spec: ToolSpec
 
 
@@ -50,7 +52,10 @@ class ToolOutcome(Struct, frozen=True):
 
 
 class PreparedCall(Struct, frozen=True, kw_only=True):
-    """A call that is ready to run, or one that already has an `outcome` because it cannot be run."""
+    """A call that is ready to run, or one that already has an `outcome` because it cannot be run.
+
+    One with neither `tool` nor `outcome` waits for a client.
+    """
 
     id: str
     configuration_name: str
@@ -58,6 +63,11 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
     tool: Tool | None = None
     outcome: ToolOutcome | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a client has to answer it."""
+        return self.tool is None and self.outcome is None
 
     def event(self) -> ToolInputEvent:
         """The `tool_input` event, to be made durable before `execute`."""
@@ -72,7 +82,13 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
 def offer(name: str, configuration: Mapping[str, Any], tool: Tool) -> OfferedTool:
     """A tool under the name of its configuration, whose own description, if any, stands before the tool's."""
     own = configuration.get("description") or configuration.get("description_template")
-    return OfferedTool(name, tool, ToolSpec(name, own or tool.description, tool.parameters))
+    return OfferedTool(name, tool.name, tool, ToolSpec(name, own or tool.description, tool.parameters))
+
+
+def offer_client(name: str, tool_name: str, configuration: Mapping[str, Any]) -> OfferedTool:
+    """A tool that a client runs, as its configuration describes it."""
+    spec = ToolSpec(name, client_tools.description(configuration), client_tools.input_schema(configuration))
+    return OfferedTool(name, tool_name, None, spec)
 
 
 def prepare_all(calls: Sequence[ToolCall], offered: Mapping[str, OfferedTool]) -> list[PreparedCall]:
@@ -103,7 +119,7 @@ def prepare(call: ToolCall, offered: Mapping[str, OfferedTool]) -> PreparedCall:
     return PreparedCall(
         id=call.id if _is_storable(call.id) else ids.tool_call_id(),
         configuration_name=name,
-        tool_name=found.tool.name if found else name,
+        tool_name=found.tool_name if found else name,
         arguments=arguments,
         tool=found.tool if found else None,
         outcome=outcome,
@@ -113,7 +129,8 @@ def prepare(call: ToolCall, offered: Mapping[str, OfferedTool]) -> PreparedCall:
 def take_up(open_calls: Iterable[ToolInputEvent], offered: Mapping[str, OfferedTool]) -> list[PreparedCall]:
     """Calls that a crash has left without an output: those of idempotent tools are run again, no others.
 
-    Whether another one took effect nobody knows, so its outcome is that (`tool_outcome_unknown`).
+    Whether another one took effect nobody knows, so its outcome is that (`tool_outcome_unknown`). One that a client is
+    to answer waits again.
     """
     return [_taken_up(event, offered.get(event.tool_configuration_name)) for event in open_calls]
 
@@ -132,6 +149,7 @@ async def execute(
             ended(finalize(call, outcome))
         return outcome
 
+    assert not any(call.waits for call in calls), "a client's call is not run here"
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(run(call)) for call in calls]
     return [task.result() for task in tasks]
@@ -148,14 +166,16 @@ def unanswered(call_event: ToolInputEvent, code: str, reason: str) -> ToolOutput
 
 
 def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
-    again = found.tool if found and found.tool.name == event.tool_name and found.tool.idempotent else None
+    same = found if found and found.tool_name == event.tool_name else None
+    again = same.tool if same and same.tool and same.tool.idempotent else None
+    waits = same is not None and same.tool is None
     return PreparedCall(
         id=event.tool_call_id,
         configuration_name=event.tool_configuration_name,
         tool_name=event.tool_name,
         arguments=event.tool_input,
         tool=again,
-        outcome=None if again else _failure("tool_outcome_unknown", _UNKNOWN_OUTCOME),
+        outcome=None if again or waits else _failure("tool_outcome_unknown", _UNKNOWN_OUTCOME),
     )
 
 

@@ -36,7 +36,7 @@ class Histories:
         """The history of a claimed turn, its own input last."""
         history = self._forget(claim.session.id)
         if history is None or history.last_sequence != claim.session.last_sequence or history.budget != budget:
-            history = await self._read(claim, budget)
+            history = await self.read(claim.session.id, budget, claim.session.last_sequence)
         if claim.opened:
             history.conversation.add(claim.opened[0].event())
             history.last_sequence = claim.opened[-1].sequence
@@ -57,23 +57,27 @@ class Histories:
             self._chars -= history.chars
         return history
 
-    async def _read(self, claim: Claim, budget: int) -> History:
-        """Read the log backwards until the budget is spent, and start at an input.
+    async def read(self, session_id: int, budget: int, through: int | None = None) -> History:
+        """Read the log backwards, from its end or from a place, until the budget is spent, and start at an input.
 
-        Hidden events are read too: one half of a tool call may be hidden.
+        The newest input is always read, with all that follows. Hidden and deleted events are read too: one half of a
+        tool call may be hidden.
         """
         entries: list[Entry] = []
-        left = budget
-        cursor = claim.session.last_sequence + 1 if claim.session.last_sequence else None
-        while cursor is not None and left > 0:
-            query = EventQuery(cursor=cursor, limit=_PAGE, order="desc", records=True, include_hidden=True)
-            page = await self._store.read_log(claim.session.id, query)
+        left, begun = budget, False
+        cursor = None if through is None else through + 1
+        more = through != 0
+        while more and (left > 0 or not begun):
+            query = EventQuery(cursor=cursor, limit=_PAGE, order="desc", records=True, include_deleted=True)
+            page = await self._store.read_log(session_id, query)
             entries += page.rows
             left -= sum(len(entry.body) for entry in page.rows)
-            cursor = page.next
-        while cursor is not None and entries and entries[-1].type != "input_message":
+            begun = begun or any(entry.type == "input_message" for entry in page.rows)
+            cursor, more = page.next, page.next is not None
+        last = entries[0].sequence if entries else 0
+        while more and entries and entries[-1].type != "input_message":
             entries.pop()
-        history = History(budget, last_sequence=claim.session.last_sequence)
+        history = History(budget, last_sequence=last)
         for entry in reversed(entries):
             history.conversation.add(entry.event())
         return history

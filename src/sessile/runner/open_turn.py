@@ -1,15 +1,17 @@
 """A turn that is being written: its fence, its totals, what is in flight. Every append of a turn goes through here."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
+from msgspec import Struct
 
-from sessile.domain.log import Draft, draft
+from sessile.domain.client_tools import pending
+from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.ports import Clock, LiveSink, Store
-from sessile.rows import Claim, TurnEnd, TurnProgress
+from sessile.rows import Appended, Claim, TurnEnd, TurnProgress
 from sessile.runner import dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
@@ -25,10 +27,19 @@ from sessile.wire.events import (
 )
 from sessile.wire.sessions import SessionContextUsage, StopReason, Usage
 
-_STORAGE_RETRY_SECONDS = 1.0
+STORAGE_RETRY_SECONDS = 1.0
 _ENDED = ("turn_ended", "The turn ended before the tool did.")
 _INTERRUPTED = ("turn_interrupted", "The turn was interrupted before the tool had ended; its outcome is unknown.")
 _log = structlog.get_logger("sessile.runner")
+
+
+class _Park(Struct, frozen=True):
+    """The last write of a turn that waits for outputs to these events."""
+
+    outstanding: list[str]
+
+
+_Last = TurnEnd | _Park
 
 
 class OpenTurn:
@@ -50,10 +61,16 @@ class OpenTurn:
         """Model calls whose answers are in the log."""
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
+        self.log_changed = False
+        """Whether others wrote to the log since the turn read it: it reads again before it calls a model."""
         self.stopping = False
-        """Whether the turn is to end now, come what may: it no longer waits for the store."""
+        """Whether the turn is to be left now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
         """Whether a caller wants the turn stopped; that is in the store already."""
+        self.steered = False
+        """Whether inputs may wait to join the turn before its next model call."""
+        self.next: Claim | None = None
+        """The turn that the end of this one has started."""
         self._cancellable = False
         self._committing = False
         self._store = store
@@ -86,7 +103,14 @@ class OpenTurn:
 
     async def append(self, events: Sequence[AnyEvent]) -> None:
         """Append events; they get their envelopes and join the history."""
-        await self._commit(events, None)
+        await self._append(events, None)
+
+    async def park(self, outputs: Sequence[ToolOutputEvent]) -> None:
+        """Append outputs and leave the turn, in one commit, until clients have answered the calls that are left."""
+        answered = {output.tool_call_id for output in outputs}
+        left = [call for call_id, call in self.open_calls.items() if call_id not in answered]
+        await self._append([*outputs, pending(left)], _Park([call.id for call in left]))
+        self.history = None
 
     async def end(
         self, stop_reason: StopReason, events: Sequence[AnyEvent] = (), error: TurnError | None = None
@@ -100,11 +124,17 @@ class OpenTurn:
             for call_id, call in self.open_calls.items()
             if call_id not in answered
         ]
-        await self._commit([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
+        await self._append([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
 
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
+
+    async def keep_outputs(self) -> None:
+        """Append what tools have answered while others still run, so that nobody has to guess it later."""
+        outputs = [self.outputs[call_id] for call_id in self.open_calls if call_id in self.outputs]
+        if outputs:
+            await self._when_possible(self._writing(outputs, None))
 
     async def break_off(self, error: TurnError) -> None:
         """End the turn as interrupted, or else with the error, keeping what was shown of the answer as partial."""
@@ -135,43 +165,76 @@ class OpenTurn:
         if first and self._cancellable and not self._committing:
             task.cancel()
 
-    async def _commit(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
-        self._committing = True
-        try:
-            await self._write_when_possible(events, end)
-        finally:
-            self._committing = False
-        if (self.stopping or self.interrupted) and end is None:
-            raise asyncio.CancelledError
+    async def take_steering(self) -> None:
+        """Append the inputs that wait to join this turn; they join the history."""
+        self.steered = False
 
-    async def _write_when_possible(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
+        async def write() -> None:
+            entries = await self._store.take_steering(self.claim.fence)
+            self._keep([entry.event() for entry in entries], entries)
+            self._sink.announce(self.claim.session.id, entries)
+
+        await self._commit(write)
+
+    async def _append(self, events: Sequence[AnyEvent], last: _Last | None) -> None:
+        await self._commit(self._writing(events, last), leaves=last is not None)
+
+    def _writing(self, events: Sequence[AnyEvent], last: _Last | None) -> Callable[[], Awaitable[None]]:
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
         )
+
+        async def write() -> None:
+            added = await self._store_it(drafts, progress, last)
+            self.answer = None
+            self.steered = self.steered or added.steered
+            self.next = added.next
+            placed = [entry.placed(event) for event, entry in zip(events, added.entries, strict=False)]
+            self._keep(placed, added.entries)
+            opened = [] if added.next is None else added.next.opened
+            self._sink.announce(self.claim.session.id, [*added.entries, *opened])
+
+        return write
+
+    async def _store_it(self, drafts: list[Draft], progress: TurnProgress, last: _Last | None) -> Appended:
+        if not isinstance(last, _Park):
+            return await self._store.append(self.claim.fence, drafts, progress, last)
+        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding)
+        if entries is None:  # an interrupt was recorded, and its caller is about to tell us
+            self.interrupted = True
+            raise asyncio.CancelledError
+        return Appended(entries)
+
+    async def _commit(self, write: Callable[[], Awaitable[None]], leaves: bool = False) -> None:
+        self._committing = True
+        try:
+            await self._when_possible(write)
+        finally:
+            self._committing = False
+        if (self.stopping or self.interrupted) and not leaves:
+            raise asyncio.CancelledError
+
+    async def _when_possible(self, write: Callable[[], Awaitable[None]]) -> None:
         while True:
+            self._cancellable = False
             try:
-                return await self._write(events, drafts, progress, end)
+                return await write()
             except StorageUnavailable:
                 if self.stopping:
                     raise
                 _log.warning("turn_waits_for_storage")
-                await self._clock.sleep(_STORAGE_RETRY_SECONDS)
+            finally:
+                self._cancellable = True
+            await self._clock.sleep(STORAGE_RETRY_SECONDS)
 
-    async def _write(
-        self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
-    ) -> None:
-        self._cancellable = False
-        try:
-            entries = await self._store.append(self.claim.fence, drafts, progress, end)
-        finally:
-            self._cancellable = True
-        self.answer = None
-        for event, entry in zip(events, entries, strict=False):
-            self._note(entry.placed(event))
+    def _keep(self, events: Sequence[AnyEvent], entries: Sequence[Entry]) -> None:
+        """What was written is in the log now: `events` are the entries without records."""
+        for event in events:
+            self._note(event)
         if self.history is not None and entries:
+            self.log_changed = self.log_changed or entries[0].sequence != self.history.last_sequence + 1
             self.history.last_sequence = entries[-1].sequence
-        self._sink.announce(self.claim.session.id, entries)
 
     def _note(self, event: AnyEvent) -> None:
         if self.history is not None:

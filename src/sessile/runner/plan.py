@@ -11,7 +11,7 @@ from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
 from sessile.ports import Model, Models, Tools
 from sessile.rows import AgentRow
-from sessile.runner.dispatch import OfferedTool, offer
+from sessile.runner.dispatch import OfferedTool, offer, offer_client
 from sessile.wire import codec
 from sessile.wire.agents import AgentModel
 
@@ -50,10 +50,12 @@ class Planner:
         )
 
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:
-        allowed = document["first_step"].get("allowed_tools")
+        configurations, allowed = document["tool_configurations"], document["first_step"].get("allowed_tools")
         offered = {}
         for name, tool_name in agents.active_tools(document):
             tool = self._tools.get(tool_name)
-            if tool is not None and (allowed is None or name in allowed):
-                offered[name] = offer(name, document["tool_configurations"][name], tool)
-        return offered
+            if tool is not None:
+                offered[name] = offer(name, configurations[name], tool)
+        for name, tool_name in agents.client_tools(document):
+            offered[name] = offer_client(name, tool_name, configurations[name])
+        return {name: tool for name, tool in offered.items() if allowed is None or name in allowed}

@@ -7,12 +7,14 @@ from msgspec import Struct
 
 from sessile.domain.turn import history_chars
 from sessile.ports import Clock, LiveSink, Store
+from sessile.rows import Claim
 from sessile.runner import dispatch
 from sessile.runner.history import Histories
 from sessile.runner.model_call import call_model
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Planner
 from sessile.wire import codec
+from sessile.wire.errors import AgentDisabled, SessionDisabled
 from sessile.wire.events import TurnError
 
 
@@ -28,10 +30,13 @@ class TurnEnvironment(Struct, frozen=True):
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
-    """Run a claimed turn to its end: a new one, or one that a crash has left in the middle.
+    """Run a claimed turn to its end or until it waits for client tools: a new one, or one that is under way.
 
-    Raises ModelFault after the last retry, UnknownModel, TemplateInvalid, FenceLost; the worker ends the turn then.
+    Raises ModelFault after the last retry, UnknownModel, TemplateInvalid, FenceLost, and when its input has waited
+    AgentDisabled, SessionDisabled; the worker ends the turn then.
     """
+    if turn.claim.waited:
+        _check_enabled(turn.claim)
     plan = env.planner.plan(turn.claim.agent)
     instructions = plan.instructions.constant
     if instructions is None:
@@ -42,13 +47,22 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
 
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
-        if calls:
-            outcomes = await dispatch.execute(calls, turn.answered)
-            outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
-            if turn.model_calls >= env.max_model_calls:
-                await turn.end("limit", outputs, _too_many(turn.model_calls))
-                return
+        ours = [call for call in calls if not call.waits]
+        outcomes = await dispatch.execute(ours, turn.answered) if ours else []
+        outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(ours, outcomes, strict=True)]
+        if len(ours) < len(calls):
+            await turn.park(outputs)
+            return
+        if turn.model_calls >= env.max_model_calls:
+            await turn.end("limit", outputs, _too_many(turn.model_calls))
+            return
+        if outputs:
             await turn.append(outputs)
+        if turn.steered:
+            await turn.take_steering()
+        while turn.log_changed:
+            turn.log_changed = False
+            history = turn.history = await env.histories.read(turn.claim.session.id, budget)
         messages = history.conversation.messages(instructions, budget)
         answer = await call_model(turn, plan, messages, env.clock)
         turn.model_calls += 1
@@ -57,6 +71,13 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
             return
         calls = dispatch.prepare_all(answer.tool_calls, plan.offered)
         await turn.append([*answer.events(), *(call.event() for call in calls)])
+
+
+def _check_enabled(claim: Claim) -> None:
+    if not claim.agent.enabled:
+        raise AgentDisabled(f"The agent {claim.agent.key!r} was disabled while the input waited.")
+    if not claim.session.enabled:
+        raise SessionDisabled(f"The session {claim.session.key!r} was disabled while the input waited.")
 
 
 def _too_many(calls_made: int) -> TurnError:

@@ -1,6 +1,7 @@
-"""Runs claimed turns as tasks of this process: start, cancel, drain, and what a fault means for a turn."""
+"""Runs claimed turns as tasks of this process: start, cancel, drain, recover, and what a fault means for a turn."""
 
 import asyncio
+import contextlib
 from collections import deque
 
 import structlog
@@ -9,13 +10,12 @@ from structlog.contextvars import bind_contextvars
 from sessile.domain.session import fold
 from sessile.domain.turn import model_calls
 from sessile.ports import ModelFault
-from sessile.rows import Claim, EventQuery
-from sessile.runner.open_turn import OpenTurn
+from sessile.rows import Claim, EventQuery, Fence
+from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
 from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
 
-_SHUTDOWN = TurnError(code="server_shutdown", message="The server was stopped while the turn was running.")
 MAX_TAKES = 5
 """How many processes may run a turn, one after the other."""
 _RESTARTED = TurnError(
@@ -36,11 +36,17 @@ class Worker:
         self._running: dict[int, Running] = {}
         self._early = deque[str](maxlen=_REMEMBERED)
         """Turns that were interrupted and do not run here: they have ended, or their claim is still on its way."""
-        self._deadline: float | None = None
-        """When the drain gives up; None while there is none."""
+        self._leave_at: float | None = None
+        """When the drain stops waiting for turns; None while there is none."""
+        self._deadline = 0.0
+        """When it stops waiting for those that it stops."""
+        self._leaving = False
+        """Whether turns are left to the next start."""
+        self._abandoned: list[Fence] = []
+        """Turns that were left and not handed over yet."""
 
     def submit(self, claim: Claim) -> None:
-        """Run a claimed turn; while draining, only to end it. Never blocks."""
+        """Run a claimed turn, a new one or one that is under way. Never blocks."""
         self._start(self._open(claim))
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
@@ -51,27 +57,46 @@ class Worker:
         else:
             self._early.append(turn_id)
 
+    def log_changed(self, session_id: int) -> None:
+        """Events of a session were hidden, unhidden or deleted: its turn reads the log again before a model call."""
+        if session_id in self._running:
+            self._running[session_id][0].log_changed = True
+
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
+        turn, _ = self._running.get(session_id, (None, None))
+        if turn is not None:
+            turn.steered = True
+
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
-        await self._cancel([self._running[session_id]] if session_id in self._running else [])
+        while session_id in self._running:  # its end may have started the next one before the session was gone
+            await self._cancel([self._running[session_id]])
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
-        running = [(turn, task) for turn, task in self._running.values() if turn.claim.agent.id == agent_id]
-        await self._cancel(running)
-        for turn, _ in running:
-            self._env.sink.close_session(turn.claim.session.id)
+        gone = {turn.claim.session.id for turn, _ in self._running.values() if turn.claim.agent.id == agent_id}
+        while running := [self._running[session_id] for session_id in gone if session_id in self._running]:
+            await self._cancel(running)
+        for session_id in gone:
+            self._env.sink.close_session(session_id)
 
-    async def drain(self, seconds: float) -> None:
-        """End all running turns with `server_shutdown`, and those that are still submitted.
+    async def drain(self, patience: float, seconds: float) -> None:
+        """Let turns go on for so long; leave those that have not ended then to the next start, which goes on with them.
 
-        What has not ended in time is left to the next start. A second drain waits no longer than the first.
+        The turn of an input that has waited is left too. What runs by then is stopped within `seconds`. A second drain
+        waits no longer than the first.
         """
-        loop = asyncio.get_running_loop()
-        if self._deadline is None:
-            self._deadline = loop.time() + seconds
-        while self._running and (left := self._deadline - loop.time()) > 0:
+        now = asyncio.get_running_loop().time
+        if self._leave_at is None:
+            self._leave_at = now() + patience
+            self._deadline = self._leave_at + seconds
+        while self._running and (left := self._leave_at - now()) > 0:
+            await asyncio.wait([task for _, task in self._running.values()], timeout=left)
+        self._leaving = True
+        while self._running and (left := self._deadline - now()) > 0:
             await self._cancel(list(self._running.values()), left)
+        await self._hand_over()
 
     async def recover(self) -> int:
         """Go on with every turn that an earlier process left running; returns how many there were.
@@ -79,37 +104,76 @@ class Worker:
         A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
         what ends them.
         """
-        claims = await self._env.store.take_unfinished_turns()
+        return await self._take_up(await self._env.store.take_unfinished_turns())
+
+    async def keep_leases(self, lease_seconds: float) -> None:
+        """Look after leases three times a lease, until it is cancelled."""
+        while True:
+            await self._env.clock.sleep(lease_seconds / 3)
+            try:
+                await self.tend_leases()
+            except StorageUnavailable:
+                _log.warning("leases_wait_for_storage")
+            except Exception:  # a defect here must not end what keeps all turns
+                _log.exception("leases_failed")
+
+    async def tend_leases(self) -> None:
+        """Renew the leases of the turns that run here, stop those that are another's, and take up what nobody renews.
+
+        The order matters: a turn that runs here is renewed before it can be taken for one that nobody runs. Raises
+        StorageUnavailable.
+        """
+        held = {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
+        lost = await self._env.store.renew(held) if held else ()
+        for turn, task in map(held.__getitem__, lost):
+            turn.cancel(task)  # what it still writes is refused
+        if self._leave_at is None:
+            await self._take_up(await self._env.store.take_expired_turns())
+
+    async def _take_up(self, claims: list[Claim]) -> int:
         for claim in claims:
             turn = self._open(claim)
-            turn.open_calls, turn.model_calls = await self._left(claim)
-            _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.fence.token)
-            if claim.interrupted or claim.fence.token > MAX_TAKES:
+            _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.takes)
+            if claim.interrupted or claim.takes >= MAX_TAKES:
+                await self._read_on(turn)
                 await turn.break_off(_RESTARTED)
+                self._go_on(turn)
             else:
                 self._start(turn)
         return len(claims)
 
     def _start(self, turn: OpenTurn) -> None:
+        known, _ = self._running.get(turn.claim.session.id, (None, None))
+        if known is not None and known.turn_id == turn.turn_id and known.claim.fence.token > turn.claim.fence.token:
+            return  # a claim that came so late that the turn was taken up meanwhile
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:
             turn.interrupt(task)
-        if self._deadline is not None:
+        if self._leaving:
             turn.cancel(task)
 
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
         try:
+            if not turn.claim.opened:
+                await self._read_on(turn)
             turn.begin()
             await run_turn(turn, self._env)
-            if turn.history is not None:
+            if turn.history is not None and not turn.log_changed:
                 self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
             _log.info("turn_lost")
         except asyncio.CancelledError:
-            turn.stopping = turn.stopping or not turn.interrupted  # an interrupted turn still waits for the store
-            await self._fail(turn, _SHUTDOWN)
+            if turn.interrupted:
+                await self._fail(turn, _INTERNAL)
+            else:
+                await self._leave(turn)
+        except StorageUnavailable as error:
+            if turn.stopping:
+                await self._leave(turn)
+            else:
+                await self._fail(turn, TurnError(code=error.code, message=error.message))
         except ModelFault as fault:
             await self._fail(turn, TurnError(code=fault.code, message=fault.message))
         except SessileError as error:
@@ -119,6 +183,16 @@ class Worker:
             await self._fail(turn, _INTERNAL)
         finally:
             self._forget(turn)
+            self._go_on(turn)
+
+    def _go_on(self, ended: OpenTurn) -> None:
+        """Run the turn that the end of another one has started. While draining, it is left to the next start."""
+        if ended.next is None:
+            return
+        if self._leave_at is None:
+            self._start(self._open(ended.next))
+        else:
+            self._abandoned.append(ended.next.fence)
 
     async def _fail(self, turn: OpenTurn, error: TurnError) -> None:
         try:
@@ -130,11 +204,46 @@ class Worker:
         except FenceLost:
             _log.info("turn_lost")
         except StorageUnavailable:
-            _log.error("turn_left_to_the_next_start")
+            await self._leave(turn)
         except Exception:  # what was shown cannot be kept; the turn must end all the same
             _log.exception("turn_failed")
             turn.outputs.clear()
             await turn.end("error", (), _INTERNAL)
+
+    async def _leave(self, turn: OpenTurn) -> None:
+        """Stop where the log is: whoever takes the turn up next goes on from there, unless its session is gone."""
+        turn.stopping = True
+        try:
+            await turn.keep_outputs()
+        except FenceLost:
+            _log.info("turn_lost")
+            return
+        except StorageUnavailable:
+            pass
+        if self._leaving:
+            self._abandoned.append(turn.claim.fence)
+            _log.warning("turn_left_to_the_next_start")
+
+    async def _hand_over(self) -> None:
+        """A turn that is left on purpose has not ended its process; without the store it is taken for that."""
+        left = self._abandoned + [turn.claim.fence for turn, _ in self._running.values()]
+        self._abandoned = []
+        with contextlib.suppress(StorageUnavailable):
+            if left:
+                await self._env.store.hand_over(left)
+
+    async def _read_on(self, turn: OpenTurn) -> None:
+        """What a turn that is under way has done so far. It can neither go on nor end without."""
+        turn.steered = True  # whoever was told of inputs that wait does not run it any more
+        while True:
+            try:
+                turn.open_calls, turn.model_calls = await self._left(turn.claim)
+                return
+            except StorageUnavailable:
+                if turn.stopping:
+                    raise
+                _log.warning("turn_waits_for_storage")
+                await self._env.clock.sleep(STORAGE_RETRY_SECONDS)
 
     async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:
         """The turn's tool calls without an output, and how many model calls called tools, from the log."""

@@ -4,16 +4,18 @@ from typing import Any
 
 from msgspec import Struct, json
 
+from sessile.domain.client_tools import pending_call
 from sessile.domain.log import Entry
 from sessile.domain.transcript import TranscriptCheck
 from sessile.ports import Principal, Store
 from sessile.rows import EventQuery, Page, SessionRef, TurnRow
 from sessile.wire import codec
 from sessile.wire.errors import NotFound, UnknownCursor
-from sessile.wire.events import SessionState, Turn, TurnError
+from sessile.wire.events import SessionState, ToolInputEvent, Turn, TurnError
+from sessile.wire.inputs import OutstandingToolCalls
 from sessile.wire.sessions import SessionCheck, Usage, Violation
 
-_EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_hidden": True}
+_EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_deleted": True}
 _MAX_VIOLATIONS = 100
 
 
@@ -40,7 +42,10 @@ class Events:
 
     async def get(self, principal: Principal, agent_key: str, session_key: str, event_id: str) -> Entry:
         """One event. Raises NotFound."""
-        return await self._store.get_event(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
+        entry = await self._store.get_event(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
+        if entry.deleted:
+            raise NotFound(f"The event {event_id!r} was deleted.", id=event_id)
+        return entry
 
     async def check(self, principal: Principal, agent_key: str, session_key: str) -> SessionCheck:
         """Read a whole log and check it against the rules, and the cached state of its session. Raises NotFound.
@@ -61,13 +66,15 @@ class Events:
         if transcript.state.last_sequence != session.last_sequence:
             await self._store.get_session(ref)  # raises when the session was deleted meanwhile
         found += transcript.end()
-        found += transcript.stale(
-            status=session.status,
-            stop_reason=session.stop_reason,
-            last_sequence=session.last_sequence,
-            last_event_id=session.last_event_id,
-            usage=json.decode(session.usage, type=Usage),
-        )
+        cached: dict[str, Any] = {
+            "status": session.status,
+            "stop_reason": session.stop_reason,
+            "last_sequence": session.last_sequence,
+            "last_event_id": session.last_event_id,
+        }
+        if session.running_turn is None:  # a log tells what a turn has used when it ends
+            cached["usage"] = json.decode(session.usage, type=Usage)
+        found += transcript.stale(**cached)
         return SessionCheck(ok=not found, events=session.last_sequence, violations=found[:_MAX_VIOLATIONS])
 
     async def locate(self, principal: Principal, agent_key: str, session_key: str, since: str) -> Attachment:
@@ -100,6 +107,12 @@ class Events:
             last_event_id=session.last_event_id,
         )
 
+    async def outstanding(self, principal: Principal, agent_key: str, session_key: str) -> OutstandingToolCalls:
+        """The client tool calls that wait for an output. Raises NotFound for the session."""
+        entries = await self._store.outstanding_calls(SessionRef(principal.tenant_id, agent_key, session_key))
+        calls = [event for entry in entries if isinstance(event := entry.event(), ToolInputEvent)]
+        return OutstandingToolCalls([pending_call(call) for call in calls])
+
     async def get_turn(self, principal: Principal, agent_key: str, session_key: str, turn_id: str) -> Turn:
         """How a turn stands. Raises NotFound."""
         row = await self._store.get_turn(SessionRef(principal.tenant_id, agent_key, session_key), turn_id)
@@ -111,8 +124,8 @@ def _shown(agent_key: str, session_key: str, row: TurnRow) -> Turn:
         id=row.turn_id,
         session_key=session_key,
         agent_key=agent_key,
-        status="running" if row.running else "stopped",
-        stop_reason=row.stop_reason,
+        status="running" if row.running and not row.parked else "stopped",
+        stop_reason="requires_action" if row.parked else row.stop_reason,
         error=json.decode(row.error, type=TurnError) if row.error else None,
         usage=json.decode(row.usage, type=Usage),
         input_event_id=row.input_event_id,

@@ -6,22 +6,36 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from sessile.domain.client_tools import CallOutput, failed
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
 from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
-from sessile.rows import AgentRow, Claim, Interruption, Once, Rejoined, SessionRef, SessionRow
+from sessile.rows import (
+    AgentRow,
+    Answered,
+    Claim,
+    Interruption,
+    Once,
+    Queued,
+    Rejoined,
+    SessionRef,
+    SessionRow,
+    WaitingInput,
+)
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import InputMessageRequest, InputRequest
-from sessile.wire.limits import MAX_INPUT_CHARS
+from sessile.wire.inputs import Behavior, InputMessageRequest, InputRequest, ToolOutputRequest, ToolSuccess
+from sessile.wire.limits import MAX_INPUT_CHARS, MAX_TOOL_OUTPUT_BYTES
 
 Follower = TypeVar("Follower")
+Accepted = Claim | Rejoined | Queued
+"""What became of an input: its turn starts, it has come before, or it waits."""
 
 _REMEMBERED = 512
 _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
-_UNBUILT_TYPES = ("compact", "tool_output")
+_UNBUILT_TYPES = ("compact",)
 
 
 class Inputs:
@@ -45,17 +59,21 @@ class Inputs:
         agent_key: str,
         session_key: str,
         request: InputMessageRequest,
-        attach: Callable[[Claim | Rejoined], Follower],
+        attach: Callable[[Accepted], Follower],
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> tuple[Claim | Rejoined, Follower]:
+        behavior: Behavior | None = None,
+    ) -> tuple[Accepted, Follower]:
         """Make an input durable and start its turn, which belongs to the session, not to the caller.
 
         `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
         with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
 
+        While a turn runs, an input with a `behavior` waits: to join that turn (`steer`), or for a turn of its own.
+
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        IdempotencyKeyReused, PreconditionFailed, Draining, StorageUnavailable; after any of these nothing was stored.
+        IdempotencyKeyReused, PreconditionFailed, TooManyInputs, InputWithdrawn, Draining, StorageUnavailable; after any
+        of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
         turn.
         """
@@ -63,13 +81,44 @@ class Inputs:
             raise Draining
         event = _event(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match)
+        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
+        if isinstance(claim, Queued):
+            follower = attach(claim)
+            if claim.input.behavior == "steer":
+                self._queue.steer(claim.session.id)
+            return claim, follower
         self._live.announce(claim.session.id, claim.opened)
         follower = attach(claim)
         self._queue.submit(claim)
         return claim, follower
+
+    async def answer_calls(
+        self,
+        principal: Principal,
+        agent_key: str,
+        session_key: str,
+        request: ToolOutputRequest,
+        attach: Callable[[Answered | Rejoined], Follower],
+        once: Once | None = None,
+    ) -> tuple[Answered | Rejoined, Follower]:
+        """Make outputs of client tools durable; the turn goes on when they were the last that it waited for.
+
+        `attach` and `once` as in `accept`, and what it raises, but for PreconditionFailed; and ToolCallNotOutstanding.
+        """
+        if self._draining and once is None:
+            raise Draining
+        outputs = _outputs(request)
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        found = await self._store.answer_calls(ref, outputs, self._admit, once)
+        if isinstance(found, Rejoined):
+            return found, attach(found)
+        self._live.announce(found.session.id, found.opened)
+        follower = attach(found)
+        if found.claim is not None:
+            self._queue.submit(found.claim)
+        return found, follower
 
     async def interrupt(
         self,
@@ -88,8 +137,20 @@ class Inputs:
         if found.turn_id is None:
             return found, None
         follower = attach(found)
-        self._queue.interrupt(found.session.id, found.turn_id)
+        if found.claim is None:
+            self._queue.interrupt(found.session.id, found.turn_id)
+        else:
+            self._queue.submit(found.claim)
         return found, follower
+
+    async def waiting(self, principal: Principal, agent_key: str, session_key: str) -> list[WaitingInput]:
+        """All inputs that wait, in the order of acceptance. Raises NotFound."""
+        return await self._store.list_waiting(SessionRef(principal.tenant_id, agent_key, session_key))
+
+    async def withdraw(self, principal: Principal, agent_key: str, session_key: str, event_id: str) -> None:
+        """Let an input wait no more, and end the answers that wait for its turn. Raises NotFound, InputTaken."""
+        session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
+        self._live.withdrawn(session_id, event_id)
 
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
         """Runs inside the store's commit: it must be quick."""
@@ -119,9 +180,6 @@ def parse(body: Any) -> InputRequest:
             )
         body = {"type": "input_message", **body}
     request: InputRequest = codec.convert(body, _REQUEST)
-    for name in ("since", "behavior"):
-        if getattr(request, name, UNSET) is not UNSET:
-            raise NotSupported(f"{name}: Not supported yet.", field_errors={name: "Not supported yet."})
     return request
 
 
@@ -135,3 +193,17 @@ def _event(request: InputMessageRequest) -> InputMessageEvent:
         reason = f"Longer than {MAX_INPUT_CHARS} characters in all."
         raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})
     return InputMessageEvent(messages=parts, content=text)
+
+
+def _outputs(request: ToolOutputRequest) -> list[CallOutput]:
+    outputs = []
+    for index, given in enumerate(request.tool_outputs):
+        if isinstance(given, ToolSuccess):
+            output = CallOutput(given.event_id, given.output)
+        else:
+            output = failed(given.event_id, given.error)
+        if len(codec.encode(output.output)) > MAX_TOOL_OUTPUT_BYTES:
+            field, reason = f"tool_outputs[{index}]", f"Larger than {MAX_TOOL_OUTPUT_BYTES} bytes."
+            raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+        outputs.append(output)
+    return outputs

@@ -1,4 +1,4 @@
-"""Makes the disk of a server process slow or broken while it runs, by wrapping what syncs files. Linux only."""
+"""Makes the disk of a server process slow, broken or full while it runs, or kills it at a commit. Linux only."""
 
 import os
 import shutil
@@ -6,12 +6,13 @@ import subprocess
 import sys
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 
 class FsyncShim:
     """The compiled `fsync_shim.c` for the files under `watched`, and the switch for its mode.
 
-    Start a process with `env` and switch with `work`, `delay` and `fail` at any time.
+    Start a process with `env` and switch with `work`, `delay`, `fail`, `fill` and `kill_at` at any time.
     """
 
     def __init__(self, folder: Path, watched: Path) -> None:
@@ -36,6 +37,14 @@ class FsyncShim:
     def fail(self, error: str) -> None:
         """Fail each sync with `EIO` or `ENOSPC`."""
         self._switch(f"fail {error}")
+
+    def fill(self) -> None:
+        """Leave no room for any write."""
+        self._switch("full")
+
+    def kill_at(self, commit: int, when: Literal["before", "after"]) -> None:
+        """Kill the process before it writes a commit, or once that is synced: 1 is the next one."""
+        self._switch(f"kill {when} {commit}")
 
     def _switch(self, mode: str) -> None:
         new = self._control.with_suffix(".new")

@@ -20,9 +20,13 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
+from sessile.testing.store_contract_leases import LeaseContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_visibility import VisibilityContract
+from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -32,6 +36,7 @@ from sessile.testing.store_world import (
     Fixtures,
     accept,
     answered,
+    append,
     new_session,
     new_tenant,
     purge_all,
@@ -58,6 +63,10 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "list_events": lambda store, other, ref, claim: store.list_events(ref, EVERYTHING),
     "get_event": lambda store, other, ref, claim: store.get_event(ref, claim.opened[0].id),
     "get_turn": lambda store, other, ref, claim: store.get_turn(ref, claim.turn_id),
+    "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
+    "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
+    "list_waiting": lambda store, other, ref, claim: store.list_waiting(ref),
+    "withdraw_input": lambda store, other, ref, claim: store.withdraw_input(ref, "aev_1"),
     "revoke_key": lambda store, other, ref, claim: store.revoke_key(other, "key_1"),
 }
 
@@ -195,7 +204,7 @@ class AgentContract(Fixtures):
                 await verb
         assert (await store.read_log(claim.session.id, EVERYTHING)) == Page([], None)
         with pytest.raises(FenceLost):
-            await store.append(claim.fence, [answered()], NOTHING)
+            await append(store, claim.fence, [answered()], NOTHING)
         assert await store.take_unfinished_turns() == []
 
     async def test_a_new_agent_under_a_deleted_ones_key_has_no_session(self, store: Store, ref: SessionRef) -> None:
@@ -315,7 +324,7 @@ class SessionContract(Fixtures):
         big = SessionRef(tenant, AGENT, SESSION)
         claim = await accept(store, big)
         for _ in range(15):
-            await store.append(claim.fence, [thought()] * 100, NOTHING)
+            await append(store, claim.fence, [thought()] * 100, NOTHING)
         assert await store.purge() is False
         await store.delete_session(big, None)
         assert await purge_all(store) > 2
@@ -328,9 +337,13 @@ class StoreContract(
     AgentContract,
     SessionContract,
     LogContract,
+    ClientToolContract,
     ReadingContract,
     ConcurrencyContract,
     OnceContract,
     ConditionContract,
+    VisibilityContract,
+    WaitingContract,
+    LeaseContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -22,6 +22,7 @@ from sessile.testing.store_world import (
     Harness,
     accept,
     answered,
+    append,
     new_session,
     read_all,
     sequences,
@@ -42,7 +43,7 @@ class ConcurrencyContract(Fixtures):
     async def test_appends_to_one_log_never_interleave(self, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
         writing = [
-            store.append(claim.fence, [thought(f"{n}.{part}") for part in range(1 + n % 4)], NOTHING)
+            append(store, claim.fence, [thought(f"{n}.{part}") for part in range(1 + n % 4)], NOTHING)
             for n in range(APPENDS)
         ]
         written = await asyncio.gather(*writing)
@@ -68,7 +69,7 @@ class ConcurrencyContract(Fixtures):
 
         readers = [asyncio.create_task(follow()) for _ in range(READERS)]
         for _ in range(10):
-            await asyncio.gather(*(store.append(claim.fence, [thought(), thought()], NOTHING) for _ in range(8)))
+            await asyncio.gather(*(append(store, claim.fence, [thought(), thought()], NOTHING) for _ in range(8)))
         done.set()
         expected = shown(await read_all(store, claim.session.id))
         assert len(expected) == 162
@@ -83,8 +84,8 @@ class ConcurrencyContract(Fixtures):
             for n in range(5):
                 claim = await accept(store, ref, f"{ref.session_key} {n}")
                 entries += claim.opened
-                entries += await store.append(claim.fence, [thought(f"{ref.session_key} {n}")], NOTHING)
-                entries += await store.append(claim.fence, [answered(f"{ref.session_key} {n}")], NOTHING, DONE)
+                entries += await append(store, claim.fence, [thought(f"{ref.session_key} {n}")], NOTHING)
+                entries += await append(store, claim.fence, [answered(f"{ref.session_key} {n}")], NOTHING, DONE)
             return entries
 
         written = await asyncio.gather(*map(converse, refs))
@@ -98,9 +99,9 @@ class ConcurrencyContract(Fixtures):
             assert (await store.get_session(ref)).name == f"s{n}"
             claim = await accept(store, ref)
             assert (await store.get_session(ref)).status == "running"
-            (entry,) = await store.append(claim.fence, [answered()], NOTHING)
+            (entry,) = await append(store, claim.fence, [answered()], NOTHING)
             assert (await store.get_event(ref, entry.id)).json == entry.json
-            await store.append(claim.fence, [], NOTHING, DONE)
+            await append(store, claim.fence, [], NOTHING, DONE)
             assert not (await store.get_turn(ref, claim.turn_id)).running
             assert sequences((await store.list_events(ref, EVERYTHING)).rows) == [1, 2, 3, 4]
             assert (await store.update_session(ref, SessionChanges(name="new"), 1)).version == 2
@@ -113,7 +114,7 @@ class ConcurrencyContract(Fixtures):
 
     async def test_a_cancelled_caller_harms_nobody(self, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
-        tasks = [asyncio.create_task(store.append(claim.fence, [thought()], NOTHING)) for _ in range(20)]
+        tasks = [asyncio.create_task(append(store, claim.fence, [thought()], NOTHING)) for _ in range(20)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()
@@ -153,7 +154,7 @@ class ConcurrencyContract(Fixtures):
         assert await _everything(store, ref.tenant_id) == before
         (taken,) = await store.take_unfinished_turns()
         assert (taken.turn_id, taken.interrupted) == (claim.turn_id, True)
-        assert sequences(await store.append(taken.fence, [answered()], NOTHING, DONE)) == [3, 4]
+        assert sequences(await append(store, taken.fence, [answered()], NOTHING, DONE)) == [3, 4]
         assert await store.purge() is True
         assert (await new_session(store, ref.tenant_id, "gone")).session_key == "gone"
 
@@ -181,7 +182,7 @@ class _History:
                 await self._end(self._claim)
             else:
                 drafts = [self._event(f"{step}.{n}") for n in range(self._chance.randrange(4))]
-                self._entries += await self._store.append(self._claim.fence, drafts, self._progress())
+                self._entries += await append(self._store, self._claim.fence, drafts, self._progress())
 
     async def check(self, store: Store) -> None:
         row = await store.get_session(self._ref)
@@ -204,7 +205,7 @@ class _History:
         reason = self._chance.choice(reasons)
         error = TurnError("model_timeout", "Slow.") if reason == "error" else None
         drafts = [self._output() for _ in list(self._open)]
-        ended = await self._store.append(claim.fence, drafts, self._progress(), TurnEnd(reason, error))
+        ended = await append(self._store, claim.fence, drafts, self._progress(), TurnEnd(reason, error))
         self._entries += ended
         self._claim = None
 

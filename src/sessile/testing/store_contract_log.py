@@ -18,6 +18,7 @@ from sessile.testing.store_world import (
     Fixtures,
     accept,
     answered,
+    append,
     new_session,
     new_tenant,
     read_all,
@@ -69,7 +70,7 @@ class LogContract(Fixtures):
         assert (await store.get_session(ref)).running_turn is None
         claim = await accept(store, ref)
         assert (await store.get_session(ref)).running_turn == claim.turn_id
-        await store.append(claim.fence, [], NOTHING, DONE)
+        await append(store, claim.fence, [], NOTHING, DONE)
         assert (await store.get_session(ref)).running_turn is None
 
     async def test_event_ids_are_unique_and_sort_in_log_order(self, store: Store, ref: SessionRef) -> None:
@@ -112,8 +113,8 @@ class LogContract(Fixtures):
 
     async def test_appends_take_consecutive_places(self, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
-        first = await store.append(claim.fence, [thought("a"), thought("b")], NOTHING)
-        second = await store.append(claim.fence, [answered("c")], NOTHING)
+        first = await append(store, claim.fence, [thought("a"), thought("b")], NOTHING)
+        second = await append(store, claim.fence, [answered("c")], NOTHING)
         assert sequences(first + second) == [3, 4, 5]
         assert {entry.turn_id for entry in first + second} == {claim.turn_id}
         assert shown(await read_all(store, claim.session.id)) == shown(claim.opened + first + second)
@@ -127,8 +128,8 @@ class LogContract(Fixtures):
         progress = TurnProgress(
             turn_usage=Usage(5, 1, 2, 0, 1), session_usage=Usage(9, 1, 4, 0, 2), context_usage=context
         )
-        await store.append(claim.fence, [thought()], progress)
-        await store.append(claim.fence, [], msgspec.structs.replace(progress, context_usage=None))
+        await append(store, claim.fence, [thought()], progress)
+        await append(store, claim.fence, [], msgspec.structs.replace(progress, context_usage=None))
         row, turn = await store.get_session(ref), await store.get_turn(ref, claim.turn_id)
         assert msgspec.json.decode(row.usage, type=Usage) == progress.session_usage
         assert msgspec.json.decode(turn.usage, type=Usage) == progress.turn_usage
@@ -140,7 +141,7 @@ class LogContract(Fixtures):
         error = TurnError("model_timeout", "Too slow.")
         usage = Usage(1, 0, 2, 0, 1)
         progress = TurnProgress(turn_usage=usage, session_usage=usage, context_usage=None)
-        entries = await store.append(claim.fence, [answered()], progress, TurnEnd("error", error))
+        entries = await append(store, claim.fence, [answered()], progress, TurnEnd("error", error))
         assert [entry.type for entry in entries] == ["agent_output", "turn_ended"]
         ended = entries[-1].event()
         assert (ended.stop_reason, ended.error, ended.usage) == ("error", error, usage)  # type: ignore[union-attr]
@@ -164,22 +165,22 @@ class LogContract(Fixtures):
         )
         for other in wrong:
             with pytest.raises(FenceLost):
-                await store.append(other, [answered()], NOTHING, DONE)
+                await append(store, other, [answered()], NOTHING, DONE)
         assert len(await read_all(store, claim.session.id)) == 2
-        await store.append(fence, [], NOTHING, DONE)
+        await append(store, fence, [], NOTHING, DONE)
         with pytest.raises(FenceLost):
-            await store.append(fence, [answered()], NOTHING)
+            await append(store, fence, [answered()], NOTHING)
 
     async def test_a_deleted_sessions_fence_is_refused(self, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
         await store.delete_session(ref, None)
         with pytest.raises(FenceLost):
-            await store.append(claim.fence, [answered()], NOTHING)
+            await append(store, claim.fence, [answered()], NOTHING)
 
     async def test_an_interrupt_is_recorded_with_the_running_turn(self, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
         assert claim.interrupted is False
-        await store.append(claim.fence, [thought()], NOTHING)
+        await append(store, claim.fence, [thought()], NOTHING)
         row = await store.get_session(ref)
         for _ in range(2):
             found = await store.interrupt(ref)
@@ -188,9 +189,23 @@ class LogContract(Fixtures):
         assert (await store.get_turn(ref, claim.turn_id)).running
         (taken,) = await store.take_unfinished_turns()
         assert taken.interrupted is True
-        ended = await store.append(taken.fence, [answered()], NOTHING, TurnEnd("interrupted"))
+        ended = await append(store, taken.fence, [answered()], NOTHING, TurnEnd("interrupted"))
         assert sequences(ended) == [4, 5]
         assert (await store.get_session(ref)).stop_reason == "interrupted"
+
+    async def test_a_turn_that_was_handed_over_counts_no_take(self, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        await store.hand_over([claim.fence])
+        for takes in (0, 1, 2):
+            (claim,) = await store.take_unfinished_turns()
+            assert claim.takes == takes
+        await store.hand_over([Fence(claim.fence.session_id, claim.fence.turn, claim.fence.token - 1)])
+        (claim,) = await store.take_unfinished_turns()
+        assert claim.takes == 3
+        await store.hand_over([claim.fence])
+        (claim,) = await store.take_unfinished_turns()
+        assert claim.takes == 3
+        await store.hand_over([])
 
     async def test_an_interrupt_without_a_running_turn_leaves_nothing(self, store: Store, ref: SessionRef) -> None:
         row = await store.get_session(ref)
@@ -225,7 +240,7 @@ class LogContract(Fixtures):
             ref = await new_session(store, tenant, f"s{number}")
             claim = await accept(store, ref)
             first = [asyncio.ensure_future(store.interrupt(ref))] if number % 2 else []
-            ending = asyncio.ensure_future(store.append(claim.fence, [answered()], NOTHING, DONE))
+            ending = asyncio.ensure_future(append(store, claim.fence, [answered()], NOTHING, DONE))
             for found in [await one for one in (*first, asyncio.ensure_future(store.interrupt(ref)))]:
                 assert found.turn_id in (claim.turn_id, None)
                 assert found.session.last_sequence == (4 if found.turn_id is None else 2)
@@ -240,7 +255,7 @@ class LogContract(Fixtures):
         assert msgspec.json.decode(claim.usage, type=Usage) == Usage()
         used = Usage(5, 1, 2, 0, 1)
         progress = TurnProgress(turn_usage=used, session_usage=used, context_usage=None)
-        await store.append(claim.fence, [thought()], progress)
+        await append(store, claim.fence, [thought()], progress)
         (taken,) = await store.take_unfinished_turns()
         assert msgspec.json.decode(taken.usage, type=Usage) == used
         assert msgspec.json.decode(taken.session.usage, type=Usage) == used
@@ -254,8 +269,8 @@ class LogContract(Fixtures):
         assert taken.session == await store.get_session(ref)
         assert taken.fence.token > claim.fence.token
         with pytest.raises(FenceLost):
-            await store.append(claim.fence, [answered()], NOTHING)
-        assert sequences(await store.append(taken.fence, [answered()], NOTHING, DONE)) == [3, 4]
+            await append(store, claim.fence, [answered()], NOTHING)
+        assert sequences(await append(store, taken.fence, [answered()], NOTHING, DONE)) == [3, 4]
         assert await store.take_unfinished_turns() == []
 
 
@@ -292,7 +307,7 @@ class ReadingContract(Fixtures):
             drafts = [thought()] * 100
             if block in (0, 7, 8, 29):
                 drafts[block] = answered(f"rare {block}")
-            rare += [e for e in await store.append(claim.fence, drafts, NOTHING) if e.type == "agent_output"]
+            rare += [e for e in await append(store, claim.fence, drafts, NOTHING) if e.type == "agent_output"]
         assert len(rare) == 4
         query = EventQuery(limit=3, types=["agent_output"])
         assert shown(await _listed(store, ref, query, "asc")) == shown(rare)

@@ -19,6 +19,7 @@ from sessile.testing.store_world import (
     accept,
     admit_all,
     answered,
+    append,
     new_session,
     purge_all,
     read_all,
@@ -83,7 +84,7 @@ class OnceContract(Fixtures):
         assert isinstance(again, Rejoined)
         assert (again.turn_id, again.running, again.session.id) == (claim.turn_id, True, claim.session.id)
         assert shown(again.opened) == shown(claim.opened[:1])
-        await store.append(claim.fence, [answered()], NOTHING, DONE)
+        await append(store, claim.fence, [answered()], NOTHING, DONE)
         await whole_turn(store, ref)
         log = shown(await read_all(store, claim.session.id))
         for joined in (await _post(store, ref), await _post(await harness.reopen(), ref)):
@@ -145,6 +146,7 @@ class OnceContract(Fixtures):
             await store.accept_input(ref, said(), ids.turn_id(), _refuse, ONCE),
             await _post(store, ref, if_match="start"),
         ):
+            assert isinstance(joined, Rejoined)
             assert joined.turn_id == claim.turn_id
         with pytest.raises(SessionRunning):
             await _post(store, ref, Once("other", b"this"))
@@ -206,7 +208,7 @@ class OnceContract(Fixtures):
         self, harness: Harness, store: Store, ref: SessionRef
     ) -> None:
         claim = await _post(store, ref)
-        await store.append(claim.fence, [], NOTHING, DONE)
+        await append(store, claim.fence, [], NOTHING, DONE)
         agent = await _agent(store, ref.tenant_id)
         await harness.clock.advance(IDEMPOTENCY_SECONDS - 1)
         assert isinstance(await _post(store, ref), Rejoined)
@@ -240,7 +242,7 @@ class ConditionContract(Fixtures):
             with pytest.raises(PreconditionFailed):
                 await _post(store, ref, None, wrong)
         claim = await _post(store, ref, None, "start")
-        (output, _) = await store.append(claim.fence, [answered()], NOTHING, DONE)
+        (output, _) = await append(store, claim.fence, [answered()], NOTHING, DONE)
         for stale in ("start", claim.opened[0].id):
             with pytest.raises(PreconditionFailed):
                 await _post(store, ref, None, stale)
@@ -252,7 +254,7 @@ class ConditionContract(Fixtures):
 
         async def post_and_end() -> None:
             claim = await _post(store, ref, None, output.id)
-            await store.append(claim.fence, [answered()], NOTHING, DONE)
+            await append(store, claim.fence, [answered()], NOTHING, DONE)
 
         done = await asyncio.gather(*(post_and_end() for _ in range(MANY)), return_exceptions=True)
         assert [error for error in done if error is None] == [None]

@@ -8,7 +8,18 @@ import pytest
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Store
-from sessile.rows import AgentRow, Claim, EventQuery, NewSession, Page, SessionRef, SessionRow, TurnEnd, TurnProgress
+from sessile.rows import (
+    AgentRow,
+    Claim,
+    EventQuery,
+    Fence,
+    NewSession,
+    Page,
+    SessionRef,
+    SessionRow,
+    TurnEnd,
+    TurnProgress,
+)
 from sessile.testing.clock import FakeClock
 from sessile.wire import ids
 from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart, ThinkingEvent
@@ -74,10 +85,17 @@ async def accept(store: Store, ref: SessionRef, text: str = "Hello") -> Claim:
     return claim
 
 
+async def append(
+    store: Store, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+) -> list[Entry]:
+    """What `Store.append` has added."""
+    return (await store.append(fence, drafts, progress, end)).entries
+
+
 async def whole_turn(store: Store, ref: SessionRef, *drafts: Draft) -> list[Entry]:
     """The events of a turn that has ended."""
     claim = await accept(store, ref)
-    return claim.opened + await store.append(claim.fence, drafts or (answered(),), NOTHING, DONE)
+    return claim.opened + await append(store, claim.fence, drafts or (answered(),), NOTHING, DONE)
 
 
 async def read_all(store: Store, session_id: int, query: EventQuery = EVERYTHING) -> list[Entry]:

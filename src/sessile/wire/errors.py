@@ -3,12 +3,12 @@
 SessileError
 ├── BadRequest            the request itself is wrong
 │   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
-│   ├── KeyTaken, UnknownModel, UnknownTool
+│   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
-├── SessionRunning, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
+├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -104,6 +104,18 @@ class UnknownTool(BadRequest):
     code = "unknown_tool"
 
 
+class ToolCallNotOutstanding(BadRequest):
+    """No client tool call with this id waits for an output."""
+
+    code = "tool_call_not_outstanding"
+
+
+class RecordFixed(BadRequest):
+    """Records of the server can be neither hidden nor deleted."""
+
+    code = "record_fixed"
+
+
 class Unauthenticated(SessileError):
     """The API key is missing or not valid."""
 
@@ -132,6 +144,12 @@ class NotFound(SessileError):
     """There is no such thing here."""
 
     code = "not_found"
+
+
+class InputWithdrawn(SessileError):
+    """This input was withdrawn before a turn took it; it is not taken again."""
+
+    code = "input_withdrawn"
 
 
 class MethodNotAllowed(SessileError):
@@ -168,6 +186,12 @@ class SessionRunning(SessileError):
     code = "session_running"
 
 
+class InputTaken(SessileError):
+    """The input was taken by a turn; it waits no more."""
+
+    code = "input_taken"
+
+
 class PreconditionFailed(SessileError):
     """The If-Match header names another version than the stored one."""
 
@@ -202,6 +226,12 @@ class IdempotencyKeyReused(Unprocessable):
     """This Idempotency-Key came with another request before."""
 
     code = "idempotency_key_reused"
+
+
+class TooManyInputs(Unprocessable):
+    """As many inputs wait as may wait in one session."""
+
+    code = "too_many_inputs"
 
 
 class Unavailable(SessileError):

@@ -23,6 +23,8 @@ RECORD_TYPES = frozenset(
     }
 )
 """Durable events that the contract does not have: in the JSON list only with `records=true`."""
+VISIBILITY_TYPES = frozenset({"event_hidden", "event_unhidden", "event_deleted"})
+"""Records of what callers did to events: they stand anywhere in a log and belong to no turn."""
 
 
 class TextPart(Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
@@ -175,7 +177,7 @@ class SessionInterruptedEvent(Event, kw_only=True, tag="session_interrupted"):
 
 
 class PendingToolCall(Struct):
-    """A client tool call that waits for its output."""
+    """A client tool call that waits for its output. `event_id`: its `tool_input`."""
 
     event_id: str
     tool_configuration_name: str
@@ -184,7 +186,7 @@ class PendingToolCall(Struct):
 
 
 class ClientToolPendingEvent(Event, kw_only=True, tag="client_tool_pending"):
-    """Client tool calls wait for their outputs. Not emitted yet."""
+    """Client tool calls wait for their outputs, and the turn with them."""
 
     pending_calls: list[PendingToolCall]
 
@@ -223,7 +225,27 @@ class TurnEndedRecord(Event, kw_only=True, tag="turn_ended"):
     usage: Usage
 
 
-AnyEvent = ContractEvent | TurnStartedRecord | TurnEndedRecord
+class EventHiddenRecord(Event, kw_only=True, tag="event_hidden"):
+    """A caller hid the event `event_id`. Like all records of visibility, it belongs to no turn."""
+
+    event_id: EventId
+
+
+class EventUnhiddenRecord(Event, kw_only=True, tag="event_unhidden"):
+    """A caller made the event `event_id` visible again."""
+
+    event_id: EventId
+
+
+class EventDeletedRecord(Event, kw_only=True, tag="event_deleted"):
+    """A caller deleted the event `event_id`. What it held is erased."""
+
+    event_id: EventId
+
+
+VisibilityRecord = EventHiddenRecord | EventUnhiddenRecord | EventDeletedRecord
+
+AnyEvent = ContractEvent | TurnStartedRecord | TurnEndedRecord | VisibilityRecord
 """Whatever may stand in a log today."""
 
 
@@ -299,7 +321,7 @@ class SessionState(Struct, kw_only=True, tag_field="type", tag="session_state"):
     status: Status
     stop_reason: StopReason | None
     turn_id: TurnId | None
-    """The turn that runs."""
+    """The turn that runs, or waits for client tools."""
     last_event_id: EventId | None
     """The newest event that is no record."""
 
@@ -317,7 +339,7 @@ class StreamEnd(Struct, kw_only=True, tag_field="type", tag="end"):
     status: Literal["running", "stopped"] | UnsetType = UNSET
     stop_reason: StopReason | UnsetType | None = UNSET
     reason: str | UnsetType = UNSET
-    """`deleted` when the session is gone; `drain` when the server stops, and another or the next one goes on."""
+    """`deleted`: the session is gone; `withdrawn`: the input is; `drain`: the server stops, the next one goes on."""
 
 
 LiveFrame = (
@@ -339,6 +361,7 @@ StreamFrame = (
     | ToolOutputEvent
     | ContextLimitExceededEvent
     | SessionInterruptedEvent
+    | ClientToolPendingEvent
     | StreamingThinking
     | StreamingThinkingEnd
     | StreamingAgentOutput
@@ -353,6 +376,7 @@ FollowFrame = (
     ContractEvent
     | TurnStartedRecord
     | TurnEndedRecord
+    | VisibilityRecord
     | SessionState
     | StreamingThinking
     | StreamingThinkingEnd

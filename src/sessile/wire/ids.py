@@ -23,8 +23,10 @@ Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """RFC 3339 in UTC with microseconds: `2026-01-31T09:30:00.000000Z`."""
 
 _SEQUENCE_DIGITS = 10
-_EVENT_ID = re.compile(rf"aev_([0-9a-f]{{{_SEQUENCE_DIGITS}}})[0-9a-f]{{20}}")
 _RANDOM_BYTES = 10
+_TAIL_DIGITS = 2 * _RANDOM_BYTES
+_EVENT_ID = re.compile(rf"aev_([0-9a-f]{{{_SEQUENCE_DIGITS}}})[0-9a-f]{{{_TAIL_DIGITS}}}")
+_NOWHERE = "f" * _SEQUENCE_DIGITS
 _POOL = 256
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
@@ -38,6 +40,26 @@ def sequence_of(event_id: str) -> int | None:
     """The sequence an event id stands for, or None when no server of ours made it."""
     match = _EVENT_ID.fullmatch(event_id)
     return int(match[1], 16) if match else None
+
+
+def waiting_id() -> str:
+    """An event id for an input that has no place in the log yet; it sorts behind all that have one."""
+    return f"aev_{_NOWHERE}{_random()}"
+
+
+def is_waiting(event_id: str) -> bool:
+    """Whether an input waits, or has waited, under this id."""
+    return event_id.startswith(f"aev_{_NOWHERE}")
+
+
+def placed_id(waiting_id: str, sequence: int) -> str:
+    """The event id of an input that has waited, once it has its place: nothing else of it changes."""
+    return f"aev_{sequence:0{_SEQUENCE_DIGITS}x}{waiting_id[-_TAIL_DIGITS:]}"
+
+
+def is_same_input(event_id: str, waiting_id: str) -> bool:
+    """Whether an event is the input that has waited under this id."""
+    return event_id[-_TAIL_DIGITS:] == waiting_id[-_TAIL_DIGITS:]
 
 
 def turn_id() -> str:

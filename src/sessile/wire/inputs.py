@@ -1,12 +1,12 @@
 """What may be posted to a session, and what a synchronous answer looks like."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from sessile.wire.events import ContractEvent, InputPart, TurnError
-from sessile.wire.ids import Key, TurnId
-from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES
+from sessile.wire.events import ContractEvent, InputPart, PendingToolCall, TurnError
+from sessile.wire.ids import EventId, Key, Timestamp, TurnId
+from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES, MAX_TOOL_CALLS_PER_ANSWER
 from sessile.wire.sessions import StopReason
 
 InputText = Annotated[str, Meta(min_length=1, max_length=MAX_INPUT_CHARS)]
@@ -30,14 +30,36 @@ class InterruptRequest(Struct, kw_only=True, tag_field="type", tag="interrupt", 
     stream_response: bool = False
 
 
-InputRequest = InputMessageRequest | InterruptRequest
+class ToolSuccess(Struct, kw_only=True, tag_field="type", tag="success", forbid_unknown_fields=True):
+    """The result of the client tool call whose `tool_input` is `event_id`."""
+
+    event_id: str
+    output: dict[str, Any]
+
+
+class ToolFailure(Struct, kw_only=True, tag_field="type", tag="error", forbid_unknown_fields=True):
+    """Why the client tool call whose `tool_input` is `event_id` has no result."""
+
+    event_id: str
+    error: Any
+
+
+class ToolOutputRequest(Struct, kw_only=True, tag_field="type", tag="tool_output", forbid_unknown_fields=True):
+    """Outputs of client tool calls. The turn goes on when no call is left without one."""
+
+    tool_outputs: Annotated[list[ToolSuccess | ToolFailure], Meta(min_length=1, max_length=MAX_TOOL_CALLS_PER_ANSWER)]
+    stream_response: bool = False
+
+
+InputRequest = InputMessageRequest | InterruptRequest | ToolOutputRequest
 """What may be posted to a session."""
 
 
 class InputResponse(Struct, kw_only=True):
     """The durable events of the turn so far, the input first, and how the turn stands.
 
-    To an interrupt: the events that came since it was recorded. `turn_id` is null when no turn ran.
+    To an interrupt: the events that came since it was recorded. `turn_id` is null when no turn ran. To tool outputs:
+    those first. With `since`: all events after that place, up to the end of the turn.
     """
 
     events: list[ContractEvent]
@@ -46,3 +68,31 @@ class InputResponse(Struct, kw_only=True):
     status: Literal["running", "stopped"]
     stop_reason: StopReason | None
     error: TurnError | None
+    reason: str | UnsetType = UNSET
+    """Why no turn has taken an input that waited: `withdrawn`, `deleted`, or `drain` when the server stops."""
+
+
+class OutstandingToolCalls(Struct):
+    """The client tool calls of a session that wait for their outputs, in the order of the calls."""
+
+    client_tool_calls: list[PendingToolCall]
+
+
+class WaitingInput(Struct, kw_only=True, tag_field="type", tag="input_message"):
+    """An input that was accepted, and that no turn has taken yet.
+
+    `turn_id` is null for one that is to join the turn that runs.
+    """
+
+    id: EventId
+    messages: list[InputPart]
+    content: str
+    behavior: Behavior
+    turn_id: TurnId | None
+    created_at: Timestamp
+
+
+class ListInputsResponse(Struct, kw_only=True):
+    """All inputs that wait, in the order of acceptance."""
+
+    inputs: list[WaitingInput]

@@ -1,6 +1,7 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
-Sessile keeps all of them. It runs `lambda`: a Python function that the server's configuration registers.
+Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and offers
+`client`, which whoever talks to the session runs.
 """
 
 from datetime import datetime
@@ -66,9 +67,10 @@ class LambdaToolConfiguration(_ToolConfiguration, kw_only=True, tag="lambda"):
 
 
 class ClientToolConfiguration(_ToolConfiguration, kw_only=True, tag="client"):
-    """A tool that the caller runs. Kept; not run yet."""
+    """A tool that the caller runs. `input_schema`, the JSON schema of its arguments, is an addition to the contract."""
 
     tool_id: ToolId
+    input_schema: dict[str, Any] | UnsetType = UNSET
     argument_override: Arguments | UnsetType = UNSET
 
 

@@ -1,19 +1,19 @@
 """The log of a session in SQLite: accept, append, read. Functions of a connection, run inside a lane's transaction."""
 
 import sqlite3
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from sessile.domain.log import Draft, Entry, draft
+from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry
 from sessile.ports import Admit
 from sessile.rows import (
+    Appended,
     Claim,
     EventQuery,
     Fence,
     Interruption,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionRef,
     SessionRow,
@@ -21,13 +21,17 @@ from sessile.rows import (
     TurnProgress,
 )
 from sessile.stores.sqlite import once as keys
-from sessile.stores.sqlite import rows
+from sessile.stores.sqlite import rows, waiting
+from sessile.stores.sqlite.opening import insert, open_turn
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire import codec, ids
 from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, SessionRunning
-from sessile.wire.events import RECORD_TYPES, TurnEndedRecord, TurnStartedRecord
+from sessile.wire.events import RECORD_TYPES, TurnEndedRecord
+from sessile.wire.inputs import Behavior
 
-_UNTIL_IT_STOPS = "wait until it has stopped, or interrupt it. Queueing an input is not built yet."
+_UNTIL_IT_STOPS = "is running; wait until it has stopped"
+_UNTIL_ANSWERED = "waits for client tools; answer them"
+_WAYS_ON = "interrupt it, or send the input with a behavior: steer or follow_up."
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -46,7 +50,9 @@ def accept_input(
     now: int,
     once: Once | None,
     if_match: str | None,
-) -> Claim | Rejoined:
+    behavior: Behavior | None,
+    lease: int,
+) -> Claim | Rejoined | Queued:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
     row = db.execute(QUERIES["session_for_input"], where).fetchone()
@@ -58,41 +64,62 @@ def accept_input(
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
-    if session.status == "running":
-        raise SessionRunning(f"Turn {row[11]} of this session is running; {_UNTIL_IT_STOPS}", id=row[11])
-    if if_match is not None and if_match != (session.last_event_id or "start"):
-        raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
-    first = session.last_sequence + 1
-    event_id = ids.event_id(first)
-    started = draft(TurnStartedRecord(input_event_id=event_id))
-    turn = db.execute(QUERIES["insert_turn"], (session.tenant_id, session.id, turn_id, first, event_id, now)).lastrowid
-    entries = [
-        Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
-        Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
-    ]
-    _insert(db, session.tenant_id, session.id, entries)
-    db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+    accepted: Claim | Queued
+    if session.running_turn is not None:
+        if behavior is None:
+            raise running(session)
+        accepted, queued = waiting.put(db, session, input, turn_id, behavior, now)
+        made = keys.of_waiting(queued)
+    else:
+        if if_match is not None and if_match != (session.last_event_id or "start"):
+            raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
+        accepted = open_turn(db, agent, session, turn_id, ids.event_id(session.last_sequence + 1), input, now, lease)
+        made = accepted.fence.turn
     if once is not None:
-        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
-    return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
+        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)
+    return accepted
 
 
-def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+def running(session: SessionRow) -> SessionRunning:
+    """Why a session takes no input now."""
+    why = _UNTIL_ANSWERED if session.status == "stopped" else _UNTIL_IT_STOPS
+    return SessionRunning(f"Turn {session.running_turn} of this session {why}, {_WAYS_ON}", id=session.running_turn)
+
+
+def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined | Queued:
+    if (queued := keys.waiting_of(made)) is not None:
+        return waiting.again(db, session, queued)
     turn_id, running, *event = db.execute(QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
 
 
-def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int) -> Interruption:
+def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int, lease: int) -> Interruption:
     """`Store.interrupt` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
     row = db.execute(QUERIES["get_session"], where).fetchone()
     if row is None:
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session = rows.session(row)
-    if session.running_turn is not None:
-        db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
-    return Interruption(session, session.running_turn)
+    if session.running_turn is None:
+        return Interruption(session, None)
+    db.execute(QUERIES["interrupt_turn"], {"turn_id": session.running_turn, "now": now})
+    claimed = {"turn_id": session.running_turn, "lease_until": now + lease}
+    parked = db.execute(QUERIES["unpark_turn"], claimed).fetchone()
+    if parked is None:
+        return Interruption(session, session.running_turn)
+    turn, token, usage = parked
+    agent = rows.agent(db.execute(QUERIES["session_for_input"], where).fetchone()[rows.SESSION_COLUMNS :])
+    claim = Claim(
+        agent=agent,
+        session=session,
+        turn_id=session.running_turn,
+        fence=Fence(session.id, turn, token),
+        opened=[],
+        usage=rows.stored_json(usage),
+        interrupted=True,
+    )
+    return Interruption(session, session.running_turn, claim)
 
 
 def append(
@@ -102,17 +129,18 @@ def append(
     progress: TurnProgress,
     end: TurnEnd | None,
     now: int,
-) -> list[Entry]:
+    lease: int,
+) -> Appended:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
     row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
     if row is None:
         raise FenceLost
-    turn_id, tenant_id, session_key, head, last_event_id = row
+    turn_id, tenant_id, session_key, head, last_event_id, steers = row
     entries = [
-        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, False, item.body)
+        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, VISIBLE, item.body)
         for sequence, item in enumerate(drafts, head + 1)
     ]
-    _insert(db, tenant_id, fence.session_id, entries)
+    insert(db, tenant_id, fence.session_id, entries)
     last_event_id = _last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None
@@ -120,13 +148,11 @@ def append(
     if end is None:
         db.execute(QUERIES["advance_session"], (head, last_event_id, usage, context, now, fence.session_id))
         db.execute(QUERIES["advance_turn"], (turn_usage, fence.turn))
-    else:
-        error = codec.encode(end.error) if end.error else None
-        db.execute(
-            QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id)
-        )
-        db.execute(QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
-    return entries
+        return Appended(entries, steered=bool(steers))
+    error = codec.encode(end.error) if end.error else None
+    db.execute(QUERIES["stop_session"], (end.stop_reason, head, last_event_id, usage, context, now, fence.session_id))
+    db.execute(QUERIES["end_turn"], (end.stop_reason, error, turn_usage, now, fence.turn))
+    return Appended(entries, next=None if steers is None else waiting.take_next(db, fence.session_id, now, lease))
 
 
 def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Entry]:
@@ -148,7 +174,7 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
         "after": after,
         "before": before,
         "records": query.records,
-        "include_hidden": query.include_hidden,
+        "most_hidden": DELETED if query.include_deleted else HIDDEN if query.include_hidden else VISIBLE,
         "types": f",{','.join(query.types)}," if query.types is not None else None,
         "limit": query.limit + 1,
     }
@@ -158,13 +184,19 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
     return Page(found, edge if more else None)
 
 
-def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
-    """`Store.take_unfinished_turns` within a transaction."""
+def renew(db: sqlite3.Connection, fences: Collection[Fence], until: int) -> list[Fence]:
+    """`Store.renew` within a transaction."""
+    renewal = QUERIES["renew_lease"]
+    return [f for f in fences if not db.execute(renewal, (until, f.turn, f.session_id, f.token)).rowcount]
+
+
+def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:
+    """Claim the running turns whose lease has run out `by` a time, under a new one."""
     claims = []
-    for row in db.execute(QUERIES["unfinished_turns"]).fetchall():
+    for row in db.execute(QUERIES["unfinished_turns"], {"by": by}).fetchall():
         session = rows.session(row)
-        turn, turn_id, token, usage, interrupted_at = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
-        db.execute(QUERIES["raise_fence"], {"id": turn})
+        turn, turn_id, token, usage, interrupted_at, takes, waited = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
+        db.execute(QUERIES["take_up"], {"id": turn, "lease_until": until})
         claims.append(
             Claim(
                 agent=rows.agent(row[rows.SESSION_COLUMNS :]),
@@ -174,24 +206,11 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
                 opened=[],
                 usage=rows.stored_json(usage),
                 interrupted=interrupted_at is not None,
+                takes=takes + 1,
+                waited=bool(waited),
             )
         )
     return claims
-
-
-def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
-    values: list[Any] = []
-    for e in entries:
-        values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)
-    if entries:
-        db.execute(_insert_events(len(entries)), values)
-
-
-@lru_cache(maxsize=256)
-def _insert_events(count: int) -> str:
-    """One statement for several rows."""
-    head, _, row = QUERIES["insert_event"].partition("VALUES ")
-    return f"{head}VALUES {', '.join([row] * count)}"
 
 
 def _last_shown(entries: Sequence[Entry]) -> str | None:

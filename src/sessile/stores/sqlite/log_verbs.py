@@ -6,12 +6,14 @@ from collections.abc import Collection, Sequence
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import (
+    Appended,
     Claim,
     EventQuery,
     Fence,
     Interruption,
     Once,
     Page,
+    Queued,
     Rejoined,
     SessionRef,
     TurnEnd,
@@ -19,10 +21,11 @@ from sessile.rows import (
     TurnRow,
 )
 from sessile.stores.sqlite import log, rows
-from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate, one
-from sessile.wire import codec
+from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
+from sessile.stores.sqlite.waiting import place_of
+from sessile.wire import codec, ids
 from sessile.wire.errors import NotFound
-from sessile.wire.ids import sequence_of
+from sessile.wire.inputs import Behavior
 
 
 class Logs(Verbs):
@@ -36,21 +39,24 @@ class Logs(Verbs):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
-    ) -> Claim | Rejoined:
+        behavior: Behavior | None = None,
+    ) -> Claim | Rejoined | Queued:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match))
+        return await self._writer.run(
+            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior, self._lease)
+        )
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.interrupt(db, ref, now))
+        return await self._writer.run(lambda db: log.interrupt(db, ref, now, self._lease))
 
     async def append(
         self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
-    ) -> list[Entry]:
+    ) -> Appended:
         now = self._clock.now()
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
-        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))
+        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
         return await self._readers.run(lambda db: log.read(db, locate(db, ref), query))
@@ -64,9 +70,10 @@ class Logs(Verbs):
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
         def verb(db: sqlite3.Connection) -> Entry:
-            place = {"session_id": locate(db, ref), "sequence": sequence_of(event_id)}
-            row = db.execute(QUERIES["get_event"], place).fetchone()
-            if row is None or row[0] != event_id:
+            session_id, waited = locate(db, ref), ids.is_waiting(event_id)
+            sequence = place_of(db, session_id, event_id) if waited else ids.sequence_of(event_id)
+            row = db.execute(QUERIES["get_event"], {"session_id": session_id, "sequence": sequence}).fetchone()
+            if row is None or (row[0] != event_id and not waited):
                 raise NotFound(f"There is no event {event_id!r} in this session.", id=event_id)
             return rows.entry(ref.session_key, row)
 
@@ -80,4 +87,19 @@ class Logs(Verbs):
         return self._lookups.run(verb)
 
     async def take_unfinished_turns(self) -> list[Claim]:
-        return await self._writer.run(log.take_unfinished_turns)
+        until = self._clock.now() + self._lease
+        return await self._writer.run(lambda db: log.take_turns(db, LAST, until))
+
+    async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
+        until = self._clock.now() + self._lease
+        return await self._writer.run(lambda db: log.renew(db, fences, until))
+
+    async def take_expired_turns(self) -> list[Claim]:
+        now = self._clock.now()
+        if not await self._readers.run(lambda db: db.execute(QUERIES["any_expired_turn"], {"now": now}).fetchone()):
+            return []
+        return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease))
+
+    async def hand_over(self, fences: Collection[Fence]) -> None:
+        turns = [(fence.turn, fence.token) for fence in fences]
+        await self._writer.run(lambda db: db.executemany(QUERIES["hand_over"], turns) and None)

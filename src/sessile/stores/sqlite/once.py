@@ -16,6 +16,16 @@ def inputs_of(session_id: int) -> str:
     return f"inputs of {session_id}"
 
 
+def of_waiting(row_id: int) -> int:
+    """What a key has made that came with an input which had to wait: below zero, where no turn is."""
+    return -row_id
+
+
+def waiting_of(made: int) -> int | None:
+    """The row of the input that had to wait, if the key has made one."""
+    return -made if made < 0 else None
+
+
 def made(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, now: int) -> int | None:
     """The internal id of what the key has made, if it came before. Raises IdempotencyKeyReused."""
     values = {"tenant_id": tenant_id, "scope": scope, "key": once.key, "expired": expired(now)}

@@ -115,28 +115,54 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
+-- name: session_to_run
+-- A session and its agent, as its next turn needs them.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at,
+    a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
+FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
+
 -- name: unfinished_turns
--- Sessions with a running turn, their agents, and the turn's row.
+-- Sessions with a running turn that is not parked and whose lease has run out by a time, their agents, the turn's row,
+-- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
-    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at
+    t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
+    s.last_sequence = t.input_sequence + 1 AND EXISTS (
+        SELECT 1 FROM inputs i WHERE i.session_id = s.id AND i.taken_sequence = t.input_sequence)
 FROM sessions s JOIN agents a ON a.id = s.agent_id JOIN turns t ON t.turn_id = s.running_turn
-WHERE s.running_turn IS NOT NULL ORDER BY t.id;
+WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL AND t.lease_until <= :by
+ORDER BY t.id;
+
+-- name: any_expired_turn
+-- Whether the lease of a running turn has run out.
+SELECT 1 FROM sessions s JOIN turns t ON t.turn_id = s.running_turn
+WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL AND t.lease_until <= :now LIMIT 1;
+
+-- name: renew_lease
+-- Whoever runs a turn keeps it for longer.
+UPDATE turns SET lease_until = ? WHERE id = ? AND session_id = ? AND fence = ? AND running = 1;
 
 -- name: insert_turn
 -- Add a running turn.
-INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at)
-VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?);
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at,
+    lease_until)
+VALUES (?, ?, ?, ?, ?, 1, 1, X'7B7D', ?, ?);
 
 -- name: interrupt_turn
 -- Remember that a running turn shall stop, and since when.
 UPDATE turns SET interrupted_at = :now WHERE turn_id = :turn_id AND running = 1 AND interrupted_at IS NULL;
 
--- name: raise_fence
--- Give a running turn a new fencing token.
-UPDATE turns SET fence = fence + 1 WHERE id = :id;
+-- name: take_up
+-- Give a running turn a new fencing token and a lease, and count that it was taken up.
+UPDATE turns SET fence = fence + 1, takes = takes + 1, lease_until = :lease_until WHERE id = :id;
+
+-- name: hand_over
+-- A running turn is left on purpose: anybody may take it up now, and that take does not count.
+UPDATE turns SET takes = takes - 1, lease_until = 0 WHERE id = ? AND fence = ? AND running = 1;
 
 -- name: insert_event
 -- Append one event to a log.
@@ -149,10 +175,11 @@ UPDATE sessions SET running_turn = ?, stop_reason = NULL, last_sequence = ?, las
 WHERE id = ?;
 
 -- name: fenced_turn
--- The turn that a fence names, and the head of its session's log.
-SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id
+-- The turn that a fence names, the head of its session's log, and whether inputs wait (1: one to steer the turn).
+SELECT t.turn_id, t.tenant_id, s.key, s.last_sequence, s.last_event_id,
+    (SELECT max(i.behavior = 'steer') FROM inputs i WHERE i.session_id = t.session_id AND i.waits)
 FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
-WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running = 1;
+WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running = 1 AND t.outstanding IS NULL;
 
 -- name: advance_session
 -- The head of a session moves while its turn runs.
@@ -174,15 +201,81 @@ WHERE id = ?;
 -- A turn ends.
 UPDATE turns SET running = 0, stop_reason = ?, error = ?, usage = ?, ended_at = ? WHERE id = ?;
 
+-- name: insert_input
+-- Add an input that waits.
+INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, created_at, waits)
+VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :now, 1);
+
+-- name: count_waiting
+-- How many inputs of a session wait.
+SELECT count(*) FROM inputs WHERE session_id = :session_id AND waits;
+
+-- name: list_waiting
+-- The inputs of a session that wait, in the order of acceptance.
+SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+WHERE session_id = :session_id AND waits ORDER BY id LIMIT :limit;
+
+-- name: list_steering
+-- The inputs of a session that wait to join the turn that runs, in the order of acceptance.
+SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+WHERE session_id = :session_id AND waits AND behavior = 'steer' ORDER BY id;
+
+-- name: follow_up
+-- Inputs that waited to join a turn that has ended become turns of their own.
+UPDATE inputs SET behavior = 'follow_up' WHERE session_id = :session_id AND waits AND behavior = 'steer';
+
+-- name: take_input
+-- An input stands in the log from now on.
+UPDATE inputs SET waits = 0, taken_sequence = :sequence, turn_id = :turn_id, body = X'' WHERE id = :id;
+
+-- name: withdraw_input
+-- An input does not wait any more, and was not taken.
+UPDATE inputs SET waits = 0, body = X'' WHERE id = :id;
+
+-- name: find_input
+-- An input that waits or has waited, by the id it waits under.
+SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs
+WHERE session_id = :session_id AND event_id = :event_id;
+
+-- name: made_input
+-- The input that an idempotency key has made.
+SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs WHERE id = :id;
+
+-- name: taken_input
+-- An input of the log, and the turn that took it.
+SELECT t.turn_id, t.running, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
+FROM events e JOIN turns t ON t.turn_id = e.turn_id WHERE e.session_id = :session_id AND e.sequence = :sequence;
+
+-- name: move_head
+-- The head of a session moves by events that change nothing else.
+UPDATE sessions SET last_sequence = :sequence, last_event_id = :event_id, updated_at = :now WHERE id = :session_id;
+
 -- name: get_turn
 -- One turn of a session.
-SELECT id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error, usage, created_at, ended_at
+SELECT id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error, usage, created_at, ended_at,
+    outstanding IS NOT NULL
 FROM turns WHERE turn_id = :turn_id AND session_id = :session_id;
 
 -- name: get_event
 -- One event by its place in the log.
 SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence = :sequence;
+
+-- name: set_hidden
+-- Change who may see an event.
+UPDATE events SET hidden = :hidden WHERE session_id = :session_id AND sequence = :sequence;
+
+-- name: erase_event
+-- Put what has no text in the place of an event.
+UPDATE events SET hidden = :hidden, body = :body WHERE session_id = :session_id AND sequence = :sequence;
+
+-- name: note_in_log
+-- The head of a session moves by a record that belongs to no turn.
+UPDATE sessions SET last_sequence = :head, updated_at = :now WHERE id = :session_id;
+
+-- name: newest_turn
+-- The turn of a session that was started last.
+SELECT turn_id FROM turns WHERE session_id = :session_id ORDER BY id DESC LIMIT 1;
 
 -- name: session_key
 -- The key and the head of a session, by its internal id.
@@ -194,7 +287,7 @@ SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence > :after AND sequence < :before
     AND (:records OR type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
         'session_updated'))
-    AND (:include_hidden OR NOT hidden)
+    AND hidden <= :most_hidden
     AND (:types IS NULL OR instr(:types, ',' || type || ','))
 ORDER BY sequence LIMIT :limit;
 
@@ -204,7 +297,7 @@ SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence > :after AND sequence < :before
     AND (:records OR type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
         'session_updated'))
-    AND (:include_hidden OR NOT hidden)
+    AND hidden <= :most_hidden
     AND (:types IS NULL OR instr(:types, ',' || type || ','))
 ORDER BY sequence DESC LIMIT :limit;
 
@@ -244,8 +337,52 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
 -- The turn that an idempotency key has made, and its input.
-SELECT t.turn_id, t.running, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
+SELECT t.turn_id, t.running AND t.outstanding IS NULL, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
 FROM turns t JOIN events e ON e.session_id = t.session_id AND e.sequence = t.input_sequence WHERE t.id = :made;
+
+-- name: made_outputs
+-- The turn of tool outputs that an idempotency key has made, and the first of them.
+SELECT t.turn_id, t.running AND t.outstanding IS NULL, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden,
+    e.body
+FROM events e JOIN turns t ON t.turn_id = e.turn_id WHERE e.session_id = :session_id AND e.sequence = :made;
+
+-- name: wants_stop
+-- Whether a caller wants a turn stopped.
+SELECT interrupted_at IS NOT NULL FROM turns WHERE id = :id;
+
+-- name: park_session
+-- A session waits for its caller; its turn is still its turn.
+UPDATE sessions SET stop_reason = 'requires_action' WHERE id = :session_id;
+
+-- name: park_turn
+-- A turn waits for outputs to events, a JSON list of their ids.
+UPDATE turns SET outstanding = :outstanding WHERE id = :id;
+
+-- name: waiting_turn
+-- The turn of a session that has not ended, and what it waits for, if it is parked.
+SELECT id, usage, outstanding FROM turns WHERE turn_id = :turn_id;
+
+-- name: answer_turn
+-- Outputs have come: what a turn still waits for, or that it goes on, under a new fencing token and lease.
+UPDATE turns SET outstanding = :outstanding, fence = fence + (:outstanding IS NULL), takes = 0, lease_until = :lease_until
+WHERE id = :id
+RETURNING fence;
+
+-- name: answer_session
+-- The head of a session moves by outputs of client tools.
+UPDATE sessions SET stop_reason = :stop_reason, last_sequence = :head, last_event_id = :last_event_id, updated_at = :now
+WHERE id = :session_id;
+
+-- name: unpark_turn
+-- A parked turn is to be ended, under a new fencing token and lease; no row comes back when it is not parked.
+UPDATE turns SET outstanding = NULL, fence = fence + 1, lease_until = :lease_until
+WHERE turn_id = :turn_id AND outstanding IS NOT NULL
+RETURNING id, fence, usage;
+
+-- name: parked_after
+-- Whether a turn has parked after a place of the log.
+SELECT 1 FROM events
+WHERE session_id = :session_id AND sequence > :sequence AND turn_id = :turn_id AND type = 'client_tool_pending' LIMIT 1;
 
 -- name: next_purge
 -- What is to be removed next.
@@ -266,6 +403,10 @@ DELETE FROM events WHERE rowid IN (SELECT rowid FROM events WHERE session_id = :
 -- name: purge_turns
 -- Remove a slice of a session's turns.
 DELETE FROM turns WHERE id IN (SELECT id FROM turns WHERE session_id = :session_id LIMIT :slice);
+
+-- name: purge_inputs
+-- Remove a slice of a session's inputs that wait or have waited.
+DELETE FROM inputs WHERE id IN (SELECT id FROM inputs WHERE session_id = :session_id LIMIT :slice);
 
 -- name: end_purge
 -- A removal is complete.

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow
+from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow, WaitingInput
 
 Row = tuple[Any, ...]
 SESSION_COLUMNS = 19
@@ -45,8 +45,12 @@ def agent(row: Row) -> AgentRow:
 
 
 def session(row: Row) -> SessionRow:
-    """The columns of `get_session`, in the order of the fields; the status stands for the running turn."""
-    status = "running" if row[11] is not None else "stopped" if row[13] else "unstarted"
+    """The columns of `get_session`, in the order of the fields; the status stands for the running turn.
+
+    A turn that is parked has not ended, but it does not run.
+    """
+    runs = row[11] is not None and row[12] != "requires_action"
+    status = "running" if runs else "stopped" if row[13] else "unstarted"
     fields: Row = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS], row[11])
     return SessionRow(*fields)
 
@@ -65,12 +69,18 @@ def turn(row: Row) -> TurnRow:
         usage=stored_json(row[8]),
         created_at=row[9],
         ended_at=row[10],
+        parked=bool(row[11]),
     )
 
 
 def entry(session_key: str, row: Row) -> Entry:
     """id, sequence, turn_id, type, created_at, hidden, body"""
-    return Entry(row[0], session_key, row[1], row[2], row[3], row[4], bool(row[5]), row[6])
+    return Entry(row[0], session_key, *row[1:7])
+
+
+def waiting_input(row: Row) -> WaitingInput:
+    """id, event_id, turn_id, behavior, body, created_at"""
+    return WaitingInput(event_id=row[1], turn_id=row[2], behavior=row[3], body=row[4], created_at=row[5])
 
 
 def stored_json(value: bytes | str) -> bytes:

@@ -83,11 +83,15 @@ CREATE TABLE turns (
     usage BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     ended_at INTEGER,
-    interrupted_at INTEGER
+    interrupted_at INTEGER,
+    outstanding TEXT,
+    takes INTEGER NOT NULL DEFAULT 0,
+    lease_until INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX turns_of_session ON turns (session_id, id);
 
+-- `hidden`: 0 visible, 1 covered by a summary, 2 hidden by a caller, 3 deleted. 0 and 1 take no byte of a row.
 CREATE TABLE events (
     tenant_id INTEGER NOT NULL,
     session_id INTEGER NOT NULL,
@@ -101,6 +105,23 @@ CREATE TABLE events (
 );
 
 CREATE UNIQUE INDEX events_log ON events (session_id, sequence);
+
+CREATE TABLE inputs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id INTEGER NOT NULL,
+    session_id INTEGER NOT NULL,
+    event_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    behavior TEXT NOT NULL,
+    body BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    waits INTEGER NOT NULL,
+    taken_sequence INTEGER
+);
+
+CREATE INDEX inputs_of_session ON inputs (session_id, event_id);
+
+CREATE INDEX inputs_waiting ON inputs (session_id, id) WHERE waits;
 
 CREATE TABLE purges (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Self
 
 from sessile.ports import Clock
+from sessile.rows import LEASE_SECONDS
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
+from sessile.stores.sqlite.client_tools import ClientTools
+from sessile.stores.sqlite.input_verbs import Inputs
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
 from sessile.stores.sqlite.verbs import QUERIES
+from sessile.stores.sqlite.visibility import Visibilities
 from sessile.wire.errors import StorageUnavailable
 
 _READERS = 2
@@ -22,13 +26,16 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs):
+class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
-    async def open(cls, path: str | Path, clock: Clock) -> Self:
-        """Open or create the database and bring it to the current schema. Raises StorageUnavailable."""
-        return cls(await asyncio.to_thread(_connect_all, Path(path), clock), clock)
+    async def open(cls, path: str | Path, clock: Clock, lease_seconds: float = LEASE_SECONDS) -> Self:
+        """Open or create the database and bring it to the current schema. Raises StorageUnavailable.
+
+        Claims of turns hold for `lease_seconds`, unless they are renewed.
+        """
+        return cls(await asyncio.to_thread(_connect_all, Path(path), clock), clock, lease_seconds)
 
     async def close(self) -> None:
         await self._readers.close()
@@ -91,6 +98,7 @@ def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
     else:
         removed = db.execute(QUERIES["purge_events"], values).rowcount
         removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
+        removed = max(removed, db.execute(QUERIES["purge_inputs"], values).rowcount)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

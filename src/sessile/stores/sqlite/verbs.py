@@ -4,7 +4,7 @@ import sqlite3
 from typing import Any
 
 from sessile.ports import Clock
-from sessile.rows import SessionRef, SessionRow
+from sessile.rows import LEASE_SECONDS, SessionRef, SessionRow
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite import rows
 from sessile.stores.sqlite.lanes import LookupLane, ReadLane, WriteLane
@@ -18,8 +18,11 @@ LAST = 2**62
 class Verbs:
     """The lanes of one database file, which every group of verbs runs in."""
 
-    def __init__(self, connections: list[sqlite3.Connection], clock: Clock) -> None:
+    def __init__(
+        self, connections: list[sqlite3.Connection], clock: Clock, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
         self._clock = clock
+        self._lease = int(lease_seconds * 1_000_000)
         self._writer = WriteLane(connections[0])
         self._lookups = LookupLane(connections[1])
         self._readers = ReadLane(connections[2:])

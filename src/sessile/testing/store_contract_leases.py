@@ -1,0 +1,131 @@
+"""What every Store must do with the leases of turns. Part of `store_contract`."""
+
+import asyncio
+
+import pytest
+
+from sessile.ports import Store
+from sessile.rows import LEASE_SECONDS, Claim, Fence, SessionRef
+from sessile.testing.store_contract_waiting import end, queue
+from sessile.testing.store_world import (
+    DONE,
+    NOTHING,
+    Fixtures,
+    Harness,
+    accept,
+    answered,
+    new_session,
+    read_all,
+    sequences,
+    thought,
+)
+from sessile.wire.errors import FenceLost
+
+EARLY = LEASE_SECONDS * 2 / 3
+"""Not yet a lease, but two of them are more than one."""
+
+
+class LeaseContract(Fixtures):
+    """Who may claim a turn, and when."""
+
+    async def test_a_turn_under_a_lease_is_not_taken(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        assert await store.take_expired_turns() == []
+        await harness.clock.advance(EARLY)
+        assert await store.take_expired_turns() == []
+        await store.append(claim.fence, [thought()], NOTHING)
+
+    async def test_a_turn_whose_lease_has_run_out_is_taken_once(
+        self, harness: Harness, store: Store, ref: SessionRef
+    ) -> None:
+        claim = await accept(store, ref)
+        await store.append(claim.fence, [thought()], NOTHING)
+        await harness.clock.advance(LEASE_SECONDS)
+        found = await asyncio.gather(*(store.take_expired_turns() for _ in range(5)))
+        (taken,) = [claim for claims in found for claim in claims]
+        assert (taken.turn_id, taken.opened) == (claim.turn_id, [])
+        assert taken.fence == Fence(claim.fence.session_id, claim.fence.turn, claim.fence.token + 1)
+        assert taken.session.last_sequence == 3
+        for drafts in ([], [answered()]):
+            with pytest.raises(FenceLost):
+                await store.append(claim.fence, drafts, NOTHING, DONE)
+        assert sequences((await store.append(taken.fence, [answered()], NOTHING, DONE)).entries) == [4, 5]
+        assert len(await read_all(store, claim.session.id)) == 5
+
+    async def test_the_fence_decides_and_not_the_lease(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        await harness.clock.advance(100 * LEASE_SECONDS)
+        await store.append(claim.fence, [thought()], NOTHING)
+        assert await store.renew([claim.fence]) == []
+        assert await store.take_expired_turns() == []
+        await store.append(claim.fence, [answered()], NOTHING, DONE)
+        await harness.clock.advance(100 * LEASE_SECONDS)
+        assert await store.take_expired_turns() == []
+
+    async def test_a_renewed_lease_holds_for_another(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        other = await accept(store, await new_session(store, ref.tenant_id, "other"))
+        claim = await accept(store, ref)
+        for _ in range(3):
+            await harness.clock.advance(EARLY)
+            assert await store.renew([claim.fence]) == []
+        assert [taken.turn_id for taken in await store.take_expired_turns()] == [other.turn_id]
+        await harness.clock.advance(LEASE_SECONDS)
+        assert {taken.turn_id for taken in await store.take_expired_turns()} == {claim.turn_id, other.turn_id}
+
+    async def test_renewing_tells_what_is_lost(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        claims = [await accept(store, await new_session(store, ref.tenant_id, key)) for key in ("a", "b", "c", "d")]
+        kept, taken, ended, deleted = [claim.fence for claim in claims]
+        await harness.clock.advance(EARLY)
+        await store.renew([kept, ended, deleted])
+        await harness.clock.advance(EARLY)
+        (claim,) = await store.take_expired_turns()
+        await store.append(ended, [answered()], NOTHING, DONE)
+        assert claim.fence.turn == taken.turn
+        assert set(await store.renew([kept, taken, ended])) == {taken, ended}
+        assert list(await store.renew([claim.fence])) == []
+        assert list(await store.renew([])) == []
+
+    async def test_every_way_to_a_claim_gives_a_lease(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        first = await accept(store, ref)
+        await queue(store, ref)
+        await harness.clock.advance(EARLY)
+        queued = await end(store, first)
+        assert queued is not None
+        await harness.clock.advance(EARLY)
+        assert await store.take_expired_turns() == [], "a turn out of the queue has a lease of its own"
+        (taken,) = await store.take_unfinished_turns()
+        await harness.clock.advance(EARLY)
+        assert await store.take_expired_turns() == [], "and so has one that a start took up"
+        await harness.clock.advance(EARLY)
+        (again,) = await store.take_expired_turns()
+        assert (again.turn_id, again.fence.token) == (queued.turn_id, taken.fence.token + 1)
+        await harness.clock.advance(EARLY)
+        assert await store.take_expired_turns() == [], "and one whose lease had run out"
+
+    async def test_a_clock_that_goes_back_costs_time_and_nothing_else(
+        self, harness: Harness, store: Store, ref: SessionRef
+    ) -> None:
+        claim = await accept(store, ref)
+        await harness.clock.advance(-1000)
+        assert await store.take_expired_turns() == []
+        await store.append(claim.fence, [thought()], NOTHING)
+        assert await store.renew([claim.fence]) == []
+        await harness.clock.advance(LEASE_SECONDS)
+        (taken,) = await store.take_expired_turns()
+        assert await end(store, taken) is None
+
+    async def test_an_interrupt_is_told_to_whoever_takes_the_turn(
+        self, harness: Harness, store: Store, ref: SessionRef
+    ) -> None:
+        claim = await accept(store, ref)
+        await store.interrupt(ref)
+        await harness.clock.advance(LEASE_SECONDS)
+        (taken,) = await store.take_expired_turns()
+        assert isinstance(taken, Claim)
+        assert (taken.turn_id, taken.interrupted) == (claim.turn_id, True)
+
+    async def test_a_deleted_session_has_no_turn_to_take(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        await accept(store, ref)
+        await harness.clock.advance(LEASE_SECONDS)
+        await store.delete_session(ref, None)
+        assert await store.take_expired_turns() == []

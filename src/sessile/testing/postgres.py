@@ -100,7 +100,7 @@ class PostgresServer:
 
     def _answers(self) -> bool:
         """Whether it would let a client in; the programs' own probe asks for that and nothing else."""
-        probe = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        probe: list[str | Path] = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self._port)]
         return subprocess.run(probe, check=False).returncode == 0
 
 
@@ -143,7 +143,18 @@ def _reachable(path: Path) -> bool:
 
 
 def _initialise(programs: Path, folder: Path, user: str | None) -> None:
-    command = [programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    command: list[str | Path] = [
+        programs / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
     done = subprocess.run(
         [*command, "--locale=C"],
         capture_output=True,

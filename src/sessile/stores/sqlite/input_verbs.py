@@ -4,7 +4,8 @@ import sqlite3
 
 from sessile.domain.log import Entry
 from sessile.rows import Fence, SessionRef, WaitingInput
-from sessile.stores.sqlite import rows, waiting
+from sessile.stores import rows
+from sessile.stores.sqlite import waiting
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate
 from sessile.wire.limits import MAX_WAITING_INPUTS
 

@@ -20,7 +20,8 @@ from sessile.rows import (
     TurnProgress,
     TurnRow,
 )
-from sessile.stores.sqlite import log, rows
+from sessile.stores import rows, rules
+from sessile.stores.sqlite import log
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
 from sessile.stores.sqlite.waiting import place_of
 from sessile.wire import codec, ids
@@ -55,7 +56,7 @@ class Logs(Verbs):
     ) -> Appended:
         now = self._clock.now()
         if end is not None:
-            drafts = [*drafts, draft(log.turn_ended(end, progress))]
+            drafts = [*drafts, draft(rules.turn_ended(end, progress))]
         return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:

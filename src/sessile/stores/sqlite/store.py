@@ -9,7 +9,7 @@ from typing import Self
 
 from sessile.ports import Clock
 from sessile.rows import LEASE_SECONDS
-from sessile.stores.sqlite import once as keys
+from sessile.stores import rules
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.client_tools import ClientTools
@@ -46,7 +46,7 @@ class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibil
         await self._writer.run(lambda db: db.execute(QUERIES["touch"]) and None)
 
     async def purge(self) -> bool:
-        expired = keys.expired(self._clock.now())
+        expired = rules.expired(self._clock.now())
         return await self._writer.run(lambda db: _purge_slice(db, expired))
 
 

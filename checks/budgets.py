@@ -13,6 +13,7 @@ BROAD_EXCEPT = {
     "runner/dispatch.py": "a tool is foreign code",
     "tools/python.py": "a tool is foreign code",
     "stores/sqlite/lanes.py": "a defect in a verb goes to its caller, not to the writer thread",
+    "stores/postgres/lanes.py": "a defect in a call goes to its caller, not to the batch",
 }
 """The files that may catch everything, each with its reason."""
 

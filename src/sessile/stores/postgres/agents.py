@@ -1,0 +1,75 @@
+"""Agents in PostgreSQL."""
+
+from collections.abc import Callable
+
+from sessile.rows import AgentRow, Once, Page
+from sessile.stores import rows, rules
+from sessile.stores.postgres import once as keys
+from sessile.stores.postgres.db import Db
+from sessile.stores.postgres.verbs import Verbs, before, insert, one
+from sessile.wire.errors import NotFound
+
+
+class Agents(Verbs):
+    """Verbs of the `Store` port."""
+
+    async def create_agent(
+        self,
+        tenant_id: int,
+        key: str,
+        document: bytes,
+        enabled: bool,
+        once: Once | None = None,
+        admit: Callable[[], None] | None = None,
+    ) -> AgentRow:
+        now = self._clock.now()
+
+        async def verb(db: Db) -> AgentRow:
+            if once is not None and (made := await keys.made(db, tenant_id, rules.AGENTS, once, now)) is not None:
+                return rows.agent(await keys.still(db, "made_agent", made, once))
+            if admit is not None:
+                admit()
+            values = {"tenant_id": tenant_id, "key": key, "document": document, "enabled": enabled, "now": now}
+            ((row_id,),) = await insert(db, "insert_agent", "agent", **values)
+            if once is not None:
+                await keys.keep(db, tenant_id, rules.AGENTS, once, row_id, now)
+            return rows.agent((row_id, tenant_id, key, enabled, 1, document, now, now))
+
+        return await self._write(verb)
+
+    async def get_agent(self, tenant_id: int, key: str) -> AgentRow:
+        return rows.agent(await self._read(lambda db: one(db, "get_agent", "agent", key, tenant_id=tenant_id, key=key)))
+
+    async def list_agents(
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+    ) -> Page[AgentRow]:
+        name = "list_agents" if enabled is None else "list_agents_enabled"
+        values = {"tenant_id": tenant_id, "cursor": before(cursor), "limit": limit + 1, "enabled": enabled}
+        found = [rows.agent(row) for row in await self._read(lambda db: db.all(name, **values))]
+        return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    async def save_agent(
+        self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int
+    ) -> AgentRow | None:
+        now = self._clock.now()
+
+        async def verb(db: Db) -> AgentRow | None:
+            (agent_id,) = await one(db, "get_agent_id", "agent", key, tenant_id=tenant_id, key=key)
+            values = {"id": agent_id, "document": document, "enabled": enabled, "now": now}
+            if not await db.count("save_agent", expected_version=expected_version, **values):
+                return None
+            return rows.agent(await one(db, "get_agent", "agent", key, tenant_id=tenant_id, key=key))
+
+        return await self._write(verb)
+
+    async def delete_agent(self, tenant_id: int, key: str) -> int:
+        async def verb(db: Db) -> int:
+            await one(db, "get_agent_id", "agent", key, tenant_id=tenant_id, key=key)
+            gone = await db.change("delete_agent", tenant_id=tenant_id, key=key)
+            if not gone:
+                raise NotFound(f"There is no agent {key!r}.", id=key)
+            agent_id: int = gone[0][0]
+            await db.count("purge_agent_later", agent_id=agent_id)
+            return agent_id
+
+        return await self._write(verb)

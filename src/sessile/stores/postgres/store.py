@@ -1,0 +1,97 @@
+"""The scale-out store: the `Store` port on PostgreSQL. Verbs are in a file for each noun; transactions in `pool`."""
+
+import asyncio
+from typing import Self
+
+import asyncpg
+
+from sessile.ports import Clock
+from sessile.rows import LEASE_SECONDS
+from sessile.stores import rules
+from sessile.stores.postgres.accounts import Accounts
+from sessile.stores.postgres.agents import Agents
+from sessile.stores.postgres.client_tools import ClientTools
+from sessile.stores.postgres.database_clock import DatabaseClock
+from sessile.stores.postgres.db import Db
+from sessile.stores.postgres.input_verbs import Inputs
+from sessile.stores.postgres.log_verbs import Logs
+from sessile.stores.postgres.migrate import migrate
+from sessile.stores.postgres.pool import CONNECTIONS, PATIENCE_SECONDS, Connections
+from sessile.stores.postgres.sessions import Sessions
+from sessile.stores.postgres.visibility import Visibilities
+from sessile.wire.errors import StorageUnavailable
+
+_PURGE_SLICE = 100
+_MEASURE_SECONDS = 10.0
+
+
+class PostgresStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
+    """One database, shared by any number of processes. Their turns are told apart by leases alone."""
+
+    _measuring: "asyncio.Task[None] | None" = None
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        clock: Clock,
+        lease_seconds: float = LEASE_SECONDS,
+        *,
+        lease_clock: Clock | None = None,
+        connections: int = CONNECTIONS,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Self:
+        """Connect and bring the database to the current schema. Raises StorageUnavailable.
+
+        Leases are measured by the database's clock, unless there is another one that all nodes share.
+        """
+        pool = Connections(url, connections, patience)
+        try:
+            await pool.administer(lambda connection: migrate(connection, clock))
+            shared = DatabaseClock()
+            await pool.read(shared.measure)
+        except asyncpg.ClientConfigurationError:
+            raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
+        store = cls(pool, clock, (lease_clock or shared).now, lease_seconds)
+        store._measuring = asyncio.create_task(_measure_for_ever(pool, shared))
+        return store
+
+    async def close(self) -> None:
+        if self._measuring is not None:
+            self._measuring.cancel()
+        await self._connections.close()
+
+    async def ping(self) -> None:
+        async def verb(db: Db) -> None:
+            db.wrote = True  # the writer's row is a change like any other
+
+        await self._write(verb)
+
+    async def purge(self) -> bool:
+        expired = rules.expired(self._clock.now())
+        return await self._write(lambda db: _purge_slice(db, expired))
+
+
+async def _measure_for_ever(pool: Connections, clock: DatabaseClock) -> None:
+    while True:
+        await asyncio.sleep(_MEASURE_SECONDS)
+        try:
+            await pool.read(clock.measure)
+        except StorageUnavailable:
+            continue
+
+
+async def _purge_slice(db: Db, expired: int) -> bool:
+    row = await db.one("next_purge")
+    if row is None:
+        await db.count("forget_writers")
+        return await db.count("purge_idempotent", expired=expired, slice=_PURGE_SLICE) == _PURGE_SLICE
+    purge_id, agent_id, session_id = row
+    if agent_id is not None:
+        removed = await db.count("purge_sessions", agent_id=agent_id, slice=_PURGE_SLICE)
+    else:
+        slices = ("purge_events", "purge_turns", "purge_inputs")
+        removed = max([await db.count(name, session_id=session_id, slice=_PURGE_SLICE) for name in slices])
+    if removed < _PURGE_SLICE:
+        await db.count("end_purge", id=purge_id)
+    return True

@@ -1,12 +1,11 @@
 """What tests of several kinds share: one PostgreSQL server a run, started when the first test asks for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from uuid import uuid4
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
@@ -43,7 +42,7 @@ def shared_database(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
-async def emptied_database(shared_database: str) -> AsyncIterator[str]:
+async def emptied_database(shared_database: str) -> str:
     """The same without rows, which takes less time than a new one; internal ids go on from test to test."""
     connection = await asyncpg.connect(shared_database)
     try:
@@ -53,10 +52,16 @@ async def emptied_database(shared_database: str) -> AsyncIterator[str]:
                 await connection.execute(f"DELETE FROM {table}")
     finally:
         await connection.close()
-    yield shared_database
+    return shared_database
 
 
-@pytest_asyncio.fixture(loop_scope="function")
+@pytest.fixture(scope="module")
+def module_database(postgres: PostgresServer) -> str:
+    """The URL of a new database for the tests of a module, without any schema."""
+    return asyncio.run(_new_database(postgres))
+
+
+@pytest.fixture
 async def new_database(postgres: PostgresServer) -> str:
-    """The URL of a database without any schema."""
+    """The same for one test."""
     return await _new_database(postgres)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -20,7 +21,7 @@ from sessile.api.gate import Gate
 from sessile.api.server import HttpServer
 from sessile.auth import keys
 from sessile.clock import SystemClock
-from sessile.config import Config, ConfigError
+from sessile.config import Config, ConfigError, is_url
 from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
@@ -73,7 +74,10 @@ class Runtime(Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[Store]:
     """The store of a configuration, for administration beside a running server or without one. Raises ConfigError."""
-    store = await SqliteStore.open(_database(config), SystemClock(), config.lease_seconds)
+    if is_url(config.database):
+        store = await _postgres().open(config.database, SystemClock(), config.lease_seconds)
+    else:
+        store = await SqliteStore.open(_database(config), SystemClock(), config.lease_seconds)
     try:
         yield store
     finally:
@@ -92,7 +96,8 @@ async def running(
 
     Raises ConfigError, StorageUnavailable.
     """
-    with owned(_database(config)):
+    shared = is_url(config.database)
+    with contextlib.nullcontext() if shared else owned(_database(config)):
         models = model_registry(config, providers)
         tools = ToolRegistry(config.tools, functions)
         clock = SystemClock()
@@ -110,7 +115,7 @@ async def running(
                 hub=hub,
                 store=store,
             )
-            await worker.recover()
+            await worker.recover(alone=not shared)
             sweeper = asyncio.create_task(_purge_for_ever(store))
             keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
@@ -121,6 +126,16 @@ async def running(
                 keeper.cancel()
                 await runtime.drain(config)
                 await models.close()
+
+
+def _postgres() -> Any:
+    """The store for PostgreSQL, whose driver is an optional extra. Raises ConfigError without it."""
+    try:
+        return importlib.import_module("sessile.stores.postgres.store").PostgresStore
+    except ModuleNotFoundError as missing:
+        if missing.name != "asyncpg":
+            raise
+        raise ConfigError("PostgreSQL needs the extra `postgres`: pip install 'sessile[postgres]'.") from None
 
 
 def model_registry(config: Config, providers: Mapping[str, Provider] | None = None) -> Registry:

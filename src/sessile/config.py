@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -53,7 +54,9 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     data: str = "data"
     """The folder that a server keeps its database in; made when it is not there."""
     database: str | None = None
-    """The database file, in a folder that exists; `sessile.db` in the data folder by default."""
+    """A database file, in a folder that exists, or a PostgreSQL database as `postgresql://…`.
+
+    By default, `sessile.db` in the data folder."""
     no_auth: bool = False
     allowed_hosts: list[str] = field(default_factory=list)
     """Names a Host header may carry besides loopback and `host`."""
@@ -75,6 +78,19 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """What the model name `default` stands for; without it, the best that is there (`models/default.py`)."""
     models: dict[str, ModelConfig] = field(default_factory=dict)
     tools: dict[str, ToolConfig] = field(default_factory=dict)
+
+
+def is_url(database: str | None) -> bool:
+    """Whether a database is a PostgreSQL server's, and no file."""
+    return database is not None and database.startswith(("postgresql://", "postgres://"))
+
+
+def without_secrets(url: str) -> str:
+    """A database's URL as people and logs may see it: without the password, and without what follows the name."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}@{host}" if user else host
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
 
 
 def load(path: str | None = None, overrides: dict[str, Any] | None = None, *, default_file: bool = True) -> Config:

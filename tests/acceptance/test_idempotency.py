@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from acceptance.databases import database as database
 from acceptance.stage import WAIT_SECONDS, Frame, Stage, lambdas, model_config, refused, text_of, types
 from sessile.cli import admin
 from sessile.config import Config

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import sessile
+from acceptance.databases import database as database
 from acceptance.following import following
 from acceptance.stage import Stage, lambdas, refused, types
 from sessile.testing.script import call, hang, say, wait_for

@@ -98,13 +98,15 @@ class Worker:
             await self._cancel(list(self._running.values()), left)
         await self._hand_over()
 
-    async def recover(self) -> int:
+    async def recover(self, alone: bool = True) -> int:
         """Go on with every turn that an earlier process left running; returns how many there were.
 
+        `alone`: whether nobody else runs turns of this store. Otherwise only what nobody renews any more is taken up.
         A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
         what ends them.
         """
-        return await self._take_up(await self._env.store.take_unfinished_turns())
+        store = self._env.store
+        return await self._take_up(await (store.take_unfinished_turns() if alone else store.take_expired_turns()))
 
     async def keep_leases(self, lease_seconds: float) -> None:
         """Look after leases three times a lease, until it is cancelled."""

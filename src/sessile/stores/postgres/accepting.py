@@ -12,8 +12,9 @@ from sessile.stores.postgres import once as keys
 from sessile.stores.postgres import waiting
 from sessile.stores.postgres.db import Db, Row
 from sessile.stores.postgres.opening import Opening, open_turns
+from sessile.stores.postgres.verbs import not_found
 from sessile.wire import ids
-from sessile.wire.errors import NotFound, SessileError
+from sessile.wire.errors import SessileError
 from sessile.wire.inputs import Behavior
 
 Accepted = Claim | Rejoined | Queued
@@ -65,7 +66,7 @@ async def _outcome(db: Db, call: Acceptance, row: Row | None) -> Accepted | Open
 
 async def _decide(db: Db, call: Acceptance, row: Row | None) -> Accepted | Opening:
     if row is None:
-        raise NotFound(f"There is no session {call.ref.session_key!r}.", id=call.ref.session_key)
+        raise not_found("session", call.ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
     if call.once is not None:
         scope = rules.inputs_of(session.id)

@@ -6,8 +6,7 @@ from sessile.rows import AgentRow, Once, Page
 from sessile.stores import rows, rules
 from sessile.stores.postgres import once as keys
 from sessile.stores.postgres.db import Db
-from sessile.stores.postgres.verbs import Verbs, before, insert, one
-from sessile.wire.errors import NotFound
+from sessile.stores.postgres.verbs import Verbs, before, insert, not_found, one
 
 
 class Agents(Verbs):
@@ -67,7 +66,7 @@ class Agents(Verbs):
             await one(db, "get_agent_id", "agent", key, tenant_id=tenant_id, key=key)
             gone = await db.change("delete_agent", tenant_id=tenant_id, key=key)
             if not gone:
-                raise NotFound(f"There is no agent {key!r}.", id=key)
+                raise not_found("agent", key)
             agent_id: int = gone[0][0]
             await db.count("purge_agent_later", agent_id=agent_id)
             return agent_id

@@ -13,10 +13,10 @@ from sessile.stores.postgres import once as keys
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.log import Append, append_all
 from sessile.stores.postgres.opening import insert
-from sessile.stores.postgres.verbs import Verbs, session_row
+from sessile.stores.postgres.verbs import Verbs, not_found, session_row
 from sessile.stores.postgres.waiting import rejoined
 from sessile.wire import codec, ids
-from sessile.wire.errors import NotFound, ToolCallNotOutstanding
+from sessile.wire.errors import ToolCallNotOutstanding
 from sessile.wire.events import ToolInputEvent
 
 
@@ -96,7 +96,7 @@ async def _with_agent(db: Db, ref: SessionRef) -> tuple[SessionRow, AgentRow]:
     session = await session_row(db, ref, "lock_session")
     row = await db.one("session_to_run", session_id=session.id)
     if row is None:
-        raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
+        raise not_found("session", ref.session_key)
     return rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
 
 

@@ -5,7 +5,7 @@ from sessile.rows import Fence, SessionRef, WaitingInput
 from sessile.stores import rows
 from sessile.stores.postgres import waiting
 from sessile.stores.postgres.db import Db
-from sessile.stores.postgres.verbs import Verbs, locate, session_row
+from sessile.stores.postgres.verbs import Verbs, check, locate, session_row
 from sessile.wire.limits import MAX_WAITING_INPUTS
 
 
@@ -24,6 +24,8 @@ class Inputs(Verbs):
         return await self._read(verb)
 
     async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
+        check("input", event_id)
+
         async def verb(db: Db) -> int:
             session = await session_row(db, ref, "lock_session")
             await waiting.withdraw(db, session.id, event_id)

@@ -26,7 +26,7 @@ from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.lanes import BatchLane
 from sessile.stores.postgres.log import Append
 from sessile.stores.postgres.pool import Connections
-from sessile.stores.postgres.verbs import LAST, Verbs, locate, one, place
+from sessile.stores.postgres.verbs import LAST, Verbs, check, locate, one, place
 from sessile.stores.postgres.waiting import place_of
 from sessile.wire import ids
 from sessile.wire.errors import NotFound
@@ -53,6 +53,7 @@ class Logs(Verbs):
         if_match: str | None = None,
         behavior: Behavior | None = None,
     ) -> Claim | Rejoined | Queued:
+        place(ref)
         call = Acceptance(
             ref=ref,
             input=input,
@@ -97,6 +98,8 @@ class Logs(Verbs):
         return {session_id: head for session_id, head in found}
 
     async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
+        check("event", event_id)
+
         async def verb(db: Db) -> Entry:
             session_id, waited = await locate(db, ref), ids.is_waiting(event_id)
             sequence = await place_of(db, session_id, event_id) if waited else ids.sequence_of(event_id)

@@ -6,8 +6,7 @@ from sessile.rows import NewSession, Once, Page, SessionChanges, SessionRef, Ses
 from sessile.stores import rows, rules
 from sessile.stores.postgres import once as keys
 from sessile.stores.postgres.db import Db, Row
-from sessile.stores.postgres.verbs import Verbs, before, insert, one, session_row
-from sessile.wire.errors import NotFound
+from sessile.stores.postgres.verbs import Verbs, before, check, insert, not_found, one, session_row
 
 
 class Sessions(Verbs):
@@ -16,6 +15,7 @@ class Sessions(Verbs):
     async def create_session(
         self, tenant_id: int, agent_key: str, new: NewSession, once: Once | None = None
     ) -> SessionRow:
+        check("agent", agent_key)
         now = self._clock.now()
         fields = {name: getattr(new, name) for name in new.__struct_fields__}
 
@@ -25,7 +25,7 @@ class Sessions(Verbs):
             values = {"tenant_id": tenant_id, "agent_key": agent_key, "now": now}
             added = await insert(db, "insert_session", "session", **values, **fields)
             if not added:
-                raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
+                raise not_found("agent", agent_key)
             row_id, agent_id = added[0]
             if once is not None:
                 await keys.keep(db, tenant_id, rules.SESSIONS, once, row_id, now)

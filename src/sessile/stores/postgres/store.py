@@ -1,6 +1,7 @@
 """The scale-out store: the `Store` port on PostgreSQL. Verbs are in a file for each noun; transactions in `pool`."""
 
 import asyncio
+import contextlib
 from typing import Self
 
 import asyncpg
@@ -45,13 +46,15 @@ class PostgresStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visib
 
         Leases are measured by the database's clock, unless there is another one that all nodes share.
         """
-        pool = Connections(url, connections, patience)
-        try:
-            await pool.administer(lambda connection: migrate(connection, clock))
-            shared = DatabaseClock()
-            await pool.read(shared.measure)
-        except asyncpg.ClientConfigurationError:
-            raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
+        pool, shared = Connections(url, connections, patience), DatabaseClock()
+        async with contextlib.AsyncExitStack() as opened:
+            opened.push_async_callback(pool.close)
+            try:
+                await pool.administer(lambda connection: migrate(connection, clock))
+                await pool.read(shared.measure)
+            except asyncpg.ClientConfigurationError:
+                raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
+            opened.pop_all()
         store = cls(pool, clock, (lease_clock or shared).now, lease_seconds)
         store._measuring = asyncio.create_task(_measure_for_ever(pool, shared))
         return store

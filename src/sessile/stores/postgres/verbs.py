@@ -47,18 +47,37 @@ async def insert(db: Db, query: str, noun: str, /, **values: Any) -> Sequence[Ro
 
 
 async def one(db: Db, query: str, noun: str, key: str, /, **values: Any) -> Row:
-    """The one row of a query. Raises NotFound; no key holds what text in PostgreSQL cannot hold."""
-    try:
-        row = await db.one(query, **values)
-    except asyncpg.DataError:
-        row = None
+    """The one row of a query. Raises NotFound."""
+    check(noun, key)
+    row = await db.one(query, **values)
     if row is None:
-        raise NotFound(f"There is no {noun} {key!r}.", id=key)
+        raise not_found(noun, key)
     return row
 
 
+def check(noun: str, key: str) -> None:
+    """Raise NotFound for what PostgreSQL cannot hold as text: nothing has such a key."""
+    if "\0" in key or not _is_unicode(key):
+        raise not_found(noun, key)
+
+
+def not_found(noun: str, key: str) -> NotFound:
+    """There is nothing under this key."""
+    return NotFound(f"There is no {noun} {key!r}.", id=key)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def place(ref: SessionRef) -> dict[str, Any]:
-    """Where a session is, as values of a query."""
+    """Where a session is, as values of a query. Raises NotFound."""
+    check("session", ref.agent_key)
+    check("session", ref.session_key)
     return {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
 
 

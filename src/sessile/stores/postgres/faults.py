@@ -16,12 +16,18 @@ _PASSING = (
 )
 """SQLSTATE classes and codes of failures of the database, not of a verb: trying again may help."""
 _AT_ONCE = ("40",)
+DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""All that the driver raises. Its internal errors are connections that ended while nobody looked."""
+BROKEN = (asyncpg.InternalClientError, TimeoutError)
+"""After these, nobody knows what a connection is doing."""
 
 
 def passing(error: BaseException, lost: bool) -> bool:
     """Whether the same verb may succeed later. `lost`: the connection it happened on is closed."""
     if isinstance(error, asyncpg.PostgresError):
         return (getattr(error, "sqlstate", None) or "").startswith(_PASSING)
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return False
     return lost or isinstance(error, OSError | TimeoutError | asyncpg.InternalClientError)
 
 

@@ -113,7 +113,7 @@ class Connections:
             await asyncio.wait(self._tasks)
         while self._idle:
             link = self._idle.popleft()
-            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*faults.DRIVER):
                 await link.connection.close(timeout=1)
 
     def _check_open(self) -> None:
@@ -188,9 +188,9 @@ class Connections:
                 if link is not None:
                     link.connection.terminate()  # whatever it was doing
                 raise
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                if link is not None and isinstance(error, TimeoutError):
-                    link.connection.terminate()  # it does not answer
+            except faults.DRIVER as error:
+                if link is not None and isinstance(error, faults.BROKEN):
+                    link.connection.terminate()
                 if faults.passing(error, lost=link is None or link.connection.is_closed()):
                     raise _Lost(error) from error
                 raise
@@ -225,7 +225,7 @@ async def _commit(connection: Any) -> BaseException | None:
     """Commit. Raises what says that nothing was committed; returns what leaves it open."""
     try:
         status = await connection.execute("COMMIT")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except faults.DRIVER as error:
         if faults.refused(error):
             raise
         connection.terminate()
@@ -238,5 +238,5 @@ async def _commit(connection: Any) -> BaseException | None:
 async def _undo(connection: Any) -> None:
     try:
         await connection.execute("ROLLBACK")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    except faults.DRIVER:
         connection.terminate()  # the server rolls back what it hears no more of

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 from typing import Self
 
-import asyncpg
-
 from sessile.ports import Clock
 from sessile.rows import LEASE_SECONDS
 from sessile.stores import rules
@@ -52,7 +50,7 @@ class PostgresStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visib
             try:
                 await pool.administer(lambda connection: migrate(connection, clock))
                 await pool.read(shared.measure)
-            except asyncpg.ClientConfigurationError:
+            except ValueError:  # asyncpg.ClientConfigurationError is one too
                 raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
             opened.pop_all()
         store = cls(pool, clock, (lease_clock or shared).now, lease_seconds)

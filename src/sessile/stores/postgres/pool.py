@@ -90,7 +90,7 @@ class Connections:
             async with self._link() as link:
                 return await work(link.connection)
 
-        return await self._patiently(attempt)
+        return await self._patiently(attempt, "The database cannot be opened: {}.")
 
     async def transact(self, verb: Verb[Result]) -> Result:
         """As `write`, for work that was started with `start`."""
@@ -125,7 +125,7 @@ class Connections:
         if not task.cancelled():
             task.exception()  # its caller may be gone; then nobody else asks
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    async def _patiently(self, attempt: Callable[[], Awaitable[Result]], refusal: str | None = None) -> Result:
         deadline = time.monotonic() + self._patience
         while True:
             try:
@@ -133,7 +133,7 @@ class Connections:
             except _Lost as lost:
                 if self._closed or time.monotonic() > deadline:
                     _log.error("storage_failed", error=str(lost))
-                    raise StorageUnavailable from None
+                    raise StorageUnavailable(refusal and refusal.format(lost)) from None
                 pause = 0.0 if lost.again else _PAUSE_SECONDS
             await asyncio.sleep(pause)
 

@@ -40,7 +40,7 @@ from sessile.service.visibility import Visibility
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.tools.registry import ToolRegistry
-from sessile.wire.errors import StorageUnavailable
+from sessile.wire.errors import KeyTaken, StorageUnavailable
 
 DEFAULT_TENANT = "default"
 _PURGE_IDLE_SECONDS = 1.0
@@ -146,8 +146,10 @@ def model_registry(config: Config, providers: Mapping[str, Provider] | None = No
 
 async def default_tenant(store: Store) -> TenantRow:
     """The tenant that a fresh store starts with."""
-    tenants = {tenant.key: tenant for tenant in await store.list_tenants()}
-    return tenants.get(DEFAULT_TENANT) or await store.create_tenant(DEFAULT_TENANT, "Default tenant")
+    with contextlib.suppress(KeyTaken):  # by another server that starts on the same database
+        tenants = {tenant.key: tenant for tenant in await store.list_tenants()}
+        return tenants.get(DEFAULT_TENANT) or await store.create_tenant(DEFAULT_TENANT, "Default tenant")
+    return await default_tenant(store)
 
 
 async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None:

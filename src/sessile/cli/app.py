@@ -27,8 +27,8 @@ COMMANDS = {
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),
     "models": Lazy("sessile.cli.models", "What models are configured, and whether they answer.", SERVER),
-    "keys": Lazy("sessile.cli.keys", "API keys of a data folder.", SERVER),
-    "tenants": Lazy("sessile.cli.tenants", "Tenants of a data folder.", SERVER),
+    "keys": Lazy("sessile.cli.keys", "API keys of a data folder, or of a PostgreSQL database.", SERVER),
+    "tenants": Lazy("sessile.cli.tenants", "Tenants of a data folder, or of a PostgreSQL database.", SERVER),
 }
 """Every command: a new one is a module and a line here."""
 

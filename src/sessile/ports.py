@@ -22,6 +22,7 @@ from sessile.rows import (
     Page,
     Rejoined,
     SessionChanges,
+    SessionQuery,
     SessionRef,
     SessionRow,
     TenantRow,
@@ -78,9 +79,12 @@ class AgentStore(Protocol):
         """Raises NotFound."""
 
     async def list_agents(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[AgentRow]:
-        """Newest first. Filtered pages examine a bounded number of rows."""
+        """Newest first; with a `pattern` of `domain.name_filter`, those with such a name or description.
+
+        A page with a pattern examines a bounded number of rows, so it may be short and still have a `next`.
+        """
 
     async def save_agent(
         self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int
@@ -112,6 +116,9 @@ class SessionStore(Protocol):
         self, tenant_id: int, agent_key: str, *, cursor: int | None, limit: int
     ) -> Page[SessionRow]:
         """Newest first, the same cost however many there are, reading no event. Raises NotFound for the agent."""
+
+    async def find_sessions(self, tenant_id: int, query: SessionQuery) -> Page[SessionRow]:
+        """Sessions of a tenant that a query takes, newest first; agents that are not there have none."""
 
     async def update_session(self, ref: SessionRef, changes: SessionChanges, if_match: int | None) -> SessionRow:
         """Change fields and increment the version. Raises NotFound, or PreconditionFailed for another version."""

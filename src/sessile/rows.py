@@ -9,7 +9,9 @@ from typing import Any, Generic, Literal, TypeVar
 from msgspec import UNSET, Struct, UnsetType, json
 
 from sessile.domain.log import Entry
+from sessile.domain.metadata_filter import Filter
 from sessile.wire.events import TurnError
+from sessile.wire.limits import MAX_INTEGER, MIN_INTEGER
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
@@ -104,6 +106,25 @@ class SessionChanges(Struct, frozen=True, kw_only=True):
     metadata: bytes | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
     tti_minutes: int | UnsetType = UNSET
+
+
+class SessionQuery(Struct, frozen=True, kw_only=True):
+    """Which sessions of a tenant to list: those before `cursor`, at most `limit`; what is None does not matter.
+
+    Times are exclusive. `pattern` is one of `domain.name_filter`, on names and descriptions. The store examines a
+    bounded number of rows, so a page may hold fewer than `limit` sessions and still have a `next`.
+    """
+
+    cursor: int | None = None
+    limit: int
+    agent_keys: Collection[str] | None = None
+    status: Status | None = None
+    created_after: int = MIN_INTEGER
+    created_before: int = MAX_INTEGER
+    updated_after: int = MIN_INTEGER
+    updated_before: int = MAX_INTEGER
+    pattern: str | None = None
+    metadata: Filter | None = None
 
 
 class SessionRef(Struct, frozen=True):

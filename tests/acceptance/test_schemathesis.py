@@ -41,7 +41,6 @@ NOT_BUILT = {
     "InputMessageRequest": ("since", "behavior"),
 }
 """Fields of the contract that are documented, and answered 400 `not_supported` until they are built."""
-NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
 OF_A_STREAM = ("since", "deltas")
 """Parameters of the operation that answers in two forms, which the list refuses; test_follow.py has them."""
 REFERENCES = {
@@ -53,6 +52,7 @@ REFERENCES = {
 """Fields that must name something elsewhere in the same document, which no schema can say."""
 REFUSALS = {
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
+    "invalid_filter": "A filter has a grammar, which no JSON schema can say.",
     "precondition_failed": "Which version a session has, no document knows.",
     "idempotency_key_reused": "Which keys have come before, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
@@ -99,8 +99,7 @@ def narrowed(document: Document) -> Document:
             del schemas[name]["properties"][field]
     for item in document["paths"].values():
         for operation in item.values():
-            left_out = (*NOT_BUILT_PARAMETERS, *OF_A_STREAM)
-            operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in left_out]
+            operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in OF_A_STREAM]
             for parameter in operation["parameters"]:
                 if parameter["name"] == "page_key":
                     # Opaque: only an earlier page gives one that is right. An empty one means the first page.

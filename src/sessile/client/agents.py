@@ -60,11 +60,16 @@ class AsyncAgents:
         """Show an agent. Raises NotFound."""
         return _agent(await self._caller.whole("GET", path(_AGENT, agent_key=agent_key)))
 
-    def list(self, *, enabled: bool | None = None, limit: int | None = None) -> AsyncPages[Agent]:
-        """List agents, newest first; all, or by `enabled`. `limit` is the size of a page: 1 to 100."""
+    def list(
+        self, *, enabled: bool | None = None, filter: str | None = None, limit: int | None = None
+    ) -> AsyncPages[Agent]:
+        """List agents, newest first; all, or by `enabled`. `limit` is the size of a page: 1 to 100.
+
+        `filter` is a regular expression that the name or description must have. Raises InvalidFilter.
+        """
 
         async def fetch(page_key: str | None) -> Page[Agent]:
-            query = {"enabled": enabled, "limit": limit, "page_key": page_key}
+            query = {"enabled": enabled, "filter": filter, "limit": limit, "page_key": page_key}
             reply = await self._caller.whole("GET", _AGENTS, query=query)
             return read_page("agents", reply.body, lambda item: read(Agent, item))
 

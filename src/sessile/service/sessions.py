@@ -1,12 +1,14 @@
 """Use-cases over sessions: create, show, list, change, delete."""
 
+import asyncio
 from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
 
+from sessile.domain import filter_parser, name_filter
 from sessile.ports import LiveSink, Principal, Store, TurnQueue
-from sessile.rows import NewSession, Once, Page, SessionChanges, SessionRef, SessionRow
+from sessile.rows import NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotSupported
 from sessile.wire.limits import MAX_METADATA_BYTES
@@ -44,6 +46,15 @@ class Sessions:
     async def list(self, principal: Principal, agent_key: str, *, cursor: int | None, limit: int) -> Page[SessionRow]:
         """A page, newest first. Raises NotFound for the agent."""
         return await self._store.list_sessions(principal.tenant_id, agent_key, cursor=cursor, limit=limit)
+
+    async def find(self, principal: Principal, query: SessionQuery, metadata_filter: str | None) -> Page[SessionRow]:
+        """A page of the sessions that a query takes, newest first. Raises InvalidFilter."""
+        if query.pattern is not None:
+            name_filter.check(query.pattern)
+        if metadata_filter is not None:  # on a thread: a long one takes some milliseconds
+            tree = await asyncio.to_thread(filter_parser.parse, metadata_filter)
+            query = msgspec.structs.replace(query, metadata=tree)
+        return await self._store.find_sessions(principal.tenant_id, query)
 
     async def update(
         self, principal: Principal, agent_key: str, key: str, request: UpdateSessionRequest, if_match: int | None

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
@@ -64,11 +64,19 @@ def invalid_field(message: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 @lru_cache(maxsize=256)
 def rfc3339(micros: int) -> str:
     """Microseconds since the epoch as RFC 3339 in UTC, always with six digits."""
     seconds, fraction = divmod(micros, 1_000_000)
     return f"{_whole_second(seconds)}.{fraction:06d}Z"
+
+
+def microseconds(time: datetime) -> int:
+    """A time with its zone as microseconds since the epoch."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
+│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, InvalidFilter, UnknownCursor, NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
@@ -72,6 +72,12 @@ class InvalidPageKey(BadRequest):
     """The page_key does not come from an earlier page of this list."""
 
     code = "invalid_page_key"
+
+
+class InvalidFilter(BadRequest):
+    """A filter that cannot be read; the message points at the character."""
+
+    code = "invalid_filter"
 
 
 class UnknownCursor(BadRequest):

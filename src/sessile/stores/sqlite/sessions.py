@@ -13,7 +13,7 @@ from sessile.rows import (
     SessionRow,
 )
 from sessile.stores.sqlite import once as keys
-from sessile.stores.sqlite import rows
+from sessile.stores.sqlite import rows, terms
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one, session_row
 from sessile.wire.errors import NotFound, PreconditionFailed
 
@@ -46,6 +46,7 @@ class Sessions(Verbs):
             row_id, agent_id = row
             if once is not None:
                 keys.keep(db, tenant_id, keys.SESSIONS, once, row_id, now)
+            terms.keep(db, row_id, tenant_id, agent_id, new.metadata)
             return SessionRow(
                 id=row_id,
                 tenant_id=tenant_id,
@@ -95,6 +96,8 @@ class Sessions(Verbs):
                 for name in changes.__struct_fields__
             }
             db.execute(QUERIES["update_session"], values | {"id": session.id, "now": now})
+            if values["metadata"] != session.metadata:
+                terms.replace(db, session, values["metadata"])
             return session_row(db, ref)
 
         return await self._writer.run(verb)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Self
 
 from sessile.ports import Clock
+from sessile.stores.sqlite import functions
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
+from sessile.stores.sqlite.session_search import SessionSearch
 from sessile.stores.sqlite.sessions import Sessions
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire.errors import StorageUnavailable
@@ -22,7 +24,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs):
+class SqliteStore(Accounts, Agents, Sessions, SessionSearch, Logs):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
@@ -75,6 +77,7 @@ def _connect(path: Path, *settings: str) -> sqlite3.Connection:
         *settings,
     ):
         connection.execute(setting)
+    functions.register(connection)
     return connection
 
 
@@ -91,6 +94,7 @@ def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
     else:
         removed = db.execute(QUERIES["purge_events"], values).rowcount
         removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
+        db.execute(QUERIES["delete_terms"], values)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

@@ -172,6 +172,7 @@ async def test_sessions_of_all_agents_by_status_and_time(stage: Stage, upstream:
         ("status", "asleep"),
         ("created_after", "yesterday"),
         ("created_after", "2026-01-01T00:00:00"),
+        ("created_before", "0"),
         ("updated_before", "2026-13-01T00:00:00Z"),
         ("agent_key", "no such key!"),
         ("order", "asc"),

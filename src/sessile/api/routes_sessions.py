@@ -1,6 +1,5 @@
 """Operations on sessions."""
 
-from datetime import datetime
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,6 +14,7 @@ from sessile.auth import roles
 from sessile.rows import Page, SessionQuery, SessionRow
 from sessile.service.sessions import shown
 from sessile.wire import codec
+from sessile.wire.errors import InvalidParameter
 from sessile.wire.ids import Key
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT, MAX_METADATA_FILTER_CHARS
 from sessile.wire.sessions import (
@@ -38,8 +38,9 @@ MetadataFilter = Annotated[
 ]
 
 
-After = Annotated[datetime, Meta(tz=True, description="Only later ones: a time of RFC 3339 with its zone")]
-Before = Annotated[datetime, Meta(tz=True, description="Only earlier ones: a time of RFC 3339 with its zone")]
+_TIME = {"format": "date-time"}
+After = Annotated[str, Meta(description="Only later ones; a time needs its zone", extra_json_schema=_TIME)]
+Before = Annotated[str, Meta(description="Only earlier ones; a time needs its zone", extra_json_schema=_TIME)]
 
 
 class ListSessionsQuery(Struct, forbid_unknown_fields=True):
@@ -96,8 +97,16 @@ async def list_all(call: Call) -> Response:
     )
     for name in ("created_after", "created_before", "updated_after", "updated_before"):
         if (time := getattr(query, name)) is not UNSET:
-            wanted = replace(wanted, **{name: codec.microseconds(time)})
+            wanted = replace(wanted, **{name: _time(name, time)})
     return _page(await _find(call, query, wanted), "all_sessions")
+
+
+def _time(name: str, text: str) -> int:
+    try:
+        return codec.microseconds(text)
+    except ValueError:
+        reason = "Not a time of RFC 3339 with its zone."
+        raise InvalidParameter(f"{name}: {reason}", field_errors={name: reason}) from None
 
 
 async def _find(call: Call, query: ListSessionsQuery, wanted: SessionQuery) -> Page[SessionRow]:

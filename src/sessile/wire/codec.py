@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -65,6 +65,7 @@ def invalid_field(message: str) -> InvalidRequest:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 @lru_cache(maxsize=256)
@@ -74,8 +75,9 @@ def rfc3339(micros: int) -> str:
     return f"{_whole_second(seconds)}.{fraction:06d}Z"
 
 
-def microseconds(time: datetime) -> int:
-    """A time with its zone as microseconds since the epoch."""
+def microseconds(text: str) -> int:
+    """A time of RFC 3339 with its zone as microseconds since the epoch. Raises ValueError."""
+    time = msgspec.convert(text, _Time)
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 

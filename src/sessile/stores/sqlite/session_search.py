@@ -19,8 +19,8 @@ from sessile.wire import codec
 
 _EXAMINED = 1000
 _SLICE = 100
-_WEIGHED = 4
-"""Equalities whose frequencies are compared at most."""
+_WEIGHED, _FREQUENT = 4, 200
+"""Equalities whose frequencies are compared at most, and from how many sessions on they are all alike."""
 
 
 class SessionSearch(Verbs):
@@ -88,4 +88,4 @@ def _source(db: sqlite3.Connection, tenant_id: int, agents: list[int] | None, qu
     by_term = [_Source(f"candidates_of_{of}_by_term", scopes, term) for term in terms]
     if not by_term:
         return _Source(f"candidates_of_{of}", scopes)
-    return min(by_term, key=lambda source: len(source.ids(db, LAST, _EXAMINED))) if len(by_term) > 1 else by_term[0]
+    return min(by_term, key=lambda source: len(source.ids(db, LAST, _FREQUENT))) if len(by_term) > 1 else by_term[0]

@@ -135,6 +135,23 @@ class SessionRef(Struct, frozen=True):
     session_key: str
 
 
+class SealedSecret(Struct, frozen=True, kw_only=True):
+    """A stored secret, encrypted with the key that `key_id` names. An agent's own have the session 0."""
+
+    agent_id: int
+    session_id: int
+    name: str
+    key_id: str
+    value: bytes
+
+
+class SealedSecrets(Struct, frozen=True):
+    """Secrets to be stored for one owner, by name, all encrypted with one key; None removes one."""
+
+    key_id: str
+    values: dict[str, bytes | None]
+
+
 class TurnRow(Struct, frozen=True, kw_only=True):
     """A stored turn; `usage` and `error` are JSON."""
 

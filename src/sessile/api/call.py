@@ -17,6 +17,7 @@ from sessile.rows import Once
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
@@ -34,6 +35,7 @@ class Services(Struct, frozen=True):
 
     agents: Agents
     sessions: Sessions
+    secrets: Secrets
     inputs: Inputs
     events: Events
     hub: Hub

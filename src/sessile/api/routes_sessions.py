@@ -68,7 +68,10 @@ async def create(call: Call) -> Response:
     body = await call.json()
     once = call.once(body)
     request = codec.convert(body, CreateSessionRequest)
-    return _shown(await call.services.sessions.create(call.principal, call.path["agent_key"], request, once), 201)
+    row = await call.services.sessions.create(call.principal, call.path["agent_key"], request, once)
+    if once is None and request.secrets is UNSET:
+        return _answer(shown(row, None), row, 201)  # spares the look-up of secrets
+    return await _shown(call, row, 201)
 
 
 async def list_sessions(call: Call) -> Response:
@@ -76,9 +79,11 @@ async def list_sessions(call: Call) -> Response:
     query = call.query(ListSessionsQuery)
     cursor, agent_key = decode_cursor("sessions", query.page_key), call.path["agent_key"]
     if query.filter is UNSET and query.metadata_filter is UNSET:
-        return _page(await call.services.sessions.list(call.principal, agent_key, cursor=cursor, limit=query.limit))
-    await call.services.agents.get(call.principal, agent_key)
-    return _page(await _find(call, query, SessionQuery(cursor=cursor, limit=query.limit, agent_keys=[agent_key])))
+        page = await call.services.sessions.list(call.principal, agent_key, cursor=cursor, limit=query.limit)
+    else:
+        await call.services.agents.get(call.principal, agent_key)
+        page = await _find(call, query, SessionQuery(cursor=cursor, limit=query.limit, agent_keys=[agent_key]))
+    return await _page(call, page)
 
 
 async def list_all(call: Call) -> Response:
@@ -98,7 +103,7 @@ async def list_all(call: Call) -> Response:
     for name in ("created_after", "created_before", "updated_after", "updated_before"):
         if (time := getattr(query, name)) is not UNSET:
             wanted = replace(wanted, **{name: _time(name, time)})
-    return _page(await _find(call, query, wanted), "all_sessions")
+    return await _page(call, await _find(call, query, wanted), "all_sessions")
 
 
 def _time(name: str, text: str) -> int:
@@ -116,14 +121,15 @@ async def _find(call: Call, query: ListSessionsQuery, wanted: SessionQuery) -> P
     return await call.services.sessions.find(call.principal, wanted, text)
 
 
-def _page(page: Page[SessionRow], listing: str = "sessions") -> Response:
-    metadata = encode_cursor(listing, page.next)
-    return JsonResponse(page_body("sessions", [codec.encode(shown(row)) for row in page.rows], metadata))
+async def _page(call: Call, page: Page[SessionRow], listing: str = "sessions") -> Response:
+    items = [codec.encode(session) for session in await call.services.sessions.shown(page.rows)]
+    return JsonResponse(page_body("sessions", items, encode_cursor(listing, page.next)))
 
 
 async def get(call: Call) -> Response:
     """GET …/sessions/{session_key}"""
-    return _shown(await call.services.sessions.get(call.principal, call.path["agent_key"], call.path["session_key"]))
+    row = await call.services.sessions.get(call.principal, call.path["agent_key"], call.path["session_key"])
+    return await _shown(call, row)
 
 
 async def check(call: Call) -> Response:
@@ -138,7 +144,7 @@ async def update(call: Call) -> Response:
     row = await call.services.sessions.update(
         call.principal, call.path["agent_key"], call.path["session_key"], request, call.if_match()
     )
-    return _shown(row)
+    return await _shown(call, row)
 
 
 async def delete(call: Call) -> Response:
@@ -149,8 +155,13 @@ async def delete(call: Call) -> Response:
     return Response(status_code=204)
 
 
-def _shown(row: SessionRow, status: int = 200) -> Response:
-    return JsonResponse(codec.encode(shown(row)), status, {"etag": f'"{row.version}"'})
+async def _shown(call: Call, row: SessionRow, status: int = 200) -> Response:
+    (session,) = await call.services.sessions.shown([row])
+    return _answer(session, row, status)
+
+
+def _answer(session: Session, row: SessionRow, status: int) -> Response:
+    return JsonResponse(codec.encode(session), status, {"etag": f'"{row.version}"'})
 
 
 ROUTES = (

@@ -24,6 +24,7 @@ from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_secrets import SecretContract
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -334,5 +335,6 @@ class StoreContract(
     ConcurrencyContract,
     OnceContract,
     ConditionContract,
+    SecretContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -9,7 +9,7 @@ SessileError
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, PreconditionFailed
 ├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
-├── Unavailable           StorageUnavailable, Draining
+├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
 An HTTP status is not part of what is raised on the server; `api/errors` has the table. The docstring of a leaf is its
@@ -220,6 +220,12 @@ class StorageUnavailable(Unavailable):
     """The store could not make this durable; nothing was changed."""
 
     code = "storage_unavailable"
+
+
+class SecretsUnavailable(Unavailable):
+    """The server lacks the key that its secrets are encrypted with."""
+
+    code = "secrets_unavailable"
 
 
 class Draining(Unavailable):

@@ -81,6 +81,7 @@ class Agents(Verbs):
             agent_id: int = one(db, "get_agent_id", {"tenant_id": tenant_id, "key": key}, "agent", key)[0]
             db.execute(QUERIES["delete_agent"], {"id": agent_id})
             db.execute(QUERIES["purge_agent_later"], {"agent_id": agent_id})
+            db.execute(QUERIES["delete_agent_secrets"], {"agent_id": agent_id})
             return agent_id
 
         return await self._writer.run(verb)

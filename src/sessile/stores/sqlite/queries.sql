@@ -339,3 +339,51 @@ DELETE FROM purges WHERE id = :id;
 -- name: touch
 -- Prove that the store can commit.
 UPDATE schema_migrations SET version = version WHERE version = 1;
+
+-- name: secret_names
+-- The names of an owner's secrets.
+SELECT name FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id ORDER BY name;
+
+-- name: session_secret_names
+-- The names of the secrets of sessions, given as a JSON list of their internal ids.
+SELECT session_id, name FROM secrets WHERE session_id IN (SELECT value FROM json_each(:ids)) AND session_id <> 0
+ORDER BY session_id, name;
+
+-- name: sealed_secrets
+-- The secrets of an agent, then those of a session of it.
+SELECT agent_id, session_id, name, key_id, value FROM secrets
+WHERE session_id IN (0, :session_id) AND agent_id = :agent_id ORDER BY session_id, name;
+
+-- name: write_secret
+-- Set a secret.
+INSERT OR REPLACE INTO secrets (session_id, agent_id, name, key_id, value)
+VALUES (:session_id, :agent_id, :name, :key_id, :value);
+
+-- name: delete_secret
+-- Remove a secret.
+DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name;
+
+-- name: delete_agent_secrets
+-- Remove all secrets of an agent's own.
+DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
+
+-- name: delete_session_secrets
+-- Remove all secrets of a session.
+DELETE FROM secrets WHERE session_id = :session_id AND session_id <> 0;
+
+-- name: secrets_key
+-- The key that new secrets are encrypted with.
+SELECT key_id FROM secrets_key WHERE id = 1;
+
+-- name: use_secrets_key
+-- Let new secrets be encrypted with a key.
+INSERT OR REPLACE INTO secrets_key (id, key_id) VALUES (1, :key_id);
+
+-- name: secrets_under_other_keys
+-- Some secrets that are not encrypted with a key.
+SELECT agent_id, session_id, name, key_id, value FROM secrets WHERE key_id <> :key_id LIMIT :limit;
+
+-- name: replace_sealed
+-- Encrypt a secret anew that nobody has changed meanwhile.
+UPDATE secrets SET key_id = :key_id, value = :value
+WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name AND value = :old;

@@ -133,3 +133,17 @@ CREATE TABLE idempotency (
 ) WITHOUT ROWID;
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
+
+CREATE TABLE secrets (
+    session_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (session_id, agent_id, name)
+) WITHOUT ROWID;
+
+CREATE TABLE secrets_key (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    key_id TEXT NOT NULL
+);

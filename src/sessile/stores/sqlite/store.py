@@ -14,6 +14,7 @@ from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
+from sessile.stores.sqlite.secrets import Secrets
 from sessile.stores.sqlite.session_search import SessionSearch
 from sessile.stores.sqlite.sessions import Sessions
 from sessile.stores.sqlite.verbs import QUERIES
@@ -24,7 +25,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, SessionSearch, Logs):
+class SqliteStore(Accounts, Agents, Sessions, SessionSearch, Secrets, Logs):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
@@ -95,6 +96,7 @@ def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
         removed = db.execute(QUERIES["purge_events"], values).rowcount
         removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
         db.execute(QUERIES["delete_terms"], values)
+        db.execute(QUERIES["delete_session_secrets"], values)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

@@ -19,6 +19,8 @@ from sessile.api.call import Services
 from sessile.api.gate import Gate
 from sessile.api.server import HttpServer
 from sessile.auth import keys
+from sessile.auth.keyring import VARIABLE, Keyring
+from sessile.auth.vault import Vault, rotate
 from sessile.clock import SystemClock
 from sessile.config import Config, ConfigError
 from sessile.live.hub import Hub
@@ -34,6 +36,7 @@ from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.service.visibility import Visibility
 from sessile.stores.sqlite.owner import owned
@@ -97,13 +100,15 @@ async def running(
         tools = ToolRegistry(config.tools, functions)
         clock = SystemClock()
         async with open_store(config) as store:
+            vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)
             env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub),
+                sessions=Sessions(store, worker, hub, vault),
+                secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
                 visibility=Visibility(store, worker, hub),
@@ -121,6 +126,18 @@ async def running(
                 keeper.cancel()
                 await runtime.drain(config)
                 await models.close()
+
+
+def keyring(config: Config) -> Keyring:
+    """The keys of the secrets in a database: of the environment, or of a file beside it."""
+    database = _database(config)
+    return Keyring(database.with_name(f"{database.name}.secrets-key"), os.environ.get(VARIABLE))
+
+
+async def rotate_secrets_key(config: Config) -> int:
+    """Encrypt all secrets with a new key; returns how many. Raises SecretsUnavailable, StorageUnavailable."""
+    async with open_store(config) as store:
+        return await rotate(store, keyring(config))
 
 
 def model_registry(config: Config, providers: Mapping[str, Provider] | None = None) -> Registry:

@@ -3,8 +3,8 @@
 A port is cut at verbs of the domain. No port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -25,7 +25,10 @@ from sessile.rows import (
     Page,
     Queued,
     Rejoined,
+    SealedSecret,
+    SealedSecrets,
     SessionChanges,
+    SessionQuery,
     SessionRef,
     SessionRow,
     Shown,
@@ -38,8 +41,18 @@ from sessile.rows import (
 from sessile.wire.events import LiveFrame
 from sessile.wire.inputs import Behavior
 
+Result = TypeVar("Result")
+
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
+
+
+Seal = Callable[[int, int], SealedSecrets]
+"""Encrypts secrets for the internal ids of an agent and a session (0: the agent's own), inside the commit."""
+
+
+class StaleKey(Exception):
+    """Secrets were encrypted with a key that is not in use any more."""
 
 
 class AccountStore(Protocol):
@@ -85,9 +98,12 @@ class AgentStore(Protocol):
         """Raises NotFound."""
 
     async def list_agents(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[AgentRow]:
-        """Newest first. Filtered pages examine a bounded number of rows."""
+        """Newest first; with a `pattern` of `domain.name_filter`, those with such a name or description.
+
+        A page with a pattern examines a bounded number of rows, so it may be short and still have a `next`.
+        """
 
     async def save_agent(
         self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int
@@ -105,11 +121,11 @@ class SessionStore(Protocol):
     """Sessions, durable, without their logs. What `Store` promises holds here."""
 
     async def create_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, once: Once | None = None
+        self, tenant_id: int, agent_key: str, new: NewSession, once: Once | None = None, seal: Seal | None = None
     ) -> SessionRow:
         """Raises NotFound for the agent, KeyTaken for the session; NotFound too when what `once` made was deleted.
 
-        Keys of `once` are the tenant's, for sessions.
+        Keys of `once` are the tenant's, for sessions. `seal` gives the session's secrets; raises StaleKey.
         """
 
     async def get_session(self, ref: SessionRef) -> SessionRow:
@@ -120,8 +136,16 @@ class SessionStore(Protocol):
     ) -> Page[SessionRow]:
         """Newest first, the same cost however many there are, reading no event. Raises NotFound for the agent."""
 
-    async def update_session(self, ref: SessionRef, changes: SessionChanges, if_match: int | None) -> SessionRow:
-        """Change fields and increment the version. Raises NotFound, or PreconditionFailed for another version."""
+    async def find_sessions(self, tenant_id: int, query: SessionQuery) -> Page[SessionRow]:
+        """Sessions of a tenant that a query takes, newest first; agents that are not there have none."""
+
+    async def update_session(
+        self, ref: SessionRef, changes: SessionChanges, if_match: int | None, seal: Seal | None = None
+    ) -> SessionRow:
+        """Change fields and increment the version. Raises NotFound, or PreconditionFailed for another version.
+
+        `seal` gives secrets to set and to remove; raises StaleKey, InvalidRequest when they become too many.
+        """
 
     async def delete_session(self, ref: SessionRef, if_match: int | None) -> int:
         """Delete a session and its log; returns the internal id. Raises as `update_session`.
@@ -282,7 +306,52 @@ class InputStore(Protocol):
         """
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, InputStore, ClientToolStore, VisibilityStore, Protocol):
+class SecretStore(Protocol):
+    """Secrets of agents and sessions, encrypted by others, durable. What `Store` promises holds here.
+
+    One key is in use at a time, the first that comes; a verb that writes under another raises StaleKey. Deleting an
+    owner deletes its secrets.
+    """
+
+    async def agent_secret_names(self, tenant_id: int, agent_key: str) -> list[str]:
+        """The names of an agent's own secrets, sorted. Raises NotFound."""
+
+    async def write_agent_secrets(self, tenant_id: int, agent_key: str, seal: Seal, replace: bool) -> list[str]:
+        """Set and remove secrets of an agent, with `replace` all others too; returns the names that are there then.
+
+        Raises NotFound, StaleKey, InvalidRequest when they become too many.
+        """
+
+    async def session_secret_names(self, session_ids: Collection[int]) -> dict[int, list[str]]:
+        """The names of the secrets of these sessions, sorted; one without secrets is left out."""
+
+    async def sealed_secrets(self, agent_id: int, session_id: int) -> list[SealedSecret]:
+        """The secrets of an agent, then those of one of its sessions."""
+
+    async def secrets_key(self) -> str | None:
+        """The key in use; None before the first secret."""
+
+    async def use_secrets_key(self, key_id: str) -> None:
+        """From now on nothing is written under another key."""
+
+    async def secrets_under_other_keys(self, key_id: str, limit: int) -> list[SealedSecret]:
+        """Some of the secrets of all tenants that are encrypted with another key."""
+
+    async def replace_sealed(self, old: Sequence[SealedSecret], new: Sequence[SealedSecret]) -> None:
+        """Put each of `new` in the place of its `old`, unless that was changed or deleted meanwhile."""
+
+
+class Store(
+    AccountStore,
+    AgentStore,
+    SessionStore,
+    LogStore,
+    InputStore,
+    ClientToolStore,
+    VisibilityStore,
+    SecretStore,
+    Protocol,
+):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -484,6 +553,16 @@ class Authenticator(Protocol):
 
     async def authenticate(self, secret: str | None) -> Principal:
         """Raises Unauthenticated."""
+
+
+class Vault(Protocol):
+    """Secrets in the clear, for whoever must have them: they go into no log, no event and no answer."""
+
+    async def write(self, values: Mapping[str, str | None], verb: Callable[[Seal], Awaitable[Result]]) -> Result:
+        """Run a verb of the store with these secrets encrypted. Raises SecretsUnavailable, and what the verb raises."""
+
+    async def reveal(self, agent_id: int, session_id: int) -> dict[str, str]:
+        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable."""
 
 
 class Clock(Protocol):

@@ -64,6 +64,9 @@ DELIBERATE = {
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,
     "request ToolId: pattern ^tol_.*$, contract ^tol_.*": "An identifier is one line.",
+    "request *AgentSecretsRequest.secrets: only certain names": "The contract bounds the same names of sessions.",
+    "request *AgentSecretsRequest.secrets.additionalProperties: minLength 1, contract None": "As those of sessions.",
+    "request GET * query.filter: maxLength 1000, contract None": BOUNDED,
     "request GET * query.page_key: maxLength 200, contract None": "Opaque, and the server makes none that is longer.",
 }
 

@@ -17,6 +17,7 @@ from sessile.rows import Once
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.service.visibility import Visibility
 from sessile.wire import codec
@@ -35,6 +36,7 @@ class Services(Struct, frozen=True):
 
     agents: Agents
     sessions: Sessions
+    secrets: Secrets
     inputs: Inputs
     events: Events
     visibility: Visibility

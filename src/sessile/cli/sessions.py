@@ -12,6 +12,7 @@ from sessile.cli.options import (
     Description,
     Enabled,
     Everything,
+    Filter,
     IfMatch,
     Json,
     Limit,
@@ -22,6 +23,7 @@ from sessile.cli.options import (
 from sessile.cli.remote import server
 from sessile.cli.transcript import pending_text
 from sessile.client import Session
+from sessile.wire.sessions import Status
 
 app = typer.Typer(
     help="""Sessions of an agent: list, get, create, update, check, pending, delete.
@@ -36,30 +38,44 @@ Name = Annotated[str | None, typer.Option(metavar="TEXT", help="A name for peopl
 Metadata = Annotated[str | None, typer.Option(metavar="JSON", help="Any JSON object; templates can use it.")]
 TtiMinutes = Annotated[int | None, typer.Option(min=0, metavar="N", help="Minutes without use; kept, not acted on.")]
 
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where", metavar="CONDITION", help="Only those whose metadata are so: \"tier >= 2 AND team = 'a'\"."
+    ),
+]
+
 _COLUMNS = [
     output.Column("KEY", lambda session: session.key),
     output.Column("NAME", lambda session: session.name, flexible=True),
     output.Column("STATUS", lambda session: _status(session)),
     output.Column("UPDATED", lambda session: output.when(session.updated_at)),
 ]
+_OF_ALL_AGENTS = [output.Column("AGENT", lambda session: session.agent_key), *_COLUMNS]
 
 
 @app.command("list")
 def list_(
-    agent: AgentKey,
+    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="The key of the agent; all without it.")] = None,
+    filter: Filter = None,
+    where: Where = None,
+    status: Annotated[Status | None, typer.Option(help="Only those of this status.")] = None,
     limit: Limit = None,
     everything: Everything = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """List the sessions of an agent, newest first.
+    """List the sessions of an agent, or of all agents, newest first.
 
     Example: sessile sessions list helper --limit 5
+
+    Example: sessile sessions list --status running --where "channel = 'web'"
     """
     shown = output.cut(limit, everything, as_json=as_json)
     with server(url, api_key) as client:
-        output.listing(client.sessions.list(agent, limit=shown.page_size), _COLUMNS, shown, as_json=as_json)
+        found = client.sessions.list(agent, filter=filter, metadata_filter=where, status=status, limit=shown.page_size)
+        output.listing(found, _COLUMNS if agent else _OF_ALL_AGENTS, shown, as_json=as_json)
 
 
 @app.command()

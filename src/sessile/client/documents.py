@@ -86,13 +86,14 @@ class AgentDocument(TypedDict, total=False):
 
 
 class SessionChanges(TypedDict, total=False):
-    """The fields of a session to change; `metadata` is replaced whole."""
+    """The fields of a session to change; `metadata` is replaced whole, a secret that is None is removed."""
 
     name: str
     description: str | None
     metadata: Mapping[str, Any]
     enabled: bool
     tti_minutes: int
+    secrets: Mapping[str, str | None]
 
 
 class SessionDocument(SessionChanges, total=False):

@@ -2,6 +2,7 @@
 
 import builtins
 import re
+from datetime import datetime
 from typing import Any, Unpack
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from sessile.wire.inputs import OutstandingToolCalls
 from sessile.wire.sessions import SessionCheck, SessionContextUsage, Status, StopReason, Usage
 
 _ETAG = re.compile(r"[!-~]+")
+_ALL_SESSIONS = "/v2/sessions"
 _SESSIONS = "/v2/agents/{agent_key}/sessions"
 _SESSION = "/v2/agents/{agent_key}/sessions/{session_key}"
 _OUTSTANDING = "/v2/agents/{agent_key}/sessions/{session_key}/outstanding_client_tool_calls"
@@ -84,12 +86,40 @@ class AsyncSessions:
         calls = path(_OUTSTANDING, agent_key=agent_key, session_key=session_key)
         return read(OutstandingToolCalls, (await self._caller.whole("GET", calls)).body).client_tool_calls
 
-    def list(self, agent_key: str, *, limit: int | None = None) -> AsyncPages[Session]:
-        """List the sessions of an agent, newest first. `limit` is the size of a page, 1 to 100."""
-        sessions = path(_SESSIONS, agent_key=agent_key)
+    def list(
+        self,
+        agent_key: str | None = None,
+        *,
+        filter: str | None = None,
+        metadata_filter: str | None = None,
+        status: Status | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        updated_after: datetime | None = None,
+        updated_before: datetime | None = None,
+        limit: int | None = None,
+    ) -> AsyncPages[Session]:
+        """List the sessions of an agent, or of all, newest first. `limit` is the size of a page, 1 to 100.
+
+        `filter` is a regular expression that the name or description must have, `metadata_filter` a condition such as
+        `user_role = 'premium' AND tier >= 2`. Times need a time zone. Raises NotFound (the agent), InvalidFilter.
+        """
+        query = {"filter": filter, "metadata_filter": metadata_filter, "limit": limit}
+        further = {
+            "status": status,
+            "created_after": _time("created_after", created_after),
+            "created_before": _time("created_before", created_before),
+            "updated_after": _time("updated_after", updated_after),
+            "updated_before": _time("updated_before", updated_before),
+        }
+        sessions = _ALL_SESSIONS
+        if agent_key is not None and not any(further.values()):
+            sessions = path(_SESSIONS, agent_key=agent_key)
+        else:
+            query |= {"agent_key": agent_key, **further}
 
         async def fetch(page_key: str | None) -> Page[Session]:
-            reply = await self._caller.whole("GET", sessions, query={"limit": limit, "page_key": page_key})
+            reply = await self._caller.whole("GET", sessions, query={**query, "page_key": page_key})
             return read_page("sessions", reply.body, lambda item: read(Session, item))
 
         return AsyncPages(fetch)
@@ -113,6 +143,14 @@ class AsyncSessions:
 
 def _path(agent_key: str, session_key: str) -> str:
     return path(_SESSION, agent_key=agent_key, session_key=session_key)
+
+
+def _time(name: str, time: datetime | None) -> str | None:
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise InvalidParameter(f"{name}: must have a time zone.", field_errors={name: "It has no time zone."})
+    return time.isoformat()
 
 
 def _condition(if_match: str | None) -> dict[str, str]:

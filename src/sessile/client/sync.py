@@ -158,6 +158,9 @@ class Agents(Face[AsyncAgents]):
     update = called(AsyncAgents.update)
     replace = called(AsyncAgents.replace)
     delete = called(AsyncAgents.delete)
+    get_secrets = called(AsyncAgents.get_secrets)
+    replace_secrets = called(AsyncAgents.replace_secrets)
+    update_secrets = called(AsyncAgents.update_secrets)
 
 
 class Sessions(Face[AsyncSessions]):

@@ -1,23 +1,30 @@
 """Use-cases over sessions: create, show, list, change, delete."""
 
+import asyncio
+from collections.abc import Collection
+from functools import partial
 from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
 
-from sessile.ports import LiveSink, Principal, Store, TurnQueue
-from sessile.rows import NewSession, Once, Page, SessionChanges, SessionRef, SessionRow
+from sessile.domain import filter_parser, name_filter
+from sessile.ports import LiveSink, Principal, Store, TurnQueue, Vault
+from sessile.rows import NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
+from sessile.service.secrets import checked
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotSupported
 from sessile.wire.limits import MAX_METADATA_BYTES
+from sessile.wire.secrets import masked
 from sessile.wire.sessions import CreateSessionRequest, Session, SessionContextUsage, UpdateSessionRequest, Usage
 
 
 class Sessions:
     """Everything that can be done with sessions, but for their events."""
 
-    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink) -> None:
+    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, vault: Vault) -> None:
         self._store = store
+        self._vault = vault
         self._queue = queue
         self._live = live
 
@@ -25,7 +32,7 @@ class Sessions:
         self, principal: Principal, agent_key: str, request: CreateSessionRequest, once: Once | None = None
     ) -> SessionRow:
         """Raises InvalidRequest, NotSupported, NotFound for the agent, KeyTaken, IdempotencyKeyReused."""
-        _refuse_unbuilt(request, "secrets", "from_session")
+        _refuse_unbuilt(request, "from_session")
         key = ids.session_key(request.name or "") if request.key is UNSET else request.key
         new = NewSession(
             key=key,
@@ -35,21 +42,37 @@ class Sessions:
             enabled=request.enabled,
             tti_minutes=request.tti_minutes,
         )
-        return await self._store.create_session(principal.tenant_id, agent_key, new, once)
+        create = partial(self._store.create_session, principal.tenant_id, agent_key, new, once)
+        if request.secrets is UNSET or not request.secrets:
+            return await create()
+        return await self._vault.write(checked(request.secrets), create)
 
     async def get(self, principal: Principal, agent_key: str, key: str) -> SessionRow:
         """Raises NotFound."""
         return await self._store.get_session(SessionRef(principal.tenant_id, agent_key, key))
 
+    async def shown(self, rows: Collection[SessionRow]) -> list[Session]:
+        """Sessions as an answer shows them."""
+        names = await self._store.session_secret_names([row.id for row in rows])
+        return [shown(row, names.get(row.id)) for row in rows]
+
     async def list(self, principal: Principal, agent_key: str, *, cursor: int | None, limit: int) -> Page[SessionRow]:
         """A page, newest first. Raises NotFound for the agent."""
         return await self._store.list_sessions(principal.tenant_id, agent_key, cursor=cursor, limit=limit)
+
+    async def find(self, principal: Principal, query: SessionQuery, metadata_filter: str | None) -> Page[SessionRow]:
+        """A page of the sessions that a query takes, newest first. Raises InvalidFilter."""
+        if query.pattern is not None:
+            name_filter.check(query.pattern)
+        if metadata_filter is not None:  # on a thread: a long one takes some milliseconds
+            tree = await asyncio.to_thread(filter_parser.parse, metadata_filter)
+            query = msgspec.structs.replace(query, metadata=tree)
+        return await self._store.find_sessions(principal.tenant_id, query)
 
     async def update(
         self, principal: Principal, agent_key: str, key: str, request: UpdateSessionRequest, if_match: int | None
     ) -> SessionRow:
         """Change what was sent. Raises InvalidRequest, NotSupported, NotFound, PreconditionFailed."""
-        _refuse_unbuilt(request, "secrets")
         changes = SessionChanges(
             name=request.name,
             description=request.description,
@@ -57,7 +80,11 @@ class Sessions:
             enabled=request.enabled,
             tti_minutes=request.tti_minutes,
         )
-        return await self._store.update_session(SessionRef(principal.tenant_id, agent_key, key), changes, if_match)
+        ref = SessionRef(principal.tenant_id, agent_key, key)
+        update = partial(self._store.update_session, ref, changes, if_match)
+        if request.secrets is UNSET or not request.secrets:
+            return await update()
+        return await self._vault.write(checked(request.secrets), update)
 
     async def delete(self, principal: Principal, agent_key: str, key: str, if_match: int | None) -> None:
         """Delete a session, its log and its running turn. Raises NotFound, PreconditionFailed."""
@@ -66,8 +93,8 @@ class Sessions:
         self._live.close_session(session_id)
 
 
-def shown(row: SessionRow) -> Session:
-    """The session as an answer shows it."""
+def shown(row: SessionRow, secrets: list[str] | None) -> Session:
+    """A session as an answer shows it, with the names of its secrets."""
     return Session(
         id=row.key,
         key=row.key,
@@ -87,6 +114,7 @@ def shown(row: SessionRow) -> Session:
             msgspec.json.decode(row.context_usage, type=SessionContextUsage) if row.context_usage else UNSET
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
+        secrets=UNSET if secrets is None else masked(secrets),
     )
 
 

@@ -23,8 +23,10 @@ from sessile.rows import (
 from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_leases import LeaseContract
+from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_secrets import SecretContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
@@ -336,6 +338,7 @@ class StoreContract(
     TenantContract,
     AgentContract,
     SessionContract,
+    ListContract,
     LogContract,
     ClientToolContract,
     ReadingContract,
@@ -345,5 +348,6 @@ class StoreContract(
     VisibilityContract,
     WaitingContract,
     LeaseContract,
+    SecretContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

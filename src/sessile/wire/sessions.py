@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from sessile.wire.agents import CompactionConfig, Description, ListMetadata, Metadata
 from sessile.wire.ids import EventId, Key, Timestamp
 from sessile.wire.limits import MAX_SESSION_NAME_CHARS, MAX_TTI_MINUTES
+from sessile.wire.secrets import NewSecrets, SecretChanges
 
 SessionName = Annotated[str, Meta(max_length=MAX_SESSION_NAME_CHARS)]
 TtiMinutes = Annotated[int, Meta(ge=0, le=MAX_TTI_MINUTES)]
@@ -57,7 +58,7 @@ class Usage(Struct):
 
 
 class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new session. `secrets` and `from_session` are refused with `not_supported` until they are built."""
+    """A new session. `from_session` is refused with `not_supported` until it is built."""
 
     key: Key | UnsetType = UNSET
     name: SessionName | UnsetType = UNSET
@@ -65,7 +66,7 @@ class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: Metadata = field(default_factory=dict)
     enabled: bool = True
     tti_minutes: TtiMinutes = 0
-    secrets: dict[str, Any] | UnsetType = UNSET
+    secrets: NewSecrets | UnsetType = UNSET
     from_session: dict[str, Any] | UnsetType = UNSET
 
 
@@ -77,7 +78,7 @@ class UpdateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: Metadata | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
     tti_minutes: TtiMinutes | UnsetType = UNSET
-    secrets: dict[str, Any] | UnsetType = UNSET
+    secrets: SecretChanges | UnsetType = UNSET
 
 
 class Session(Struct, kw_only=True):

@@ -54,6 +54,19 @@ FROM agents WHERE tenant_id = :tenant_id AND id < :cursor ORDER BY id DESC LIMIT
 SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at
 FROM agents WHERE tenant_id = :tenant_id AND enabled = :enabled AND id < :cursor ORDER BY id DESC LIMIT :limit;
 
+-- name: agents_edge
+-- The last of a number of agents before a cursor, newest first.
+SELECT id FROM agents WHERE tenant_id = :tenant_id AND id < :cursor ORDER BY id DESC LIMIT 1 OFFSET :examined;
+
+-- name: match_agents
+-- Agents between two places, newest first, whose name or description has a pattern.
+SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at
+FROM agents
+WHERE tenant_id = :tenant_id AND id < :cursor AND id >= :edge AND (:enabled IS NULL OR enabled = :enabled)
+    AND pattern_matches(:pattern, json_extract(CAST(document AS TEXT), '$.name'),
+        json_extract(CAST(document AS TEXT), '$.description'))
+ORDER BY id DESC LIMIT :limit;
+
 -- name: save_agent
 -- Replace the document of an agent that still has the expected version.
 UPDATE agents SET document = :document, enabled = :enabled, version = version + 1, updated_at = :now
@@ -95,6 +108,59 @@ SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, 
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at
 FROM sessions s WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
+
+-- name: candidates_of_agent
+-- Ids of an agent's sessions before a cursor, newest first.
+SELECT id FROM sessions WHERE agent_id = :scope AND id < :cursor ORDER BY id DESC LIMIT :slice;
+
+-- name: candidates_of_tenant
+-- Ids of a tenant's sessions before a cursor, newest first.
+SELECT id FROM sessions WHERE tenant_id = :scope AND id < :cursor ORDER BY id DESC LIMIT :slice;
+
+-- name: candidates_of_agent_by_term
+-- Ids of an agent's sessions before a cursor that have a term in their metadata, or may have it, newest first.
+SELECT session_id FROM session_terms WHERE agent_id = :scope AND term = :term AND session_id < :cursor
+UNION ALL
+SELECT session_id FROM session_terms WHERE agent_id = :scope AND term = 0 AND session_id < :cursor
+ORDER BY session_id DESC LIMIT :slice;
+
+-- name: candidates_of_tenant_by_term
+-- Ids of a tenant's sessions before a cursor that have a term in their metadata, or may have it, newest first.
+SELECT session_id FROM session_terms WHERE tenant_id = :scope AND term = :term AND session_id < :cursor
+UNION ALL
+SELECT session_id FROM session_terms WHERE tenant_id = :scope AND term = 0 AND session_id < :cursor
+ORDER BY session_id DESC LIMIT :slice;
+
+-- name: candidates_running
+-- Ids of a tenant's sessions before a cursor in which a turn runs or is parked, newest first.
+SELECT id FROM sessions WHERE tenant_id = :scope AND id < :cursor AND running_turn IS NOT NULL
+ORDER BY id DESC LIMIT :slice;
+
+-- name: find_sessions
+-- Those of some sessions, given as a JSON list of their ids, that a query takes, newest first. A condition on metadata
+-- stands in the place of the last TRUE.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at
+FROM sessions s JOIN agents a ON a.id = s.agent_id
+WHERE s.id IN (SELECT value FROM json_each(:ids))
+    AND (:agents IS NULL OR s.agent_id IN (SELECT value FROM json_each(:agents)))
+    AND (:status IS NULL OR :status = CASE
+        WHEN s.running_turn IS NOT NULL AND s.stop_reason IS NOT 'requires_action' THEN 'running'
+        WHEN s.last_sequence > 0 THEN 'stopped' ELSE 'unstarted' END)
+    AND s.created_at > :created_after AND s.created_at < :created_before
+    AND s.updated_at > :updated_after AND s.updated_at < :updated_before
+    AND (:pattern IS NULL OR pattern_matches(:pattern, s.name, s.description))
+    AND TRUE
+ORDER BY s.id DESC LIMIT :limit;
+
+-- name: insert_term
+-- Remember a term of a session's metadata.
+INSERT INTO session_terms (session_id, term, tenant_id, agent_id) VALUES (?, ?, ?, ?);
+
+-- name: delete_terms
+-- Forget the terms of a session's metadata.
+DELETE FROM session_terms WHERE session_id = :session_id;
 
 -- name: update_session
 -- Replace the fields a caller may change.
@@ -415,3 +481,51 @@ DELETE FROM purges WHERE id = :id;
 -- name: touch
 -- Prove that the store can commit.
 UPDATE schema_migrations SET version = version WHERE version = 1;
+
+-- name: secret_names
+-- The names of an owner's secrets.
+SELECT name FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id ORDER BY name;
+
+-- name: session_secret_names
+-- The names of the secrets of sessions, given as a JSON list of their internal ids.
+SELECT session_id, name FROM secrets WHERE session_id IN (SELECT value FROM json_each(:ids)) AND session_id <> 0
+ORDER BY session_id, name;
+
+-- name: sealed_secrets
+-- The secrets of an agent, then those of a session of it.
+SELECT agent_id, session_id, name, key_id, value FROM secrets
+WHERE session_id IN (0, :session_id) AND agent_id = :agent_id ORDER BY session_id, name;
+
+-- name: write_secret
+-- Set a secret.
+INSERT OR REPLACE INTO secrets (session_id, agent_id, name, key_id, value)
+VALUES (:session_id, :agent_id, :name, :key_id, :value);
+
+-- name: delete_secret
+-- Remove a secret.
+DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name;
+
+-- name: delete_agent_secrets
+-- Remove all secrets of an agent's own.
+DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
+
+-- name: delete_session_secrets
+-- Remove all secrets of a session.
+DELETE FROM secrets WHERE session_id = :session_id AND session_id <> 0;
+
+-- name: secrets_key
+-- The key that new secrets are encrypted with.
+SELECT key_id FROM secrets_key WHERE id = 1;
+
+-- name: use_secrets_key
+-- Let new secrets be encrypted with a key.
+INSERT OR REPLACE INTO secrets_key (id, key_id) VALUES (1, :key_id);
+
+-- name: secrets_under_other_keys
+-- Some secrets that are not encrypted with a key.
+SELECT agent_id, session_id, name, key_id, value FROM secrets WHERE key_id <> :key_id LIMIT :limit;
+
+-- name: replace_sealed
+-- Encrypt a secret anew that nobody has changed meanwhile.
+UPDATE secrets SET key_id = :key_id, value = :value
+WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name AND value = :old;

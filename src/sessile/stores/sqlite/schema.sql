@@ -67,7 +67,21 @@ CREATE TABLE sessions (
 
 CREATE INDEX sessions_newest ON sessions (agent_id, id);
 
-CREATE INDEX sessions_running ON sessions (running_turn) WHERE running_turn IS NOT NULL;
+CREATE INDEX sessions_newest_of_tenant ON sessions (tenant_id, id);
+
+CREATE INDEX sessions_running ON sessions (tenant_id, id, running_turn) WHERE running_turn IS NOT NULL;
+
+CREATE TABLE session_terms (
+    session_id INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    tenant_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    PRIMARY KEY (session_id, term)
+) WITHOUT ROWID;
+
+CREATE INDEX session_terms_of_agent ON session_terms (agent_id, term, session_id);
+
+CREATE INDEX session_terms_of_tenant ON session_terms (tenant_id, term, session_id);
 
 CREATE TABLE turns (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -140,3 +154,17 @@ CREATE TABLE idempotency (
 ) WITHOUT ROWID;
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
+
+CREATE TABLE secrets (
+    session_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (session_id, agent_id, name)
+) WITHOUT ROWID;
+
+CREATE TABLE secrets_key (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    key_id TEXT NOT NULL
+);

@@ -9,6 +9,7 @@ from typing import Self
 
 from sessile.ports import Clock
 from sessile.rows import LEASE_SECONDS
+from sessile.stores.sqlite import functions
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
@@ -16,6 +17,8 @@ from sessile.stores.sqlite.client_tools import ClientTools
 from sessile.stores.sqlite.input_verbs import Inputs
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
+from sessile.stores.sqlite.secrets import Secrets
+from sessile.stores.sqlite.session_search import SessionSearch
 from sessile.stores.sqlite.sessions import Sessions
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.stores.sqlite.visibility import Visibilities
@@ -26,7 +29,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
+class SqliteStore(Accounts, Agents, Sessions, SessionSearch, Logs, Inputs, ClientTools, Visibilities, Secrets):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
@@ -82,6 +85,7 @@ def _connect(path: Path, *settings: str) -> sqlite3.Connection:
         *settings,
     ):
         connection.execute(setting)
+    functions.register(connection)
     return connection
 
 
@@ -99,6 +103,8 @@ def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
         removed = db.execute(QUERIES["purge_events"], values).rowcount
         removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
         removed = max(removed, db.execute(QUERIES["purge_inputs"], values).rowcount)
+        db.execute(QUERIES["delete_terms"], values)
+        db.execute(QUERIES["delete_session_secrets"], values)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

@@ -122,6 +122,37 @@ class SessionStore(Protocol):
         At once nothing of it can be reached; `purge` removes the rows.
         """
 
+    async def delete_idle_sessions(self) -> list[int]:
+        """Delete a slice of the sessions that nobody has used for their time to idle; returns the internal ids.
+
+        Changes and commits of turns are use, and a session whose turn runs is not idle. Each is deleted once, however
+        many processes ask. As `delete_session` otherwise.
+        """
+
+
+class CopyStore(Protocol):
+    """Sessions that are made from others, durable. What `Store` promises holds here."""
+
+    async def fork_session(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str | None,
+        once: Once | None = None,
+    ) -> SessionRow:
+        """A new session whose log is a copy of the source's, up to the event `up_to` or all that is durable.
+
+        Nobody sees it before it is whole; what is left of one that was cut off, `purge` removes. Places, times and
+        bodies are kept; events and turns get new ids, also where events name each other. The end of a turn that follows
+        `up_to` directly is copied too. A turn that goes no further ends as interrupted, without usage, its open calls
+        answered. It never holds the writer for more than some milliseconds.
+
+        Raises NotFound for the agent and the source, KeyTaken, InvalidRequest when `up_to` is no event of the source or
+        there are more than MAX_FORK_EVENTS, and as `create_session` with `once`.
+        """
+
 
 class LogStore(Protocol):
     """Logs of sessions, and the turns that write them, durable. What `Store` promises holds here."""
@@ -176,7 +207,7 @@ class LogStore(Protocol):
         """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
+class Store(AccountStore, AgentStore, SessionStore, CopyStore, LogStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when

@@ -71,6 +71,8 @@ class SessionRow(Struct, frozen=True):
     context_usage: bytes | None
     created_at: int
     updated_at: int
+    origin: bytes | None = None
+    """JSON of the session that this one was forked from, if it was."""
     running_turn: str | None = None
     """The turn that runs, if one does."""
 
@@ -94,6 +96,7 @@ class NewSession(Struct, frozen=True, kw_only=True):
     metadata: bytes
     enabled: bool
     tti_minutes: int
+    origin: bytes | None = None
 
 
 class SessionChanges(Struct, frozen=True, kw_only=True):

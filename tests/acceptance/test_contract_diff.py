@@ -52,6 +52,8 @@ DELIBERATE = {
     "request Create*Request.description: maxLength 4000, contract None": BOUNDED,
     "request Update*Request.description: maxLength 4000, contract None": BOUNDED,
     "request *AgentSessionRequest.name: maxLength 255, contract None": BOUNDED,
+    "request CreateAgentSessionRequest.from_session.*_key: m??Length *, contract None": "They are keys.",
+    "request CreateAgentSessionRequest.from_session.*: pattern *, contract None": "They are keys and event ids.",
     "request *AgentSessionRequest.tti_minutes: maximum 5256000, contract None": "Ten years: a time must stay a date.",
     "request AgentModel.name: maxLength 255, contract None": BOUNDED,
     "request AgentModel.name: minLength 1, contract None": "No model has an empty name.",

@@ -36,7 +36,7 @@ CONFIG: Document = {
 }
 
 NOT_BUILT = {
-    "CreateSessionRequest": ("from_session", "secrets"),
+    "CreateSessionRequest": ("secrets",),
     "UpdateSessionRequest": ("secrets",),
     "InputMessageRequest": ("since", "behavior"),
 }
@@ -45,12 +45,13 @@ NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
 OF_A_STREAM = ("since", "deltas")
 """Parameters of the operation that answers in two forms, which the list refuses; test_follow.py has them."""
 REFERENCES = {
+    "FromSession": ("include_up_to_event_id", "compact_up_to_event_id"),
     "CreateAgentRequest": ("first_step_name",),
     "UpdateAgentRequest": ("first_step_name",),
     **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
     **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
 }
-"""Fields that must name something elsewhere in the same document, which no schema can say."""
+"""Fields that must name something elsewhere, in the same document or in a log, which no schema can say."""
 REFUSALS = {
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "precondition_failed": "Which version a session has, no document knows.",

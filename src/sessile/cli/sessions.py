@@ -1,4 +1,4 @@
-"""`sessile sessions`: list, get, create, update, check, delete."""
+"""`sessile sessions`: list, get, create, fork, update, check, delete."""
 
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from sessile.cli.remote import server
 from sessile.client import Session
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, update, check, delete.
+    help="""Sessions of an agent: list, get, create, fork, update, check, delete.
 
     Example: sessile sessions list helper
     """,
@@ -33,7 +33,9 @@ app = typer.Typer(
 
 Name = Annotated[str | None, typer.Option(metavar="TEXT", help="A name for people; the key by default.")]
 Metadata = Annotated[str | None, typer.Option(metavar="JSON", help="Any JSON object; templates can use it.")]
-TtiMinutes = Annotated[int | None, typer.Option(min=0, metavar="N", help="Minutes without use; kept, not acted on.")]
+TtiMinutes = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Minutes without use after which it is deleted; 0: never.")
+]
 
 _COLUMNS = [
     output.Column("KEY", lambda session: session.key),
@@ -100,6 +102,44 @@ def create(
     else:
         output.line(session.key)
     output.remark(f"Created. Talk in it: sessile chat {agent} --session {session.key}")
+
+
+@app.command()
+def fork(
+    agent: AgentKey,
+    session: SessionKey,
+    up_to: Annotated[
+        str | None, typer.Option(metavar="EVENT", help="The last event to copy; the newest one by default.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Its key; the server makes one by default.")] = None,
+    under: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="The agent of the new session; the same one by default.")
+    ] = None,
+    name: Name = None,
+    description: Description = None,
+    metadata: Metadata = None,
+    tti_minutes: TtiMinutes = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Create a session that starts with a copy of another one's log, and print its key.
+
+    Example: sessile sessions fork helper first --key second
+    """
+    source = {"agent_key": agent, "session_key": session}
+    if up_to is not None:
+        source["include_up_to_event_id"] = up_to
+    fields = _fields(
+        metadata, key=key, name=name, description=description, tti_minutes=tti_minutes, from_session=source
+    )
+    with server(url, api_key) as client:
+        made = client.sessions.create(under or agent, **fields)
+    if as_json:
+        output.json_line(made)
+    else:
+        output.line(made.key)
+    output.remark(f"Forked. Talk in it: sessile chat {made.agent_key} --session {made.key}")
 
 
 @app.command()
@@ -189,11 +229,20 @@ def _show(session: Session) -> None:
             ("enabled", output.yes_no(session.enabled)),
             ("metadata", msgspec.json.encode(session.metadata).decode() if session.metadata else ""),
             ("usage", f"{usage.model_calls} model calls, {usage.input_tokens} tokens in, {usage.output_tokens} out"),
+            ("forked from", _origin(session)),
             ("etag", session.etag or ""),
             ("created", output.when(session.created_at)),
             ("updated", output.when(session.updated_at)),
         ]
     )
+
+
+def _origin(session: Session) -> str:
+    origin = session.from_session
+    if origin is None:
+        return ""
+    up_to = f" up to {origin.include_up_to_event_id}" if origin.include_up_to_event_id else ""
+    return f"{origin.agent_key} {origin.session_key}{up_to}"
 
 
 def _status(session: Session) -> str:

@@ -10,7 +10,7 @@ from sessile.client.documents import SessionChanges, SessionDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
 from sessile.wire.errors import InvalidParameter
-from sessile.wire.sessions import SessionCheck, SessionContextUsage, Status, StopReason, Usage
+from sessile.wire.sessions import Origin, SessionCheck, SessionContextUsage, Status, StopReason, Usage
 
 _ETAG = re.compile(r"[!-~]+")
 _SESSIONS = "/v2/agents/{agent_key}/sessions"
@@ -43,6 +43,7 @@ class Session(Struct, kw_only=True, omit_defaults=True):
     created_by_agent_key: str | None = None
     created_by_session_key: str | None = None
     secrets: dict[str, str] | None = None
+    from_session: Origin | None = None
     etag: str | None = None
     """The version, for `if_match`; None in lists."""
 
@@ -56,12 +57,12 @@ class AsyncSessions:
     async def create(
         self, agent_key: str, /, *, idempotency_key: str | None = None, **fields: Unpack[SessionDocument]
     ) -> Session:
-        """Create a session.
+        """Create a session; with `from_session`, as a fork of another one.
 
         Each call creates once, however often it has to be repeated. With an `idempotency_key` of your own, so do all
         calls with that key and the same fields within a day: each gives the session as it stands.
 
-        Raises NotFound (the agent), KeyTaken, InvalidRequest, IdempotencyKeyReused.
+        Raises NotFound (the agent, the session to fork), KeyTaken, InvalidRequest, IdempotencyKeyReused.
         """
         sessions, headers = path(_SESSIONS, agent_key=agent_key), once(idempotency_key)
         return _session(await self._caller.whole("POST", sessions, document=dict(fields), headers=headers))

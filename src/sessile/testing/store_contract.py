@@ -21,6 +21,7 @@ from sessile.rows import (
     SessionRow,
 )
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
+from sessile.testing.store_contract_copies import ForkContract, IdleContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_world import (
@@ -327,6 +328,8 @@ class StoreContract(
     TenantContract,
     AgentContract,
     SessionContract,
+    ForkContract,
+    IdleContract,
     LogContract,
     ReadingContract,
     ConcurrencyContract,

@@ -70,7 +70,7 @@ def accept_input(
         Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
         Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
     ]
-    _insert(db, session.tenant_id, session.id, entries)
+    insert_entries(db, session.tenant_id, session.id, entries)
     db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
@@ -112,8 +112,8 @@ def append(
         Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, False, item.body)
         for sequence, item in enumerate(drafts, head + 1)
     ]
-    _insert(db, tenant_id, fence.session_id, entries)
-    last_event_id = _last_shown(entries) or last_event_id
+    insert_entries(db, tenant_id, fence.session_id, entries)
+    last_event_id = last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None
     head += len(entries)
@@ -179,7 +179,8 @@ def take_unfinished_turns(db: sqlite3.Connection) -> list[Claim]:
     return claims
 
 
-def _insert(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+def insert_entries(db: sqlite3.Connection, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
+    """Write events at their places, in one statement."""
     values: list[Any] = []
     for e in entries:
         values += (tenant_id, session_id, e.sequence, e.id, e.turn_id, e.type, e.created_at, e.body)
@@ -194,6 +195,6 @@ def _insert_events(count: int) -> str:
     return f"{head}VALUES {', '.join([row] * count)}"
 
 
-def _last_shown(entries: Sequence[Entry]) -> str | None:
+def last_shown(entries: Sequence[Entry]) -> str | None:
     """The newest event that the contract's list shows."""
     return next((entry.id for entry in reversed(entries) if entry.type not in RECORD_TYPES), None)

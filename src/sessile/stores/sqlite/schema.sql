@@ -62,12 +62,23 @@ CREATE TABLE sessions (
     context_usage BLOB,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    origin BLOB,
     UNIQUE (agent_id, key)
 );
 
 CREATE INDEX sessions_newest ON sessions (agent_id, id);
 
 CREATE INDEX sessions_running ON sessions (running_turn) WHERE running_turn IS NOT NULL;
+
+CREATE INDEX sessions_idle ON sessions (updated_at + tti_minutes * 60000000)
+WHERE tti_minutes > 0 AND running_turn IS NULL;
+
+-- Sessions that are being filled by a fork or an import: their rows come with the last commit. One that nobody goes on
+-- with is purged.
+CREATE TABLE copies (
+    session_id INTEGER PRIMARY KEY,
+    touched_at INTEGER NOT NULL
+);
 
 CREATE TABLE turns (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

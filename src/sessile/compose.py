@@ -34,6 +34,7 @@ from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.portable import Portable
 from sessile.service.sessions import Sessions
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
@@ -105,6 +106,7 @@ async def running(
                 sessions=Sessions(store, worker, hub),
                 inputs=inputs,
                 events=Events(store),
+                portable=Portable(store, clock),
                 hub=hub,
                 store=store,
             )

@@ -3,7 +3,7 @@
 A port is cut at verbs of the domain. No port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -151,6 +151,17 @@ class CopyStore(Protocol):
 
         Raises NotFound for the agent and the source, KeyTaken, InvalidRequest when `up_to` is no event of the source or
         there are more than MAX_FORK_EVENTS, and as `create_session` with `once`.
+        """
+
+    async def import_session(
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+    ) -> SessionRow:
+        """A new session with a whole log, which comes in slices and holds the rules of a transcript.
+
+        Nobody sees it before it is whole, as with `fork_session`; what `slices` raises is raised here. Ids of events
+        and turns are kept, or all are new when the first turn of the log is in the store already.
+
+        Raises NotFound for the agent, KeyTaken, InvalidRequest when a later turn is in the store already.
         """
 
 

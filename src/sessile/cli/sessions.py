@@ -1,5 +1,7 @@
-"""`sessile sessions`: list, get, create, fork, update, check, delete."""
+"""`sessile sessions`: list, get, create, fork, update, check, export, import, delete."""
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +25,7 @@ from sessile.cli.remote import server
 from sessile.client import Session
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, fork, update, check, delete.
+    help="""Sessions of an agent: list, get, create, fork, update, check, export, import, delete.
 
     Example: sessile sessions list helper
     """,
@@ -188,6 +190,56 @@ def check(agent: AgentKey, session: SessionKey, url: Url = None, api_key: ApiKey
         output.remark(f"{found.events} events, {len(found.violations) or 'no'} violations.")
     if not found.ok:
         raise typer.Exit(faults.FAILED)
+
+
+@app.command()
+def export(
+    agent: AgentKey,
+    session: SessionKey,
+    to: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout if absent.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Write a session with all its events, a JSON object on each line.
+
+    Example: sessile sessions export helper first > first.jsonl
+    """
+    with server(url, api_key) as client:
+        data = client.sessions.export(agent, session)
+    if to is None:
+        sys.stdout.buffer.write(data)
+    else:
+        try:
+            to.write_bytes(data)
+        except OSError as error:
+            raise typer.BadParameter(f"cannot write {to}: {error.strerror}", param_hint="--output") from None
+    output.remark(f"{session} is exported: {len(data)} bytes.")
+
+
+@app.command("import")
+def import_(
+    agent: AgentKey,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What export has written; - is stdin.")],
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Its key; the exported one by default.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="End a turn that the export leaves open.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Make a session from a file that export has written, and print its key.
+
+    Example: sessile sessions import helper first.jsonl --key second
+    """
+    data = documents.data_of(file)
+    with server(url, api_key) as client:
+        made = client.sessions.import_(agent, data, key=key, repair=repair)
+    if as_json:
+        output.json_line(made)
+    else:
+        output.line(made.key)
+    output.remark(f"Imported. Talk in it: sessile chat {made.agent_key} --session {made.key}")
 
 
 @app.command()

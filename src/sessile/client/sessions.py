@@ -7,14 +7,19 @@ from msgspec import Struct
 
 from sessile.client.call import Caller, Reply, once, path
 from sessile.client.documents import SessionChanges, SessionDocument
+from sessile.client.errors import ConnectionLost
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
 from sessile.wire.errors import InvalidParameter
+from sessile.wire.portable import MEDIA_TYPE
 from sessile.wire.sessions import Origin, SessionCheck, SessionContextUsage, Status, StopReason, Usage
 
 _ETAG = re.compile(r"[!-~]+")
 _SESSIONS = "/v2/agents/{agent_key}/sessions"
 _SESSION = "/v2/agents/{agent_key}/sessions/{session_key}"
+_IMPORTS = "/v2/agents/{agent_key}/session_imports"
+_END_BYTES = 200
+"""The last line of an export is shorter."""
 _CHECK = "/v2/agents/{agent_key}/sessions/{session_key}/check"
 
 
@@ -97,6 +102,25 @@ class AsyncSessions:
         headers = _condition(if_match)
         reply = await self._caller.whole("PATCH", _path(agent_key, session_key), document=document, headers=headers)
         return _session(reply)
+
+    async def export(self, agent_key: str, session_key: str) -> bytes:
+        """A session with all its events as bytes, a JSON object on each line, for `import_`. Raises NotFound."""
+        place = path(_SESSION + "/export", agent_key=agent_key, session_key=session_key)
+        data = await self._caller.download(place, MEDIA_TYPE)
+        if b'{"kind":"end",' not in data[-_END_BYTES:]:
+            raise ConnectionLost("The export was cut off.")
+        return data
+
+    async def import_(self, agent_key: str, data: bytes, *, key: str | None = None, repair: bool = False) -> Session:
+        """Make a session of an agent from the bytes of an export, with its key or another one.
+
+        With `repair`, a turn that the export leaves open is ended as interrupted.
+
+        Raises NotFound (the agent), KeyTaken, InvalidRequest (it is no export, or not whole), TranscriptInvalid (no
+        session may have these events).
+        """
+        imports = path(_IMPORTS, agent_key=agent_key)
+        return _session(await self._caller.upload(imports, data, MEDIA_TYPE, {"key": key, "repair": repair or None}))
 
     async def delete(self, agent_key: str, session_key: str, *, if_match: str | None = None) -> None:
         """Delete a session and its events; a turn that runs is stopped. Raises NotFound, PreconditionFailed."""

@@ -166,6 +166,8 @@ class Sessions(Face[AsyncSessions]):
     get = called(AsyncSessions.get)
     check = called(AsyncSessions.check)
     list = paged(AsyncSessions.list)
+    export = called(AsyncSessions.export)
+    import_ = called(AsyncSessions.import_)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)
 

@@ -1,6 +1,7 @@
 """What every Store must do about sessions that are made from others, and about sessions that nobody uses."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -24,10 +25,11 @@ from sessile.testing.store_world import (
     purge_all,
     read_all,
     sequences,
+    shown,
     thought,
     whole_turn,
 )
-from sessile.wire.errors import FenceLost, IdempotencyKeyReused, InvalidRequest, KeyTaken, NotFound
+from sessile.wire.errors import FenceLost, IdempotencyKeyReused, InvalidRequest, KeyTaken, NotFound, StorageUnavailable
 from sessile.wire.events import ToolInputEvent, TurnStartedRecord
 from sessile.wire.sessions import Usage
 
@@ -48,8 +50,18 @@ async def fork(
     store: Store, source: SessionRef, up_to: str | None = None, key: str = "copy", once: Once | None = None
 ) -> SessionRow:
     """A fork of a session under its own agent."""
-    new = NewSession(key=key, name=key, description=None, metadata=b"{}", enabled=True, tti_minutes=0, origin=ORIGIN)
-    return await store.fork_session(source.tenant_id, source.agent_key, new, source, up_to, once)
+    return await store.fork_session(source.tenant_id, source.agent_key, new_row(key), source, up_to, once)
+
+
+def new_row(key: str = "copy") -> NewSession:
+    """What a caller chose for a session that is made from another."""
+    return NewSession(key=key, name=key, description=None, metadata=b"{}", enabled=True, tti_minutes=0, origin=ORIGIN)
+
+
+async def in_slices(*slices: list[Entry]) -> AsyncIterator[list[Entry]]:
+    """A log as it comes to an import."""
+    for entries in slices:
+        yield entries
 
 
 async def spent_turn(store: Store, ref: SessionRef) -> None:
@@ -290,6 +302,113 @@ class ForkContract(Fixtures):
         assert [row.key for row in page.rows] == [SESSION]
         assert await purge_all(store) > 1
         assert await read_all(store, claim.session.id) != []
+
+
+class ImportContract(Fixtures):
+    """Imports."""
+
+    async def test_a_log_from_elsewhere_keeps_its_ids(self, store: Store, ref: SessionRef) -> None:
+        for _ in range(3):
+            await spent_turn(store, ref)
+        before = await store.get_session(ref)
+        entries = await read_all(store, before.id)
+        await store.delete_session(ref, None)
+        await purge_all(store)
+        row = await store.import_session(ref.tenant_id, AGENT, new_row(SESSION), in_slices(entries[:4], entries[4:]))
+        assert row == await store.get_session(ref)
+        assert row.id != before.id
+        assert shown(await read_all(store, row.id)) == shown(entries)
+        check(row, entries)
+        turn = await store.get_turn(ref, entries[0].turn_id)
+        assert (turn.running, turn.stop_reason, turn.input_event_id) == (False, "end_turn", entries[0].id)
+        assert msgspec.json.decode(turn.usage, type=Usage) == SPENT
+        assert (turn.created_at, turn.ended_at) == (entries[1].created_at, entries[4].created_at)
+        assert sequences(await whole_turn(store, ref))[0] == len(entries) + 1
+        assert await store.take_unfinished_turns() == []
+
+    async def test_a_log_that_is_here_already_gets_new_ids(self, store: Store, ref: SessionRef) -> None:
+        await spent_turn(store, ref)
+        await spent_turn(store, ref)
+        entries = await read_all(store, (await store.get_session(ref)).id)
+        slices = [[entry] for entry in entries]
+        row = await store.import_session(ref.tenant_id, AGENT, new_row(), in_slices(*slices))
+        copied = await read_all(store, row.id)
+        assert said_of(copied) == said_of(entries)
+        assert not {entry.id for entry in copied} & {entry.id for entry in entries}
+        check(row, copied)
+        turn = await store.get_turn(SessionRef(ref.tenant_id, AGENT, "copy"), copied[-1].turn_id)
+        assert turn.input_event_id == copied[5].id
+
+    async def test_nothing_is_an_empty_session(self, store: Store, tenant: int) -> None:
+        row = await store.import_session(tenant, AGENT, new_row(), in_slices())
+        assert (row.status, row.last_sequence, row.origin) == ("unstarted", 0, ORIGIN)
+
+    async def test_the_first_session_of_a_store_may_be_an_import(self, store: Store) -> None:
+        tenant = (await store.create_tenant("fresh", "Fresh")).id
+        await store.create_agent(tenant, AGENT, DOCUMENT, True)
+        row = await store.import_session(tenant, AGENT, new_row(), in_slices())
+        await new_session(store, tenant)
+        page = await store.list_sessions(tenant, AGENT, cursor=None, limit=10)
+        assert [(one.key, one.id > row.id) for one in page.rows] == [(SESSION, True), ("copy", False)]
+
+    async def test_what_the_log_raises_leaves_nothing(self, store: Store, ref: SessionRef) -> None:
+        await spent_turn(store, ref)
+        entries = await read_all(store, (await store.get_session(ref)).id)
+
+        async def broken() -> AsyncIterator[list[Entry]]:
+            yield entries
+            raise InvalidRequest("broken")
+
+        with pytest.raises(InvalidRequest, match="broken"):
+            await store.import_session(ref.tenant_id, AGENT, new_row(), broken())
+        assert await purge_all(store) > 1
+        assert (await store.import_session(ref.tenant_id, AGENT, new_row(), in_slices(entries))).last_sequence == 5
+
+    async def test_a_later_turn_that_is_here_already_is_refused(self, store: Store, ref: SessionRef) -> None:
+        await spent_turn(store, ref)
+        other = await new_session(store, ref.tenant_id, "other")
+        await spent_turn(store, other)
+        await spent_turn(store, other)
+        entries = await read_all(store, (await store.get_session(other)).id)
+        kept = [
+            msgspec.structs.replace(entry, turn_id=f"trn_{number // 5:020x}") for number, entry in enumerate(entries)
+        ]
+        mixed = [*kept[:5], *entries[5:]]
+        with pytest.raises(InvalidRequest):
+            await store.import_session(ref.tenant_id, AGENT, new_row(), in_slices(mixed))
+        assert (await store.import_session(ref.tenant_id, AGENT, new_row(), in_slices(kept))).last_sequence == 10
+
+    async def test_a_key_or_an_agent_that_cannot_be_is_refused(self, store: Store, ref: SessionRef) -> None:
+        with pytest.raises(KeyTaken):
+            await store.import_session(ref.tenant_id, AGENT, new_row(SESSION), in_slices())
+        with pytest.raises(NotFound):
+            await store.import_session(ref.tenant_id, "nobody", new_row(), in_slices())
+
+        async def meanwhile() -> AsyncIterator[list[Entry]]:
+            await new_session(store, ref.tenant_id, "copy")
+            if ref.session_key != SESSION:
+                yield []
+
+        with pytest.raises(KeyTaken):
+            await store.import_session(ref.tenant_id, AGENT, new_row(), meanwhile())
+
+    async def test_an_import_that_takes_too_long_is_given_up(self, harness: Harness, ref: SessionRef) -> None:
+        store = harness.store
+        await spent_turn(store, ref)
+        entries = await read_all(store, (await store.get_session(ref)).id)
+
+        async def slow() -> AsyncIterator[list[Entry]]:
+            for slice in (entries[:2], entries[2:]):
+                yield slice
+                await harness.clock.advance(599)
+                await purge_all(store)
+            await harness.clock.advance(1)
+            await purge_all(store)
+
+        with pytest.raises(StorageUnavailable):
+            await store.import_session(ref.tenant_id, AGENT, new_row(), slow())
+        page = await store.list_sessions(ref.tenant_id, AGENT, cursor=None, limit=10)
+        assert [row.key for row in page.rows] == [SESSION]
 
 
 class IdleContract(Fixtures):

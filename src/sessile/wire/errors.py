@@ -8,7 +8,7 @@ SessileError
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, TranscriptInvalid
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -196,6 +196,12 @@ class TemplateInvalid(Unprocessable):
     """An instruction template names something that does not exist."""
 
     code = "template_invalid"
+
+
+class TranscriptInvalid(Unprocessable):
+    """The events are not a log that a session may have."""
+
+    code = "transcript_invalid"
 
 
 class IdempotencyKeyReused(Unprocessable):

@@ -18,6 +18,7 @@ from sessile.ports import Clock
 from sessile.rows import EventQuery, NewSession, Once, SessionRef, SessionRow
 from sessile.stores.sqlite import log, rows
 from sessile.stores.sqlite import once as keys
+from sessile.stores.sqlite.lanes import WriteLane
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, one, place, session_row
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, KeyTaken, NotFound, StorageUnavailable
@@ -77,7 +78,7 @@ class Copies(Verbs):
                 made = await self._fill(copy_id, origin, tenant_id, agent_key, new, once)
             finally:
                 if made is None:
-                    self._give_up(copy_id)
+                    give_up(self._writer, copy_id)
             return made
 
     async def _fill(
@@ -104,10 +105,11 @@ class Copies(Verbs):
 
         return await self._writer.run(finish)
 
-    def _give_up(self, copy_id: int) -> None:
-        """Let the purge remove what was copied; when even that cannot be stored, it finds the copy later by its age."""
-        given_up = self._writer.run(lambda db: _give_up(db, copy_id))
-        given_up.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+def give_up(writer: WriteLane, copy_id: int) -> None:
+    """Let the purge remove what was copied; when even that cannot be stored, it finds the copy later by its age."""
+    given_up = writer.run(lambda db: _give_up(db, copy_id))
+    given_up.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def begin(db: sqlite3.Connection, now: int) -> int:
@@ -142,6 +144,11 @@ def finish(
     if insert(db, "insert_copied_session", "session", values) is None:
         raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
     db.execute(QUERIES["end_copy"], {"copy_id": copy_id})
+
+
+def settings(new: NewSession) -> dict[str, Any]:
+    """The columns of a session that its caller chose."""
+    return {name: getattr(new, name) for name in new.__struct_fields__}
 
 
 def give_up_stale(db: sqlite3.Connection, now: int) -> None:
@@ -263,14 +270,7 @@ def _finish_fork(
         db.execute(QUERIES["break_off_copied_turn"], {"copy_id": copy_id, "turn_id": turn_id, "now": now})
         head, last_event_id = closing[-1].sequence, log.last_shown(closing)
     at_head = head == source.session.last_sequence
-    values = {
-        "key": new.key,
-        "name": new.name,
-        "description": new.description,
-        "metadata": new.metadata,
-        "enabled": new.enabled,
-        "tti_minutes": new.tti_minutes,
-        "origin": new.origin,
+    values = settings(new) | {
         "stop_reason": state.stop_reason,
         "last_sequence": head,
         "last_event_id": last_event_id,

@@ -338,6 +338,22 @@ SELECT id, running, usage FROM turns WHERE session_id = :source_id AND input_seq
 UPDATE turns SET stop_reason = 'interrupted', error = NULL, usage = X'7B7D', ended_at = :now, interrupted_at = :now
 WHERE session_id = :copy_id AND turn_id = :turn_id;
 
+-- name: turn_is_there
+-- Whether some session has a turn of this id.
+SELECT 1 FROM turns WHERE turn_id = :turn_id;
+
+-- name: insert_imported_event
+-- Write one event of an import.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_ended_turn
+-- Add a turn that has ended before it came here.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at)
+VALUES (:tenant_id, :copy_id, :turn_id, :input_sequence, :input_event_id, 1, 0, :stop_reason, :error, :usage,
+    :created_at, :ended_at);
+
 -- name: insert_copied_session
 -- Add the row of a session that is filled; no row comes back when the agent is not there.
 INSERT INTO sessions (id, tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,

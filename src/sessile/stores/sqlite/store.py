@@ -13,6 +13,7 @@ from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.copies import Copies, give_up_stale
+from sessile.stores.sqlite.imports import Imports
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
@@ -24,7 +25,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Copies, Logs):
+class SqliteStore(Accounts, Agents, Sessions, Copies, Imports, Logs):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod

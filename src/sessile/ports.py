@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from sessile.domain.log import Draft, Entry
-from sessile.domain.messages import Message, ToolCall, ToolSpec
+from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.rows import (
     AgentRow,
     ApiKeyRow,
@@ -297,11 +297,15 @@ ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
-    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given."""
+    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given.
+
+    With `output`, the answer is to be JSON of this schema: a model that can be held to one is, others read of it.
+    """
 
     messages: list[Message]
     tools: list[ToolSpec]
     parameters: dict[str, Any]
+    output: OutputSchema | None = None
 
 
 class ModelFault(Exception):

@@ -45,7 +45,6 @@ DELIBERATE = {
             "skill_load",
             "step_transition",
             "step_transition_limit_exceeded",
-            "structured_output",
             "tool_activity",
         )
     },

@@ -284,6 +284,8 @@ async def test_chains_of_operations_keep_to_the_document(stage: Stage, document:
     def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Document) -> None:
         if isinstance(case.body, dict) and "key" in case.body:
             case.body = {name: value for name, value in case.body.items() if name != "key"}
+        if case.operation.definition.raw["operationId"] == "importAgentSession":
+            case.body, case.query = _export(), {}
         # One that came in an earlier chain gives what was made there, and perhaps deleted.
         case.headers.pop("Idempotency-Key", None)
 

@@ -14,7 +14,11 @@ TALK, SERVER = "Conversations, over HTTP", "A server, on this machine"
 COMMANDS = {
     "chat": Lazy("sessile.cli.chat", "Talk with an agent.", TALK),
     "agents": Lazy("sessile.cli.agents", "Agents: list, get, create, update, replace, delete.", TALK),
-    "sessions": Lazy("sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, delete.", TALK),
+    "sessions": Lazy(
+        "sessile.cli.sessions",
+        "Sessions of an agent: list, get, create, fork, update, check, export, import, delete.",
+        TALK,
+    ),
     "events": Lazy(
         "sessile.cli.events", "Events of a session: send an input, interrupt its turn, follow, list, get.", TALK
     ),

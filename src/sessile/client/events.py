@@ -18,7 +18,7 @@ from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
 from sessile.wire.errors import InvalidParameter, SessileError
-from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
+from sessile.wire.events import AgentOutputEvent, AnyEvent, StructuredOutputEvent, TurnError
 from sessile.wire.ids import EVENT_ID_PATTERN
 from sessile.wire.sessions import StopReason
 
@@ -49,6 +49,11 @@ class Answer(Struct, kw_only=True):
     def text(self) -> str:
         """All that the agent said in this turn."""
         return "".join(event.content for event in self.events if isinstance(event, AgentOutputEvent))
+
+    @property
+    def output(self) -> Any:
+        """What the agent answered, where its output follows a JSON schema; None without such an answer."""
+        return next((event.content for event in self.events if isinstance(event, StructuredOutputEvent)), None)
 
 
 class _Answer(Struct, kw_only=True):

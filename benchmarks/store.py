@@ -32,6 +32,10 @@ _LAST_TURNS = 200
 _QUESTION = "Where is the order of last week, and when is it going to be delivered to the new address?"
 _ANSWER = "It left the warehouse on Monday; the carrier expects to deliver it on Thursday before noon."
 _TIMES = 1500
+FORKED = "forked"
+_FORKED_TURN, _FORKED_TURNS = 23, 400
+"""Turns of 25 events: 10,000 in all."""
+_FORKS = 5
 _READING = ("get_session", "locate_session", "list_sessions", "list_events_asc", "list_events_desc", "get_event")
 _TURN = ("session_for_input", "fenced_turn", "start_turn", "advance_session", "stop_session", "end_turn")
 
@@ -47,6 +51,11 @@ class Findings(Struct):
     store_us: float
     store_few_us: float
     """The same page for the agent `flat`, which has few sessions."""
+    fork_events: int
+    fork_ms: float
+    """A fork of a session of so many events."""
+    fork_wait_ms: float
+    """The longest that another writer had to wait for its commit meanwhile."""
 
 
 class SystemClock:
@@ -124,6 +133,25 @@ async def _median_us(verb: Callable[[], Awaitable[object]]) -> float:
     return statistics.median(spent) * 1e6
 
 
+async def _fork(store: SqliteStore, tenant_id: int) -> tuple[int, float, float]:
+    """Fork a session several times: its events, the median of the times, and the longest wait of another writer."""
+    source = SessionRef(tenant_id, "flat", FORKED)
+    await store.create_session(tenant_id, "flat", _new_session(FORKED))
+    await _talk(store, source, [_FORKED_TURN] * _FORKED_TURNS)
+    spent, waits = [], []
+    for number in range(_FORKS):
+        new = _new_session(f"{FORKED}_{number}")
+        start = time.perf_counter()
+        forking = asyncio.ensure_future(store.fork_session(tenant_id, "flat", new, source, None))
+        while not forking.done():
+            asked = time.perf_counter()
+            await store.ping()
+            waits.append(time.perf_counter() - asked)
+        made = await forking
+        spent.append(time.perf_counter() - start)
+    return made.last_sequence, statistics.median(spent) * 1e3, max(waits) * 1e3
+
+
 async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
     """Fill, look and measure."""
     store = await SqliteStore.open(path, SystemClock())
@@ -141,6 +169,7 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
         raw()
 
     await _median_us(raw_here)
+    fork_events, fork_ms, fork_wait_ms = await _fork(store, tenant_id)
     findings = Findings(
         sessions=sessions,
         events=events,
@@ -148,6 +177,9 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
         raw_us=await _median_us(raw_here),
         raw_on_thread_us=await _median_us(lambda: loop.run_in_executor(None, raw)),
         store_us=await _median_us(lambda: store.list_sessions(tenant_id, agent, cursor=None, limit=PAGE)),
+        fork_events=fork_events,
+        fork_ms=fork_ms,
+        fork_wait_ms=fork_wait_ms,
         store_few_us=await _median_us(lambda: store.list_sessions(tenant_id, "flat", cursor=None, limit=PAGE)),
     )
     connection.close()

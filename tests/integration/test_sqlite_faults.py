@@ -59,6 +59,11 @@ HOT_QUERIES = (
     "purge_events",
     "purge_turns",
     "purge_sessions",
+    "purge_keys_of_inputs",
+    "delete_idle_sessions",
+    "sizes_of_events",
+    "turns_up_to",
+    "turn_is_there",
 )
 
 

@@ -26,7 +26,7 @@ from sessile.wire.limits import MAX_FORK_EVENTS
 
 STALE_SECONDS = 600
 """Seconds after which a copy that nobody has gone on with is given up."""
-_SLICE_EVENTS = 500
+_SLICE_EVENTS = 800
 _SLICE_BYTES = 1024 * 1024
 _SLICE_TURNS = 1000
 _TAIL = 100

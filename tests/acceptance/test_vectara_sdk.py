@@ -47,6 +47,7 @@ STREAM_CLASSES = {
     "thinking": sdk.AgentStreamedResponse_Thinking,
     "tool_input": sdk.AgentStreamedResponse_ToolInput,
     "tool_output": sdk.AgentStreamedResponse_ToolOutput,
+    "structured_output": sdk.AgentStreamedResponse_StructuredOutput,
     "streaming_thinking": sdk.AgentStreamedResponse_StreamingThinking,
     "streaming_thinking_end": sdk.AgentStreamedResponse_StreamingThinkingEnd,
     "streaming_agent_output": sdk.AgentStreamedResponse_StreamingAgentOutput,
@@ -62,6 +63,7 @@ LOG_CLASSES = {
     "tool_input": sdk.AgentEvent_ToolInput,
     "tool_output": sdk.AgentEvent_ToolOutput,
     "agent_output": sdk.AgentEvent_AgentOutput,
+    "structured_output": sdk.AgentEvent_StructuredOutput,
 }
 
 

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema_rs
 from msgspec import Struct
 
 from sessile.domain.messages import OutputSchema
@@ -80,7 +79,7 @@ def schema_error(schema: dict[str, Any]) -> str | None:
         _validator(schema)
     except _Refused as refused:
         return str(refused)
-    except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
+    except ValueError as error:
         return f"This is no JSON schema: {_told(error)}"[:_MAX_MESSAGE_CHARS]
     return None
 
@@ -145,7 +144,13 @@ def _parts(reference: str) -> Iterator[str]:
 
 
 def _validator(schema: dict[str, Any]) -> Any:
-    return jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+    """Raises ValueError for what is no schema. The library is loaded when first needed: it takes 5 MB and some time."""
+    import jsonschema_rs
+
+    try:
+        return jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+    except jsonschema_rs.ReferencingError as error:
+        raise ValueError(str(error)) from None
 
 
 def _told(error: Exception) -> str:

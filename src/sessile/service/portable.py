@@ -10,7 +10,7 @@ from sessile.domain.portable import Export, Import
 from sessile.ports import Clock, Principal, Store
 from sessile.rows import AgentRow, EventQuery, NewSession, SessionRef, SessionRow
 from sessile.wire import codec
-from sessile.wire.errors import InvalidRequest, NotFound
+from sessile.wire.errors import InvalidRequest, NotFound, StorageUnavailable
 from sessile.wire.limits import MAX_METADATA_BYTES
 from sessile.wire.portable import FORMAT, AgentLine, SessionLine
 from sessile.wire.sessions import Origin
@@ -30,7 +30,7 @@ class Portable:
     async def export(self, principal: Principal, agent_key: str, key: str) -> AsyncIterator[bytes]:
         """The lines of a session, up to the newest event of this moment. Raises NotFound, before the first of them.
 
-        When the session is deleted meanwhile, the last line is missing.
+        When the session is deleted meanwhile, or the store fails, the last line is missing.
         """
         session = await self._store.get_session(SessionRef(principal.tenant_id, agent_key, key))
         agent = await self._store.get_agent(principal.tenant_id, agent_key)
@@ -66,7 +66,10 @@ class Portable:
         sent = 0
         while cursor is not None and sent < session.last_sequence:
             query = EventQuery(cursor=cursor, limit=_PAGE, records=True, include_hidden=True)
-            page = await self._store.read_log(session.id, query)
+            try:
+                page = await self._store.read_log(session.id, query)
+            except StorageUnavailable:
+                return  # the answer has begun: that it lacks its last line is all that can still be told
             entries = [entry for entry in page.rows if entry.sequence <= session.last_sequence]
             sent += len(entries)
             yield export.events(entries)
@@ -78,7 +81,7 @@ class Portable:
         try:
             ref = SessionRef(session.tenant_id, session.agent_key, session.key)
             return (await self._store.get_session(ref)).id == session.id
-        except NotFound:
+        except (NotFound, StorageUnavailable):
             return False
 
     async def _slices(self, reading: Import, chunks: AsyncIterator[bytes], repair: bool) -> AsyncIterator[list[Entry]]:

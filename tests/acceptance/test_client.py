@@ -87,6 +87,8 @@ async def every_operation(client: AsyncClient) -> None:
     assert logged == answer.events
     assert (await client.events.interrupt(agent.key, session.key)).turn_id == ""
     assert (await client.sessions.check(agent.key, session.key)).ok
+    exported = await client.sessions.export(agent.key, session.key)
+    assert (await client.sessions.import_(agent.key, exported, key="imported")).status == "stopped"
     for event in logged:
         assert not isinstance(event, UnknownEvent)
         assert await client.events.get(agent.key, session.key, event.id) == event

@@ -37,6 +37,10 @@ _FEW_TIMES = 100
 _PER_USER = PAGE
 INDEXED, SCANNED = "channel = 'web' AND end_user_id = 'user_17'", "end_user_id LIKE 'user\\_17' ESCAPE '\\'"
 """Two filters that find the same page of old sessions: by the index of equal values, and one after the other."""
+FORKED = "forked"
+_FORKED_TURN, _FORKED_TURNS = 23, 400
+"""Turns of 25 events: 10,000 in all."""
+_FORKS = 5
 _READING = ("get_session", "locate_session", "list_sessions", "list_events_asc", "list_events_desc", "get_event")
 _LISTS = tuple(
     f"candidates_{kind}" for kind in ("running", "of_agent", "of_tenant", "of_agent_by_term", "of_tenant_by_term")
@@ -60,6 +64,11 @@ class Findings(Struct):
     """A page with a filter that has to look at sessions one after the other, as many as a page may."""
     all_agents_us: float
     """A page of all agents' sessions."""
+    fork_events: int
+    fork_ms: float
+    """A fork of a session of so many events."""
+    fork_wait_ms: float
+    """The longest that another writer had to wait for its commit meanwhile."""
 
 
 class SystemClock:
@@ -142,6 +151,25 @@ async def _median_us(verb: Callable[[], Awaitable[object]], times: int = _TIMES)
     return statistics.median(spent) * 1e6
 
 
+async def _fork(store: SqliteStore, tenant_id: int) -> tuple[int, float, float]:
+    """Fork a session several times: its events, the median of the times, and the longest wait of another writer."""
+    source = SessionRef(tenant_id, "flat", FORKED)
+    await store.create_session(tenant_id, "flat", _new_session(FORKED))
+    await _talk(store, source, [_FORKED_TURN] * _FORKED_TURNS)
+    spent, waits = [], []
+    for number in range(_FORKS):
+        new = _new_session(f"{FORKED}_{number}")
+        start = time.perf_counter()
+        forking = asyncio.ensure_future(store.fork_session(tenant_id, "flat", new, source, None))
+        while not forking.done():
+            asked = time.perf_counter()
+            await store.ping()
+            waits.append(time.perf_counter() - asked)
+        made = await forking
+        spent.append(time.perf_counter() - start)
+    return made.last_sequence, statistics.median(spent) * 1e3, max(waits) * 1e3
+
+
 async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
     """Fill, look and measure."""
     store = await SqliteStore.open(path, SystemClock())
@@ -165,6 +193,7 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
 
     assert len(await listed(INDEXED)) == PAGE
     await _median_us(raw_here)
+    fork_events, fork_ms, fork_wait_ms = await _fork(store, tenant_id)
     findings = Findings(
         sessions=sessions,
         events=events,
@@ -172,6 +201,9 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
         raw_us=await _median_us(raw_here),
         raw_on_thread_us=await _median_us(lambda: loop.run_in_executor(None, raw)),
         store_us=await _median_us(lambda: store.list_sessions(tenant_id, agent, cursor=None, limit=PAGE)),
+        fork_events=fork_events,
+        fork_ms=fork_ms,
+        fork_wait_ms=fork_wait_ms,
         store_few_us=await _median_us(lambda: store.list_sessions(tenant_id, "flat", cursor=None, limit=PAGE)),
         indexed_us=await _median_us(lambda: listed(INDEXED)),
         scanned_us=await _median_us(lambda: listed(SCANNED), _FEW_TIMES),

@@ -36,6 +36,7 @@ from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.portable import Portable
 from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.service.visibility import Visibility
@@ -45,7 +46,7 @@ from sessile.tools.registry import ToolRegistry
 from sessile.wire.errors import StorageUnavailable
 
 DEFAULT_TENANT = "default"
-_PURGE_IDLE_SECONDS = 1.0
+_SWEEP_IDLE_SECONDS = 1.0
 _STRAY_SECONDS = 0.3
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
@@ -111,12 +112,13 @@ async def running(
                 secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
+                portable=Portable(store, clock),
                 visibility=Visibility(store, worker, hub),
                 hub=hub,
                 store=store,
             )
             await worker.recover()
-            sweeper = asyncio.create_task(_purge_for_ever(store))
+            sweeper = asyncio.create_task(_sweep_for_ever(services.sessions))
             keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
@@ -260,13 +262,13 @@ async def _end_stray_tasks() -> None:
         os._exit(0)
 
 
-async def _purge_for_ever(store: Store) -> None:
-    """Remove what was deleted, slice by slice, and leave the writer to others in between."""
+async def _sweep_for_ever(sessions: Sessions) -> None:
+    """Delete what is idle and remove what was deleted, slice by slice, and leave the writer to others in between."""
     while True:
         more = False
         with contextlib.suppress(StorageUnavailable):
-            more = await store.purge()
-        await asyncio.sleep(0.005 if more else _PURGE_IDLE_SECONDS)
+            more = await sessions.sweep()
+        await asyncio.sleep(0.005 if more else _SWEEP_IDLE_SECONDS)
 
 
 def _database(config: Config) -> Path:

@@ -3,14 +3,14 @@
 A port is cut at verbs of the domain. No port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
-from sessile.domain.messages import Message, ToolCall, ToolSpec
+from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.rows import (
     AgentRow,
     Answered,
@@ -151,6 +151,49 @@ class SessionStore(Protocol):
         """Delete a session and its log; returns the internal id. Raises as `update_session`.
 
         At once nothing of it can be reached; `purge` removes the rows.
+        """
+
+    async def delete_idle_sessions(self) -> list[int]:
+        """Delete a slice of the sessions that nobody has used for their time to idle; returns the internal ids.
+
+        Changes and commits of turns are use, and a session whose turn runs is not idle. Each is deleted once, however
+        many processes ask. As `delete_session` otherwise.
+        """
+
+
+class CopyStore(Protocol):
+    """Sessions that are made from others, durable. What `Store` promises holds here."""
+
+    async def fork_session(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str | None,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow:
+        """A new session whose log is a copy of the source's, up to the event `up_to` or all that is durable.
+
+        Nobody sees it before it is whole; what is left of one that was cut off, `purge` removes. Places, times and
+        bodies are kept; events and turns get new ids, also where events name each other. The end of a turn that follows
+        `up_to` directly is copied too. A turn that goes no further ends as interrupted, without usage, its open calls
+        answered. It never holds the writer for more than some milliseconds.
+
+        Raises NotFound for the agent and the source, KeyTaken, InvalidRequest when `up_to` is no event of the source or
+        there are more than MAX_FORK_EVENTS, and as `create_session` with `once` and `seal`.
+        """
+
+    async def import_session(
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+    ) -> SessionRow:
+        """A new session with a whole log, which comes in slices and holds the rules of a transcript.
+
+        Nobody sees it before it is whole, as with `fork_session`; what `slices` raises is raised here. Ids of events
+        and turns are kept, or all are new when the first turn of the log is in the store already.
+
+        Raises NotFound for the agent, KeyTaken, InvalidRequest when a later turn is in the store already.
         """
 
 
@@ -345,6 +388,7 @@ class Store(
     AccountStore,
     AgentStore,
     SessionStore,
+    CopyStore,
     LogStore,
     InputStore,
     ClientToolStore,
@@ -442,11 +486,15 @@ ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
-    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given."""
+    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given.
+
+    With `output`, the answer is to be JSON of this schema: a model that can be held to one is, others read of it.
+    """
 
     messages: list[Message]
     tools: list[ToolSpec]
     parameters: dict[str, Any]
+    output: OutputSchema | None = None
 
 
 class ModelFault(Exception):

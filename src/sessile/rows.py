@@ -76,6 +76,8 @@ class SessionRow(Struct, frozen=True):
     context_usage: bytes | None
     created_at: int
     updated_at: int
+    origin: bytes | None = None
+    """JSON of the session that this one was forked from, if it was."""
     running_turn: str | None = None
     """The turn that runs, or waits for client tools."""
 
@@ -99,6 +101,7 @@ class NewSession(Struct, frozen=True, kw_only=True):
     metadata: bytes
     enabled: bool
     tti_minutes: int
+    origin: bytes | None = None
 
 
 class SessionChanges(Struct, frozen=True, kw_only=True):

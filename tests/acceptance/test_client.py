@@ -94,6 +94,8 @@ async def every_operation(client: AsyncClient) -> None:
     with pytest.raises(sessile.NotFound):
         await client.inputs.withdraw(agent.key, session.key, answer.events[0].id)
     assert (await client.sessions.check(agent.key, session.key)).ok
+    exported = await client.sessions.export(agent.key, session.key)
+    assert (await client.sessions.import_(agent.key, exported, key="imported")).status == "stopped"
     for event in logged:
         assert not isinstance(event, UnknownEvent)
         assert await client.events.get(agent.key, session.key, event.id) == event

@@ -400,10 +400,3 @@ async def test_inputs_that_are_not_built_yet_say_so(stage: Stage, body: dict[str
     path = await stage.conversation()
     refused(await stage.client.post(f"{path}/events", json=body), 400, "not_supported", field)
     assert await stage.log(path, records="true") == []
-
-
-async def test_fields_that_are_not_built_yet_say_so(stage: Stage) -> None:
-    agent = await stage.agent()
-    sessions = f"/v2/agents/{agent}/sessions"
-    fields = {"from_session": {"session_key": "x"}}
-    refused(await stage.client.post(sessions, json=fields), 400, "not_supported", *fields)

@@ -46,7 +46,7 @@ def test_the_client_shows_every_field_of_the_wire(ours: Any, theirs: Any, more: 
     [
         (documents.AgentDocument, agents.CreateAgentRequest, set()),
         (documents.AgentChanges, agents.UpdateAgentRequest, set()),
-        (documents.SessionDocument, sessions.CreateSessionRequest, {"from_session"}),
+        (documents.SessionDocument, sessions.CreateSessionRequest, set()),
         (documents.SessionChanges, sessions.UpdateSessionRequest, set()),
         (documents.ModelDocument, agents.AgentModel, set()),
         (documents.RetryDocument, agents.RetryConfiguration, set()),

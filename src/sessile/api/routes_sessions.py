@@ -68,6 +68,9 @@ async def create(call: Call) -> Response:
     body = await call.json()
     once = call.once(body)
     request = codec.convert(body, CreateSessionRequest)
+    if request.from_session is not UNSET:
+        source = request.from_session.agent_key or call.path["agent_key"]
+        roles.check(call.principal, roles.USERS_AND_READERS, source)
     row = await call.services.sessions.create(call.principal, call.path["agent_key"], request, once)
     if once is None and request.secrets is UNSET:
         return _answer(shown(row, None), row, 201)  # spares the look-up of secrets
@@ -173,7 +176,7 @@ ROUTES = (
         summary="Create a session",
         description=(
             "A session is one conversation with one agent. Without a `key` the server makes one; an empty object is "
-            "enough."
+            "enough. With `from_session` it starts with a copy of another session's log."
         ),
         handler=create,
         roles=roles.USERS,

@@ -171,6 +171,8 @@ class Sessions(Face[AsyncSessions]):
     check = called(AsyncSessions.check)
     outstanding_client_tool_calls = called(AsyncSessions.outstanding_client_tool_calls)
     list = paged(AsyncSessions.list)
+    export = called(AsyncSessions.export)
+    import_ = called(AsyncSessions.import_)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)
 

@@ -16,7 +16,17 @@ from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotSupported
 from sessile.wire.limits import MAX_METADATA_BYTES
 from sessile.wire.secrets import masked
-from sessile.wire.sessions import CreateSessionRequest, Session, SessionContextUsage, UpdateSessionRequest, Usage
+from sessile.wire.sessions import (
+    CreateSessionRequest,
+    FromSession,
+    Origin,
+    Session,
+    SessionContextUsage,
+    UpdateSessionRequest,
+    Usage,
+)
+
+_NOT_YET = "Not supported yet."
 
 
 class Sessions:
@@ -31,8 +41,11 @@ class Sessions:
     async def create(
         self, principal: Principal, agent_key: str, request: CreateSessionRequest, once: Once | None = None
     ) -> SessionRow:
-        """Raises InvalidRequest, NotSupported, NotFound for the agent, KeyTaken, IdempotencyKeyReused."""
-        _refuse_unbuilt(request, "from_session")
+        """Create a session, empty or as a fork of another one of this tenant, which the caller may read.
+
+        Raises InvalidRequest, NotSupported, NotFound for the agent and the source, KeyTaken, IdempotencyKeyReused.
+        """
+        origin = None if request.from_session is UNSET else _origin(request.from_session, agent_key)
         key = ids.session_key(request.name or "") if request.key is UNSET else request.key
         new = NewSession(
             key=key,
@@ -41,8 +54,13 @@ class Sessions:
             metadata=_metadata(request.metadata),
             enabled=request.enabled,
             tti_minutes=request.tti_minutes,
+            origin=None if origin is None else codec.encode(origin),
         )
         create = partial(self._store.create_session, principal.tenant_id, agent_key, new, once)
+        if origin is not None:
+            source = SessionRef(principal.tenant_id, origin.agent_key, origin.session_key)
+            up_to = origin.include_up_to_event_id or None
+            create = partial(self._store.fork_session, principal.tenant_id, agent_key, new, source, up_to, once)
         if request.secrets is UNSET or not request.secrets:
             return await create()
         return await self._vault.write(checked(request.secrets), create)
@@ -92,6 +110,14 @@ class Sessions:
         await self._queue.cancel_session(session_id)
         self._live.close_session(session_id)
 
+    async def sweep(self) -> bool:
+        """Delete sessions whose time to idle is over, and remove what was deleted; True when more is left."""
+        idle = await self._store.delete_idle_sessions()
+        for session_id in idle:
+            await self._queue.cancel_session(session_id)
+            self._live.close_session(session_id)
+        return await self._store.purge() or bool(idle)
+
 
 def shown(row: SessionRow, secrets: list[str] | None) -> Session:
     """A session as an answer shows it, with the names of its secrets."""
@@ -114,7 +140,22 @@ def shown(row: SessionRow, secrets: list[str] | None) -> Session:
             msgspec.json.decode(row.context_usage, type=SessionContextUsage) if row.context_usage else UNSET
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
+        from_session=msgspec.json.decode(row.origin, type=Origin) if row.origin else UNSET,
         secrets=UNSET if secrets is None else masked(secrets),
+    )
+
+
+def _origin(source: FromSession, agent_key: str) -> Origin:
+    if source.compact_up_to_event_id:
+        field = "from_session.compact_up_to_event_id"
+        if source.include_up_to_event_id:
+            reason = "Give either include_up_to_event_id or compact_up_to_event_id."
+            raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+        raise NotSupported(f"{field}: {_NOT_YET}", field_errors={field: _NOT_YET})
+    return Origin(
+        agent_key=source.agent_key or agent_key,
+        session_key=source.session_key,
+        include_up_to_event_id=source.include_up_to_event_id or UNSET,
     )
 
 
@@ -129,5 +170,4 @@ def _metadata(metadata: dict[str, object]) -> bytes:
 def _refuse_unbuilt(request: CreateSessionRequest | UpdateSessionRequest, *names: str) -> None:
     for name in names:
         if getattr(request, name) is not UNSET:
-            reason = "Not supported yet."
-            raise NotSupported(f"{name}: {reason}", field_errors={name: reason})
+            raise NotSupported(f"{name}: {_NOT_YET}", field_errors={name: _NOT_YET})

@@ -22,6 +22,7 @@ from sessile.rows import (
 )
 from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
+from sessile.testing.store_contract_copies import ForkContract, IdleContract, ImportContract, in_slices, new_row
 from sessile.testing.store_contract_leases import LeaseContract
 from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
@@ -57,6 +58,8 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "save_agent": lambda store, other, ref, claim: store.save_agent(other, AGENT, DOCUMENT, True, 1),
     "delete_agent": lambda store, other, ref, claim: store.delete_agent(other, AGENT),
     "create_session": lambda store, other, ref, claim: new_session(store, other, "mine"),
+    "fork_session": lambda store, other, ref, claim: store.fork_session(other, AGENT, new_row("mine"), ref, None),
+    "import_session": lambda store, other, ref, claim: store.import_session(other, AGENT, new_row("mine"), in_slices()),
     "get_session": lambda store, other, ref, claim: store.get_session(ref),
     "list_sessions": lambda store, other, ref, claim: store.list_sessions(other, AGENT, cursor=None, limit=10),
     "update_session": lambda store, other, ref, claim: store.update_session(ref, SessionChanges(name="x"), None),
@@ -339,6 +342,9 @@ class StoreContract(
     AgentContract,
     SessionContract,
     ListContract,
+    ForkContract,
+    ImportContract,
+    IdleContract,
     LogContract,
     ClientToolContract,
     ReadingContract,

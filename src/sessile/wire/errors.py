@@ -8,7 +8,8 @@ SessileError
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs,
+│                         TranscriptInvalid
 ├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -226,6 +227,12 @@ class TemplateInvalid(Unprocessable):
     """An instruction template names something that does not exist."""
 
     code = "template_invalid"
+
+
+class TranscriptInvalid(Unprocessable):
+    """The events are not a log that a session may have."""
+
+    code = "transcript_invalid"
 
 
 class IdempotencyKeyReused(Unprocessable):

@@ -1,6 +1,6 @@
 """The session: what a caller sends, and what an answer shows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
@@ -57,8 +57,28 @@ class Usage(Struct):
         )
 
 
+class FromSession(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The session to copy, of the same agent when none is named, and the last event to copy.
+
+    `compact_up_to_event_id` is refused with `not_supported` until it is built; both at once are wrong.
+    """
+
+    agent_key: Key | UnsetType = UNSET
+    session_key: Key
+    include_up_to_event_id: EventId | UnsetType | None = UNSET
+    compact_up_to_event_id: EventId | UnsetType | None = UNSET
+
+
+class Origin(Struct, kw_only=True, omit_defaults=True):
+    """The session that this one was forked from, as it was named then, and the last event of it that was asked for."""
+
+    agent_key: Key
+    session_key: Key
+    include_up_to_event_id: EventId | UnsetType = UNSET
+
+
 class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new session. `from_session` is refused with `not_supported` until it is built."""
+    """A new session, empty or a copy of another one."""
 
     key: Key | UnsetType = UNSET
     name: SessionName | UnsetType = UNSET
@@ -67,7 +87,7 @@ class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     enabled: bool = True
     tti_minutes: TtiMinutes = 0
     secrets: NewSecrets | UnsetType = UNSET
-    from_session: dict[str, Any] | UnsetType = UNSET
+    from_session: FromSession | UnsetType = UNSET
 
 
 class UpdateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +126,7 @@ class Session(Struct, kw_only=True):
     created_by_agent_key: Key | UnsetType = UNSET
     created_by_session_key: Key | UnsetType = UNSET
     secrets: dict[str, str] | UnsetType = UNSET
+    from_session: Origin | UnsetType = UNSET
 
 
 class Violation(Struct, kw_only=True):

@@ -88,7 +88,7 @@ RETURNING id, agent_id;
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -106,7 +106,7 @@ WHERE s.id IN (SELECT value FROM json_each(:ids));
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM sessions s WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
 
 -- name: candidates_of_agent
@@ -141,7 +141,7 @@ ORDER BY id DESC LIMIT :slice;
 -- stands in the place of the last TRUE.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.id IN (SELECT value FROM json_each(:ids))
     AND (:agents IS NULL OR s.agent_id IN (SELECT value FROM json_each(:agents)))
@@ -176,7 +176,7 @@ DELETE FROM sessions WHERE id = :id;
 -- A session and its agent, as an input needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
@@ -185,7 +185,7 @@ WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -194,7 +194,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -271,6 +271,10 @@ UPDATE turns SET running = 0, stop_reason = ?, error = ?, usage = ?, ended_at = 
 -- Add an input that waits.
 INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, created_at, waits)
 VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :now, 1);
+
+-- name: use_session
+-- Somebody uses a session, which its time to idle counts from.
+UPDATE sessions SET updated_at = :now WHERE id = :session_id;
 
 -- name: count_waiting
 -- How many inputs of a session wait.
@@ -398,7 +402,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
@@ -474,6 +478,12 @@ DELETE FROM turns WHERE id IN (SELECT id FROM turns WHERE session_id = :session_
 -- Remove a slice of a session's inputs that wait or have waited.
 DELETE FROM inputs WHERE id IN (SELECT id FROM inputs WHERE session_id = :session_id LIMIT :slice);
 
+-- name: purge_keys_of_inputs
+-- Remove a slice of the idempotency keys of a session's inputs.
+DELETE FROM idempotency WHERE (tenant_id, scope, key) IN (
+    SELECT tenant_id, scope, key FROM idempotency
+    WHERE tenant_id IN (SELECT id FROM tenants) AND scope = :scope LIMIT :slice);
+
 -- name: end_purge
 -- A removal is complete.
 DELETE FROM purges WHERE id = :id;
@@ -529,3 +539,97 @@ SELECT agent_id, session_id, name, key_id, value FROM secrets WHERE key_id <> :k
 -- Encrypt a secret anew that nobody has changed meanwhile.
 UPDATE secrets SET key_id = :key_id, value = :value
 WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name AND value = :old;
+
+-- name: next_session_id
+-- Take an internal id for a session whose row comes later: nobody else gets it.
+UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'sessions' RETURNING seq;
+
+-- name: first_session_id
+-- The same in a database that has never had a session.
+INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', 1) RETURNING seq;
+
+-- name: begin_copy
+-- Remember that a session is being filled.
+INSERT INTO copies (session_id, touched_at) VALUES (:copy_id, :now);
+
+-- name: touch_copy
+-- Somebody still fills the session.
+UPDATE copies SET touched_at = :now WHERE session_id = :copy_id;
+
+-- name: end_copy
+-- A session is filled, or given up.
+DELETE FROM copies WHERE session_id = :copy_id;
+
+-- name: purge_stale_copies_later
+-- Remember to remove what was copied into sessions that nobody goes on to fill.
+INSERT INTO purges (session_id) SELECT session_id FROM copies WHERE touched_at <= :stale;
+
+-- name: end_stale_copies
+-- The same sessions are given up.
+DELETE FROM copies WHERE touched_at <= :stale;
+
+-- name: sizes_of_events
+-- How large the bodies up to a place of a log are.
+SELECT sequence, length(body) FROM events
+WHERE session_id = :source_id AND sequence <= :cut ORDER BY sequence;
+
+-- name: copy_events
+-- Copy a slice of a log, its bodies unread but for those that refer to other events.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+SELECT tenant_id, :copy_id, sequence, renamed(id, :salt), renamed(turn_id, :salt), type, hidden, created_at,
+    CASE WHEN instr(:referring, ',' || type || ',') THEN renamed_within(body, :salt) ELSE body END
+FROM events WHERE session_id = :source_id AND sequence > :after AND sequence <= :until ORDER BY sequence;
+
+-- name: copy_turns
+-- Copy a slice of the turns of a log.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at, interrupted_at)
+SELECT tenant_id, :copy_id, renamed(turn_id, :salt), input_sequence, renamed(input_event_id, :salt), fence, 0,
+    stop_reason, error, usage, created_at, ended_at, interrupted_at
+FROM turns WHERE session_id = :source_id AND id > :after AND id <= :until AND input_sequence <= :cut ORDER BY id;
+
+-- name: turns_up_to
+-- The turns up to a place of a log, and what each has used.
+SELECT id, running, usage FROM turns WHERE session_id = :source_id AND input_sequence <= :cut ORDER BY id;
+
+-- name: break_off_copied_turn
+-- The last turn of a copy that goes no further ends as interrupted; what it has used by then nobody knows.
+UPDATE turns SET stop_reason = 'interrupted', error = NULL, usage = X'7B7D', ended_at = :now, interrupted_at = :now
+WHERE session_id = :copy_id AND turn_id = :turn_id;
+
+-- name: turn_is_there
+-- Whether some session has a turn of this id.
+SELECT 1 FROM turns WHERE turn_id = :turn_id;
+
+-- name: insert_imported_event
+-- Write one event of an import.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_ended_turn
+-- Add a turn that has ended before it came here.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at)
+VALUES (:tenant_id, :copy_id, :turn_id, :input_sequence, :input_event_id, 1, 0, :stop_reason, :error, :usage,
+    :created_at, :ended_at);
+
+-- name: insert_copied_session
+-- Add the row of a session that is filled; no row comes back when the agent is not there.
+INSERT INTO sessions (id, tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
+    stop_reason, last_sequence, last_event_id, usage, context_usage, created_at, updated_at, origin)
+SELECT :copy_id, :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, :stop_reason,
+    :last_sequence, :last_event_id, :usage, :context_usage, :now, :now, :origin
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
+RETURNING agent_id;
+
+-- name: is_there
+-- Whether a session can still be reached.
+SELECT 1 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
+
+-- name: delete_idle_sessions
+-- Remove the rows of a slice of the sessions that nobody has used for their time to idle.
+DELETE FROM sessions WHERE id IN (
+    SELECT id FROM sessions WHERE tti_minutes > 0 AND (running_turn IS NULL OR stop_reason = 'requires_action')
+        AND updated_at + tti_minutes * 60000000 <= :now
+    ORDER BY updated_at + tti_minutes * 60000000 LIMIT :slice)
+RETURNING id;

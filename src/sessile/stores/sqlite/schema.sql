@@ -62,6 +62,7 @@ CREATE TABLE sessions (
     context_usage BLOB,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    origin BLOB,
     UNIQUE (agent_id, key)
 );
 
@@ -82,6 +83,16 @@ CREATE TABLE session_terms (
 CREATE INDEX session_terms_of_agent ON session_terms (agent_id, term, session_id);
 
 CREATE INDEX session_terms_of_tenant ON session_terms (tenant_id, term, session_id);
+
+CREATE INDEX sessions_idle ON sessions (updated_at + tti_minutes * 60000000)
+WHERE tti_minutes > 0 AND (running_turn IS NULL OR stop_reason = 'requires_action');
+
+-- Sessions that are being filled by a fork or an import: their rows come with the last commit. One that nobody goes on
+-- with is purged.
+CREATE TABLE copies (
+    session_id INTEGER PRIMARY KEY,
+    touched_at INTEGER NOT NULL
+);
 
 CREATE TABLE turns (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -18,6 +18,8 @@ from sessile.stores.sqlite import rows, secrets, terms
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one, session_row
 from sessile.wire.errors import NotFound, PreconditionFailed
 
+_IDLE_SLICE = 100
+
 
 class Sessions(Verbs):
     """Verbs of the `Store` port."""
@@ -116,6 +118,18 @@ class Sessions(Verbs):
             db.execute(QUERIES["purge_session_later"], {"session_id": session.id})
             db.execute(QUERIES["delete_session_secrets"], {"session_id": session.id})
             return session.id
+
+        return await self._writer.run(verb)
+
+    async def delete_idle_sessions(self) -> list[int]:
+        values = {"now": self._clock.now(), "slice": _IDLE_SLICE}
+
+        def verb(db: sqlite3.Connection) -> list[int]:
+            deleted = [row[0] for row in db.execute(QUERIES["delete_idle_sessions"], values).fetchall()]
+            for session_id in deleted:
+                db.execute(QUERIES["purge_session_later"], {"session_id": session_id})
+                db.execute(QUERIES["delete_session_secrets"], {"session_id": session_id})
+            return deleted
 
         return await self._writer.run(verb)
 

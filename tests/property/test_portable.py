@@ -6,12 +6,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from sessile.domain.log import Entry, draft
+from sessile.domain.log import COMPACTED, DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.domain.portable import Export, Import
+from sessile.domain.visibility import erased
 from sessile.wire import ids
 from sessile.wire.events import (
+    RECORD_TYPES,
+    VISIBILITY_TYPES,
     AgentOutputEvent,
     AnyEvent,
+    EventHiddenRecord,
     InputMessageEvent,
     SessionInterruptedEvent,
     SkillPart,
@@ -52,6 +56,8 @@ def turns(draw: st.DrawFn, whole: bool = True) -> list[AnyEvent]:
     events.append(AgentOutputEvent(content=draw(texts), output_id="out_2", partial=draw(st.booleans())))
     if draw(st.booleans()):
         events.append(SessionInterruptedEvent())
+    if draw(st.booleans()):
+        events.insert(draw(st.integers(2, len(events))), EventHiddenRecord(event_id=ids.event_id(1)))
     error = draw(st.none() | st.builds(TurnError, code=texts, message=texts))
     usage = Usage(*draw(st.tuples(*[st.integers(0, 10**6)] * 5)))
     events.append(TurnEndedRecord(stop_reason="error" if error else "end_turn", error=error, usage=usage))
@@ -68,9 +74,12 @@ def logs(draw: st.DrawFn) -> list[Entry]:
                 event.input_event_id = entries[-1].id
             place = len(entries) + 1
             bare = draft(event)
-            hidden = draw(st.booleans())
-            moment = draw(moments)
-            entries.append(Entry(ids.event_id(place), "first", place, turn_id, bare.type, moment, hidden, bare.body))
+            visibility = draw(st.sampled_from([VISIBLE, COMPACTED, HIDDEN, DELETED]))
+            if visibility == DELETED:
+                visibility, bare = (VISIBLE, bare) if bare.type in RECORD_TYPES else (DELETED, erased(event))
+            of = "" if bare.type in VISIBILITY_TYPES else turn_id
+            made = Entry(ids.event_id(place), "first", place, of, bare.type, draw(moments), visibility, bare.body)
+            entries.append(made)
     return entries
 
 

@@ -172,9 +172,10 @@ class Import:
             if line.visibility is UNSET:
                 return VISIBLE
             raise self._wrong("An event that is not hidden has no visibility.")
-        if kind in RECORD_TYPES:
-            raise self._wrong("A record is never hidden.")
-        return HIDDEN if line.visibility is UNSET else _VISIBILITY[line.visibility]
+        visibility = HIDDEN if line.visibility is UNSET else _VISIBILITY[line.visibility]
+        if visibility == DELETED and kind in RECORD_TYPES:
+            raise self._wrong("A record is never deleted.")
+        return visibility
 
     def _micros(self, event: AnyEvent) -> int:
         try:

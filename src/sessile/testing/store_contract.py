@@ -21,6 +21,7 @@ from sessile.rows import (
     SessionRow,
 )
 from sessile.testing.store_contract_client_tools import ClientToolContract
+from sessile.testing.store_contract_combined import CombinedCopyContract, CombinedIdleContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_copies import ForkContract, IdleContract, ImportContract, in_slices, new_row
 from sessile.testing.store_contract_leases import LeaseContract
@@ -345,6 +346,8 @@ class StoreContract(
     ForkContract,
     ImportContract,
     IdleContract,
+    CombinedCopyContract,
+    CombinedIdleContract,
     LogContract,
     ClientToolContract,
     ReadingContract,

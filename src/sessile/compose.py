@@ -19,6 +19,8 @@ from sessile.api.call import Services
 from sessile.api.gate import Gate
 from sessile.api.server import HttpServer
 from sessile.auth import keys
+from sessile.auth.keyring import VARIABLE, Keyring
+from sessile.auth.vault import Vault, rotate
 from sessile.clock import SystemClock
 from sessile.config import Config, ConfigError
 from sessile.live.hub import Hub
@@ -34,6 +36,8 @@ from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.portable import Portable
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.service.visibility import Visibility
 from sessile.stores.sqlite.owner import owned
@@ -42,7 +46,7 @@ from sessile.tools.registry import ToolRegistry
 from sessile.wire.errors import StorageUnavailable
 
 DEFAULT_TENANT = "default"
-_PURGE_IDLE_SECONDS = 1.0
+_SWEEP_IDLE_SECONDS = 1.0
 _STRAY_SECONDS = 0.3
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
@@ -97,21 +101,24 @@ async def running(
         tools = ToolRegistry(config.tools, functions)
         clock = SystemClock()
         async with open_store(config) as store:
+            vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)
             env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub),
+                sessions=Sessions(store, worker, hub, vault),
+                secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
+                portable=Portable(store, clock),
                 visibility=Visibility(store, worker, hub),
                 hub=hub,
                 store=store,
             )
             await worker.recover()
-            sweeper = asyncio.create_task(_purge_for_ever(store))
+            sweeper = asyncio.create_task(_sweep_for_ever(services.sessions))
             keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
@@ -121,6 +128,18 @@ async def running(
                 keeper.cancel()
                 await runtime.drain(config)
                 await models.close()
+
+
+def keyring(config: Config) -> Keyring:
+    """The keys of the secrets in a database: of the environment, or of a file beside it."""
+    database = _database(config)
+    return Keyring(database.with_name(f"{database.name}.secrets-key"), os.environ.get(VARIABLE))
+
+
+async def rotate_secrets_key(config: Config) -> int:
+    """Encrypt all secrets with a new key; returns how many. Raises SecretsUnavailable, StorageUnavailable."""
+    async with open_store(config) as store:
+        return await rotate(store, keyring(config))
 
 
 def model_registry(config: Config, providers: Mapping[str, Provider] | None = None) -> Registry:
@@ -243,13 +262,13 @@ async def _end_stray_tasks() -> None:
         os._exit(0)
 
 
-async def _purge_for_ever(store: Store) -> None:
-    """Remove what was deleted, slice by slice, and leave the writer to others in between."""
+async def _sweep_for_ever(sessions: Sessions) -> None:
+    """Delete what is idle and remove what was deleted, slice by slice, and leave the writer to others in between."""
     while True:
         more = False
         with contextlib.suppress(StorageUnavailable):
-            more = await store.purge()
-        await asyncio.sleep(0.005 if more else _PURGE_IDLE_SECONDS)
+            more = await sessions.sweep()
+        await asyncio.sleep(0.005 if more else _SWEEP_IDLE_SECONDS)
 
 
 def _database(config: Config) -> Path:

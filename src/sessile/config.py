@@ -32,6 +32,8 @@ class ModelConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """Tokens the model can read and write in one call; by default 128 000, and for a local model what it is given."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Sent with every call, such as `temperature`; an agent's own parameters win."""
+    structured_output: Literal["json_schema", "json_object", "none"] | None = None
+    """How the provider is asked for output of a JSON schema; by default in the way it is known to take."""
     timeout_seconds: Positive = 120
     """Longest wait for the first and for each further chunk of an answer."""
 

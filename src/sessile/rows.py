@@ -9,8 +9,10 @@ from typing import Any, Generic, Literal, TypeVar
 from msgspec import UNSET, Struct, UnsetType, json
 
 from sessile.domain.log import Entry
+from sessile.domain.metadata_filter import Filter
 from sessile.wire.events import TurnError
 from sessile.wire.inputs import Behavior
+from sessile.wire.limits import MAX_INTEGER, MIN_INTEGER
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
@@ -74,6 +76,8 @@ class SessionRow(Struct, frozen=True):
     context_usage: bytes | None
     created_at: int
     updated_at: int
+    origin: bytes | None = None
+    """JSON of the session that this one was forked from, if it was."""
     running_turn: str | None = None
     """The turn that runs, or waits for client tools."""
 
@@ -97,6 +101,7 @@ class NewSession(Struct, frozen=True, kw_only=True):
     metadata: bytes
     enabled: bool
     tti_minutes: int
+    origin: bytes | None = None
 
 
 class SessionChanges(Struct, frozen=True, kw_only=True):
@@ -109,12 +114,48 @@ class SessionChanges(Struct, frozen=True, kw_only=True):
     tti_minutes: int | UnsetType = UNSET
 
 
+class SessionQuery(Struct, frozen=True, kw_only=True):
+    """Which sessions of a tenant to list: those before `cursor`, at most `limit`; what is None does not matter.
+
+    Times are exclusive. `pattern` is one of `domain.name_filter`, on names and descriptions. The store examines a
+    bounded number of rows, so a page may hold fewer than `limit` sessions and still have a `next`.
+    """
+
+    cursor: int | None = None
+    limit: int
+    agent_keys: Collection[str] | None = None
+    status: Status | None = None
+    created_after: int = MIN_INTEGER
+    created_before: int = MAX_INTEGER
+    updated_after: int = MIN_INTEGER
+    updated_before: int = MAX_INTEGER
+    pattern: str | None = None
+    metadata: Filter | None = None
+
+
 class SessionRef(Struct, frozen=True):
     """How a caller names a session."""
 
     tenant_id: int
     agent_key: str
     session_key: str
+
+
+class SealedSecret(Struct, frozen=True, kw_only=True):
+    """A stored secret, encrypted with the key that `key_id` names. An agent's own have the session 0."""
+
+    agent_id: int
+    session_id: int
+    name: str
+    key_id: str
+    value: bytes
+
+
+class SealedSecrets(Struct, frozen=True):
+    """Secrets to be stored for one owner, by name, all encrypted with one key; None removes one."""
+
+    key_id: str
+    values: dict[str, bytes | None]
 
 
 class TurnRow(Struct, frozen=True, kw_only=True):

@@ -81,6 +81,10 @@ async def every_operation(client: AsyncClient) -> None:
     assert (await client.sessions.get(agent.key, session.key)).name == "A talk"
     assert (await client.sessions.update(agent.key, session.key, name="Talk")).name == "Talk"
     assert [shown.key async for shown in client.sessions.list(agent.key)] == [session.key]
+    assert [shown.key for shown in (await client.sessions.list(limit=1).page()).items] == [session.key]
+    assert await client.agents.get_secrets(agent.key) == {}
+    assert (await client.agents.replace_secrets(agent.key, {"a": "1"})).keys() == {"a"}
+    assert (await client.agents.update_secrets(agent.key, {"a": None, "b": "2"})).keys() == {"b"}
     answer = await client.events.send(agent.key, session.key, "Hello")
     assert (await client.turns.get(agent.key, session.key, answer.turn_id)).stop_reason == "end_turn"
     logged = [event async for event in client.events.list(agent.key, session.key)]
@@ -93,6 +97,8 @@ async def every_operation(client: AsyncClient) -> None:
     assert (await client.events.hide(agent.key, session.key, logged[0].id)).hidden
     assert not (await client.events.unhide(agent.key, session.key, logged[0].id)).hidden
     assert (await client.sessions.check(agent.key, session.key)).ok
+    exported = await client.sessions.export(agent.key, session.key)
+    assert (await client.sessions.import_(agent.key, exported, key="imported")).status == "stopped"
     for event in logged:
         assert not isinstance(event, UnknownEvent)
         assert await client.events.get(agent.key, session.key, event.id) == event

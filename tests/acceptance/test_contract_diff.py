@@ -44,13 +44,14 @@ DELIBERATE = {
             "skill_load",
             "step_transition",
             "step_transition_limit_exceeded",
-            "structured_output",
             "tool_activity",
         )
     },
     "request Create*Request.description: maxLength 4000, contract None": BOUNDED,
     "request Update*Request.description: maxLength 4000, contract None": BOUNDED,
     "request *AgentSessionRequest.name: maxLength 255, contract None": BOUNDED,
+    "request CreateAgentSessionRequest.from_session.*_key: m??Length *, contract None": "They are keys.",
+    "request CreateAgentSessionRequest.from_session.*: pattern *, contract None": "They are keys and event ids.",
     "request *AgentSessionRequest.tti_minutes: maximum 5256000, contract None": "Ten years: a time must stay a date.",
     "request AgentModel.name: maxLength 255, contract None": BOUNDED,
     "request AgentModel.name: minLength 1, contract None": "No model has an empty name.",
@@ -64,6 +65,9 @@ DELIBERATE = {
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,
     "request ToolId: pattern ^tol_.*$, contract ^tol_.*": "An identifier is one line.",
+    "request *AgentSecretsRequest.secrets: only certain names": "The contract bounds the same names of sessions.",
+    "request *AgentSecretsRequest.secrets.additionalProperties: minLength 1, contract None": "As those of sessions.",
+    "request GET * query.filter: maxLength 1000, contract None": BOUNDED,
     "request GET * query.page_key: maxLength 200, contract None": "Opaque, and the server makes none that is longer.",
 }
 

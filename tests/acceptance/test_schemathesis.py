@@ -1,6 +1,8 @@
 """The server against its own OpenAPI document: generated requests, right and wrong, to every operation."""
 
 import asyncio
+import hashlib
+import json
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -35,25 +37,23 @@ CONFIG: Document = {
     "cache": {"enabled": False},
 }
 
-NOT_BUILT = {
-    "CreateSessionRequest": ("from_session", "secrets"),
-    "UpdateSessionRequest": ("secrets",),
-}
+NOT_BUILT = {}
 """Fields of the contract that are documented, and answered 400 `not_supported` until they are built."""
-NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
 OF_A_STREAM = ("since", "deltas")
 """Parameters of the operation that answers in two forms, which the list refuses; test_follow.py has them."""
 REFERENCES = {
+    "FromSession": ("include_up_to_event_id", "compact_up_to_event_id"),
     "CreateAgentRequest": ("first_step_name",),
     "UpdateAgentRequest": ("first_step_name",),
     **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
     **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
     "InputMessageRequest": ("since",),
 }
-"""Fields that must name something elsewhere in the same document, or in the log, which no schema can say."""
+"""Fields that must name something elsewhere, in the same document or in a log, which no schema can say."""
 REFUSALS = {
     "invalid_parameter": "An input with a behavior takes no If-Match, which a schema cannot say of one field.",
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
+    "invalid_filter": "A filter has a grammar, which no JSON schema can say.",
     "precondition_failed": "Which version a session has, no document knows.",
     "idempotency_key_reused": "Which keys have come before, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
@@ -101,8 +101,7 @@ def narrowed(document: Document) -> Document:
             del schemas[name]["properties"][field]
     for item in document["paths"].values():
         for operation in item.values():
-            left_out = (*NOT_BUILT_PARAMETERS, *OF_A_STREAM)
-            operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in left_out]
+            operation["parameters"] = [p for p in operation["parameters"] if p["name"] not in OF_A_STREAM]
             for parameter in operation["parameters"]:
                 if parameter["name"] == "page_key":
                     # Opaque: only an earlier page gives one that is right. An empty one means the first page.
@@ -142,6 +141,10 @@ class Seeds:
             if keys is not self._shared and "/inputs/" in case.operation.path:
                 keys |= self._waiting(keys)
             case.path_parameters = {name: keys[name] for name in case.path_parameters}
+        if case.operation.definition.raw["operationId"] == "importAgentSession" and not _is_negative(case, "body"):
+            case.body = _export()
+            if case.query and "key" in case.query and not _is_negative(case, "query"):
+                case.query = {**case.query, "key": secrets.token_hex(8)}
         if isinstance(case.body, dict) and "key" in case.body and not _is_negative(case, "body"):
             case.body = {**case.body, "key": keys["agent_key"] if case.method == "PUT" else secrets.token_hex(8)}
 
@@ -168,6 +171,20 @@ class Seeds:
         answer = self._client.post(path, json=body)
         assert answer.status_code == 201, answer.text
         return answer.json()
+
+
+def _export() -> str:
+    """A session without events, as an export has it."""
+    session = {"kind": "session", "format": 1, "key": secrets.token_hex(8), "name": "Travelled", "metadata": {}}
+    lines = [session | {"enabled": True, "tti_minutes": 0}, {"kind": "agent", "key": "elsewhere", "document": {}}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    end = {"kind": "end", "events": 0, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return text + json.dumps(end) + "\n"
+
+
+@schemathesis.serializer("application/jsonl")
+def _as_it_is(context: schemathesis.SerializationContext, value: Any) -> bytes:
+    return str(value).encode("utf-8", "replace")
 
 
 def _is_negative(case: schemathesis.Case, location: str) -> bool:
@@ -212,6 +229,8 @@ def filter_failure(
 ) -> bool:
     """Drop what is no failure: refusals that no schema can tell, and headers that by HTTP are ignored when unknown."""
     if failure.checks == ("negative_data_rejection",):
+        if response.status_code == 431:  # A filter that is too long for its limit may be too long for a URL before.
+            return False
         return "in header - object with unexpected properties" not in failure.message
     if failure.checks == ("positive_data_acceptance",):
         answer = response.json()
@@ -275,6 +294,8 @@ async def test_chains_of_operations_keep_to_the_document(stage: Stage, document:
     def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Document) -> None:
         if isinstance(case.body, dict) and "key" in case.body:
             case.body = {name: value for name, value in case.body.items() if name != "key"}
+        if case.operation.definition.raw["operationId"] == "importAgentSession":
+            case.body, case.query = _export(), {}
         # One that came in an earlier chain gives what was made there, and perhaps deleted.
         case.headers.pop("Idempotency-Key", None)
 

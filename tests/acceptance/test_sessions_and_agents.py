@@ -400,15 +400,3 @@ async def test_inputs_that_are_not_built_yet_say_so(stage: Stage, body: dict[str
     path = await stage.conversation()
     refused(await stage.client.post(f"{path}/events", json=body), 400, "not_supported", field)
     assert await stage.log(path, records="true") == []
-
-
-async def test_fields_and_filters_that_are_not_built_yet_say_so(stage: Stage) -> None:
-    agent = await stage.agent()
-    sessions = f"/v2/agents/{agent}/sessions"
-    for fields in ({"secrets": {"a": "b"}}, {"from_session": {"session_key": "x"}}):
-        refused(await stage.client.post(sessions, json=fields), 400, "not_supported", *fields)
-    path = await stage.session(agent)
-    refused(await stage.client.patch(path, json={"secrets": {"a": None}}), 400, "not_supported", "secrets")
-    for name in ("filter", "metadata_filter"):
-        refused(await stage.client.get(sessions, params={name: "a"}), 400, "not_supported", name)
-    refused(await stage.client.get("/v2/agents", params={"filter": "a"}), 400, "not_supported", "filter")

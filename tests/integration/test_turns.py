@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sessile.auth.keyring import Keyring
+from sessile.auth.vault import Vault
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
 from sessile.domain.log import Entry, draft
@@ -69,7 +71,7 @@ class Harness:
         self.worker = Worker(TurnEnvironment(store, planner, histories, self.hub, clock, MAX_MODEL_CALLS))
         self.inputs = Inputs(store, self.worker, self.hub, clock)
         self.agents = Agents(store, models, tools, self.worker, self.hub)
-        self.sessions = Sessions(store, self.worker, self.hub)
+        self.sessions = Sessions(store, self.worker, self.hub, Vault(store, Keyring(Path("unused"), None)))
         self.ref = SessionRef(1, "a", "s")
         self._others: list[Harness] = []
 

@@ -46,8 +46,8 @@ def test_the_client_shows_every_field_of_the_wire(ours: Any, theirs: Any, more: 
     [
         (documents.AgentDocument, agents.CreateAgentRequest, set()),
         (documents.AgentChanges, agents.UpdateAgentRequest, set()),
-        (documents.SessionDocument, sessions.CreateSessionRequest, {"secrets", "from_session"}),
-        (documents.SessionChanges, sessions.UpdateSessionRequest, {"secrets"}),
+        (documents.SessionDocument, sessions.CreateSessionRequest, set()),
+        (documents.SessionChanges, sessions.UpdateSessionRequest, set()),
         (documents.ModelDocument, agents.AgentModel, set()),
         (documents.RetryDocument, agents.RetryConfiguration, set()),
         (documents.StepDocument, agents.FirstAgentStep, set()),

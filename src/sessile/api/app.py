@@ -18,6 +18,8 @@ from sessile.api import (
     routes_agents,
     routes_events,
     routes_inputs,
+    routes_portable,
+    routes_secrets,
     routes_server,
     routes_sessions,
     routes_visibility,
@@ -35,7 +37,9 @@ ROUTES: tuple[Route, ...] = (
     *routes_visibility.ROUTES,
     *routes_inputs.ROUTES,
     *routes_sessions.ROUTES,
+    *routes_portable.ROUTES,
     *routes_agents.ROUTES,
+    *routes_secrets.ROUTES,
     *routes_server.ROUTES,
 )
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._-]{1,100}")

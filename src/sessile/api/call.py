@@ -1,7 +1,7 @@
 """One request as a handler sees it: who calls, what was asked, and the services that can do it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -17,6 +17,8 @@ from sessile.rows import Once
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.portable import Portable
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.service.visibility import Visibility
 from sessile.wire import codec
@@ -35,8 +37,10 @@ class Services(Struct, frozen=True):
 
     agents: Agents
     sessions: Sessions
+    secrets: Secrets
     inputs: Inputs
     events: Events
+    portable: Portable
     visibility: Visibility
     hub: Hub
     store: Store
@@ -92,6 +96,18 @@ class Call:
         if media.strip() != "application/json" or options.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
             raise UnsupportedMediaType
         return codec.decode(await self._body())
+
+    async def chunks(self, media_type: str) -> AsyncIterator[bytes]:
+        """The body as it comes, for an operation with a limit of its own. Raises UnsupportedMediaType."""
+        if self.headers.get(b"content-type", b"").decode("latin-1").lower() != media_type:
+            raise UnsupportedMediaType(f"The body must be {media_type}.")
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
 
     async def _body(self) -> bytes:
         message = await self._receive()

@@ -37,7 +37,7 @@ _ERRORS: dict[int, tuple[str, type]] = {
     410: ("The input was withdrawn", Error),
     412: ("The session has another version, or another last event, than If-Match names", Error),
     413: ("The body is too large", Error),
-    415: ("The body is not application/json", Error),
+    415: ("The body is not of the media type that is asked for", Error),
     422: ("The request is well formed and cannot be carried out", Error),
     431: ("The request line or the headers are too large", Error),
     503: ("The store or the server cannot do this now; nothing was changed", Error),
@@ -174,7 +174,7 @@ def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, An
             if roles
         ]
     if route.body is not None:
-        content = {"application/json": {"schema": schemas[id(route.body)], **_examples(route)}}
+        content = {route.body_media: {"schema": schemas[id(route.body)], **_examples(route)}}
         operation["requestBody"] = {"required": True, "content": content}
     for status in _statuses(route):
         description, kind = _ERRORS[status]
@@ -202,7 +202,7 @@ def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]
     success: dict[str, Any] = {"description": route.summary, "headers": _answer_headers(route.answer_headers)}
     content = {}
     if route.answer is not None:
-        content["application/json"] = {"schema": schemas[id(route.answer)]}
+        content[route.answer_media] = {"schema": schemas[id(route.answer)]}
     if route.stream is not None:
         content["text/event-stream"] = {"schema": schemas[id(route.stream)]}
     if content:

@@ -39,11 +39,13 @@ class Route(Struct, frozen=True, kw_only=True):
     status: int = 200
     body: Any = None
     """The type of the request body."""
+    body_media: str = "application/json"
     examples: tuple[Example, ...] = ()
     """Request bodies that work as they are; the first one is offered."""
     query: type[Struct] | None = None
     answer: Any = None
     """The type of a JSON answer."""
+    answer_media: str = "application/json"
     stream: Any = None
     """The type of the frames of an event stream."""
     streaming: Streaming | None = None

@@ -93,6 +93,8 @@ class Transcript:
             case wire.AgentOutputEvent():
                 void = self._void_before(event.output_id)
                 return void + self._whole(Kind.ANSWER, event.output_id, event.content)
+            case wire.StructuredOutputEvent():
+                return [Piece(Kind.ANSWER, _json(event.content), fresh=True)]
             case wire.ToolInputEvent():
                 return [Piece(Kind.TOOL, one_line(call_text(event), SHORT))]
             case wire.ToolOutputEvent():
@@ -180,6 +182,8 @@ def summary(event: Any, limit: int | None = None) -> str:
             text = input_text(event)
         case wire.ThinkingEvent() | wire.AgentOutputEvent():
             text = event.content
+        case wire.StructuredOutputEvent():
+            text = f"{event.schema_name} {_json(event.content)}"
         case wire.ToolInputEvent():
             text = call_text(event)
         case wire.ToolOutputEvent():

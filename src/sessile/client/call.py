@@ -118,6 +118,16 @@ class Caller:
         request = self._request(method, path, query, document, headers)
         return await self._whole(request, self._timeout, retries)
 
+    async def download(self, path: str, media: str) -> bytes:
+        """Read a whole answer of another media type than JSON."""
+        request = self._request("GET", path, None, None, {"accept": media})
+        return (await self._whole(request, self._timeout, media=media)).body
+
+    async def upload(self, path: str, body: bytes, media: str, query: Mapping[str, object]) -> Reply:
+        """Post a body of another media type than JSON."""
+        request = self._request("POST", path, query, None, {"content-type": media})
+        return await self._whole(structs.replace(request, body=body), self._timeout)
+
     async def turn(self, path: str, document: object, seconds: float | None, headers: Mapping[str, str]) -> Reply:
         """Post an input and wait for its turn: for as long as it takes, or for some seconds."""
         request = self._request("POST", path, None, document, headers)
@@ -189,6 +199,7 @@ class Caller:
         seconds: float | None,
         retries: int | None = None,
         patience: Patience | None = None,
+        media: str = "application/json",
     ) -> Reply:
         now = asyncio.get_running_loop().time
         deadline = math.inf if seconds is None else now() + seconds
@@ -196,7 +207,7 @@ class Caller:
         def attempt() -> Awaitable[Reply]:
             left = None if seconds is None else max(deadline - now(), 0.001)
             sent = patience.of(request) if patience else request
-            return self._attempt_whole(structs.replace(sent, timeout=left))
+            return self._attempt_whole(structs.replace(sent, timeout=left), media)
 
         return await self._repeat(request, attempt, deadline, self.retries if retries is None else retries)
 
@@ -216,7 +227,7 @@ class Caller:
             wait *= 2
             await self._sleep(pause)
 
-    async def _attempt_whole(self, request: Request) -> Reply:
+    async def _attempt_whole(self, request: Request, media: str) -> Reply:
         response = await self._send(request)
         try:
             body = await _read(response, request)
@@ -224,7 +235,7 @@ class Caller:
             await response.close()
         if response.status not in range(200, 300):
             raise _failure(response, body, request)
-        if body and not _is(response, "application/json"):
+        if body and not _is(response, media):
             raise _Failure(_unexpected(response, request))
         return Reply(response.headers, body)
 

@@ -19,7 +19,14 @@ from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
 from sessile.wire.errors import InvalidParameter, SessileError
-from sessile.wire.events import AgentOutputEvent, AnyEvent, ClientToolPendingEvent, PendingToolCall, TurnError
+from sessile.wire.events import (
+    AgentOutputEvent,
+    AnyEvent,
+    ClientToolPendingEvent,
+    PendingToolCall,
+    StructuredOutputEvent,
+    TurnError,
+)
 from sessile.wire.ids import EVENT_ID_PATTERN
 from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import StopReason
@@ -60,6 +67,11 @@ class Answer(Struct, kw_only=True):
         """The client tool calls that the turn waits for, when its stop reason is `requires_action`."""
         last = self.events[-1] if self.events else None
         return last.pending_calls if isinstance(last, ClientToolPendingEvent) else []
+
+    @property
+    def output(self) -> Any:
+        """What the agent answered, where its output follows a JSON schema; None without such an answer."""
+        return next((event.content for event in self.events if isinstance(event, StructuredOutputEvent)), None)
 
 
 class _Answer(Struct, kw_only=True):

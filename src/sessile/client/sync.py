@@ -158,6 +158,9 @@ class Agents(Face[AsyncAgents]):
     update = called(AsyncAgents.update)
     replace = called(AsyncAgents.replace)
     delete = called(AsyncAgents.delete)
+    get_secrets = called(AsyncAgents.get_secrets)
+    replace_secrets = called(AsyncAgents.replace_secrets)
+    update_secrets = called(AsyncAgents.update_secrets)
 
 
 class Sessions(Face[AsyncSessions]):
@@ -168,6 +171,8 @@ class Sessions(Face[AsyncSessions]):
     check = called(AsyncSessions.check)
     outstanding_client_tool_calls = called(AsyncSessions.outstanding_client_tool_calls)
     list = paged(AsyncSessions.list)
+    export = called(AsyncSessions.export)
+    import_ = called(AsyncSessions.import_)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)
 

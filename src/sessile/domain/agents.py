@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
+from sessile.domain.structured import schema_error
 from sessile.wire import codec
 from sessile.wire.agents import CreateAgentRequest, UpdateAgentRequest
 from sessile.wire.errors import InvalidRequest
@@ -44,8 +45,9 @@ def normalize(request: Document) -> Document:
     document["first_step"] = _first_step(document)
     document["first_step_name"] = document["first_step"]["name"]
     _raise_if(dict(_name_errors(document)))
-    _raise_if(dict(_schema_errors(document)))
+    _raise_if(dict(_argument_errors(document)))
     _raise_if(dict(_size_errors(document)))
+    _raise_if(dict(_output_errors(document)))
     return document
 
 
@@ -233,7 +235,7 @@ def _name_errors(document: Document) -> Iterator[tuple[str, str]]:
                 yield field, f"There is no step {target[:100]!r}."
 
 
-def _schema_errors(document: Document) -> Iterator[tuple[str, str]]:
+def _argument_errors(document: Document) -> Iterator[tuple[str, str]]:
     """Arguments of a client tool that are no object: no model could write them."""
     for name, configuration in document["tool_configurations"].items():
         schema = configuration.get("input_schema", {}) if configuration["type"] == "client" else {}
@@ -246,6 +248,17 @@ def _size_errors(document: Document) -> Iterator[tuple[str, str]]:
         yield "metadata", f"The metadata is larger than {MAX_METADATA_BYTES} bytes."
     if len(codec.encode(document)) > MAX_AGENT_BYTES:
         yield "body", f"The agent is larger than {MAX_AGENT_BYTES} bytes."
+
+
+def _output_errors(document: Document) -> Iterator[tuple[str, str]]:
+    """JSON schemas of outputs that cannot be, or that could cost more than any answer is worth."""
+    steps = {f"steps.{name[:100]}": step for name, step in document.get("steps", {}).items()}
+    if document["first_step_name"] not in document.get("steps", {}):
+        steps["first_step"] = document["first_step"]
+    for place, step in steps.items():
+        parser = step["output_parser"]
+        if parser["type"] == "structured" and (reason := schema_error(parser["json_schema"]["schema"])) is not None:
+            yield f"{place}.output_parser.json_schema.schema", reason
 
 
 def _raise_if(errors: dict[str, str]) -> None:

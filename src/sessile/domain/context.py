@@ -15,6 +15,7 @@ from sessile.wire.events import (
     InputMessageEvent,
     InputPart,
     SessionInterruptedEvent,
+    StructuredOutputEvent,
     TextPart,
     ThinkingEvent,
     ToolInputEvent,
@@ -138,6 +139,10 @@ class Conversation:
                 answer = self._current(event.output_id)
                 if not event.hidden and event.content:
                     answer.texts.append(event.content)
+            case StructuredOutputEvent():
+                answer = self._current(None)
+                if not event.hidden:
+                    answer.texts.append(codec.encode(event.content).decode())
             case ToolInputEvent():
                 answer = self._current(None)
                 call = _Call(self._unique(event), event, self._turns[-1])

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sessile.domain import agents
+from sessile.domain import agents, structured
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
+from sessile.domain.structured import Output
 from sessile.ports import Model, Models, Tools
 from sessile.rows import AgentRow
 from sessile.runner.dispatch import OfferedTool, offer, offer_client
@@ -25,6 +26,8 @@ class Plan(Struct, frozen=True):
     settings: AgentModel
     instructions: Instructions
     offered: Mapping[str, OfferedTool]
+    output: Output | None
+    """What the answer is to be, if it is not to be plain text."""
 
 
 class Planner:
@@ -47,6 +50,7 @@ class Planner:
             settings=settings,
             instructions=Instructions.of(agent.key, document),
             offered=self._offered(document),
+            output=structured.output(document["first_step"]["output_parser"]),
         )
 
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:

@@ -5,10 +5,11 @@ It takes all it needs as arguments and owns no storage, no transport and no prov
 
 from msgspec import Struct
 
+from sessile.domain.messages import Message
 from sessile.domain.turn import history_chars
 from sessile.ports import Clock, LiveSink, Store
 from sessile.rows import Claim
-from sessile.runner import dispatch
+from sessile.runner import dispatch, structured
 from sessile.runner.history import Histories
 from sessile.runner.model_call import call_model
 from sessile.runner.open_turn import OpenTurn
@@ -42,9 +43,15 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     if instructions is None:
         today = codec.rfc3339(env.clock.now())[:10]
         instructions = plan.instructions.render(turn.claim.session.scope(), today)
+    if plan.output is not None and plan.output.unusable is not None:
+        await turn.end("error", (), structured.unusable(plan.output.unusable))
+        return
+    if plan.output is not None:
+        instructions = f"{instructions}\n\n{plan.output.instruction}".lstrip()
     budget = history_chars(plan.model.context_window)
     history = turn.history = await env.histories.take(turn.claim, budget)
 
+    repairs: list[Message] = []
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         ours = [call for call in calls if not call.waits]
@@ -63,12 +70,18 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
         while turn.log_changed:
             turn.log_changed = False
             history = turn.history = await env.histories.read(turn.claim.session.id, budget)
-        messages = history.conversation.messages(instructions, budget)
+        messages = history.conversation.messages(instructions, budget) + repairs
         answer = await call_model(turn, plan, messages, env.clock)
         turn.model_calls += 1
-        if not answer.tool_calls:
+        if not answer.tool_calls and plan.output is None:
             await turn.end("end_turn", answer.events())
             return
+        if not answer.tool_calls and plan.output is not None:
+            if await structured.end(turn, plan.output, answer, repairs):
+                return
+            calls = []
+            continue
+        repairs = []
         calls = dispatch.prepare_all(answer.tool_calls, plan.offered)
         await turn.append([*answer.events(), *(call.event() for call in calls)])
 

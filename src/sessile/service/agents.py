@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from sessile.domain import agents
+from sessile.domain import agents, name_filter
 from sessile.domain.instructions import Instructions
 from sessile.ports import LiveSink, Models, Principal, Store, Tools, TurnQueue
 from sessile.rows import AgentRow, Once, Page
@@ -47,13 +47,27 @@ class Agents:
         return self._view(await self._store.get_agent(principal.tenant_id, key))
 
     async def list(
-        self, principal: Principal, seen_by: frozenset[str], *, cursor: int | None, limit: int, enabled: bool | None
+        self,
+        principal: Principal,
+        seen_by: frozenset[str],
+        *,
+        cursor: int | None,
+        limit: int,
+        enabled: bool | None,
+        pattern: str | None = None,
     ) -> Page[AgentView]:
-        """A page, newest first. A principal without one of the roles `seen_by` sees the agents it has a role for."""
+        """A page, newest first. A principal without one of the roles `seen_by` sees the agents it has a role for.
+
+        Raises InvalidFilter for the pattern.
+        """
+        if pattern is not None:
+            name_filter.check(pattern)
         if principal.roles & seen_by:
-            page = await self._store.list_agents(principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled)
+            page = await self._store.list_agents(
+                principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled, pattern=pattern
+            )
         else:
-            page = await self._list_own(principal, cursor, limit, enabled)
+            page = await self._list_own(principal, cursor, limit, enabled, pattern)
         return Page([self._view(row) for row in page.rows], page.next)
 
     async def update(self, principal: Principal, key: str, changes: Any) -> AgentView:
@@ -89,7 +103,7 @@ class Agents:
         return self._view(saved) if saved else None
 
     async def _list_own(
-        self, principal: Principal, cursor: int | None, limit: int, enabled: bool | None
+        self, principal: Principal, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None
     ) -> Page[AgentRow]:
         own = []
         for key in principal.agent_roles:
@@ -97,6 +111,8 @@ class Agents:
                 own.append(await self._store.get_agent(principal.tenant_id, key))
             except NotFound:
                 continue
+        if pattern is not None:
+            own = [row for row in own if _matches(pattern, row)]
         rows = sorted(
             (row for row in own if (cursor is None or row.id < cursor) and (enabled is None or row.enabled is enabled)),
             key=lambda row: -row.id,
@@ -121,3 +137,8 @@ class Agents:
             "updated_at": codec.rfc3339(row.updated_at),
         }
         return AgentView(codec.encode(shown), agents.inactive_tools(document, self._tools.names()))
+
+
+def _matches(pattern: str, row: AgentRow) -> bool:
+    document: dict[str, Any] = msgspec.json.decode(row.document)
+    return name_filter.matches(pattern, document["name"], document.get("description"))

@@ -99,7 +99,7 @@ class JsonSchemaSpec(Struct, forbid_unknown_fields=True):
 
 
 class StructuredOutputParser(Struct, tag_field="type", tag="structured", forbid_unknown_fields=True):
-    """Output that follows a JSON schema. Kept; not acted on yet."""
+    """Output that follows a JSON schema: acted on in the first step."""
 
     json_schema: JsonSchemaSpec
 

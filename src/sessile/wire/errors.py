@@ -2,14 +2,15 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
+│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, InvalidFilter, UnknownCursor, NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs
-├── Unavailable           StorageUnavailable, Draining
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs,
+│                         TranscriptInvalid
+├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
 An HTTP status is not part of what is raised on the server; `api/errors` has the table. The docstring of a leaf is its
@@ -72,6 +73,12 @@ class InvalidPageKey(BadRequest):
     """The page_key does not come from an earlier page of this list."""
 
     code = "invalid_page_key"
+
+
+class InvalidFilter(BadRequest):
+    """A filter that cannot be read; the message points at the character."""
+
+    code = "invalid_filter"
 
 
 class UnknownCursor(BadRequest):
@@ -222,6 +229,12 @@ class TemplateInvalid(Unprocessable):
     code = "template_invalid"
 
 
+class TranscriptInvalid(Unprocessable):
+    """The events are not a log that a session may have."""
+
+    code = "transcript_invalid"
+
+
 class IdempotencyKeyReused(Unprocessable):
     """This Idempotency-Key came with another request before."""
 
@@ -244,6 +257,12 @@ class StorageUnavailable(Unavailable):
     """The store could not make this durable; nothing was changed."""
 
     code = "storage_unavailable"
+
+
+class SecretsUnavailable(Unavailable):
+    """The server lacks the key that its secrets are encrypted with."""
+
+    code = "secrets_unavailable"
 
 
 class Draining(Unavailable):

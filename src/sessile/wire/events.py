@@ -113,7 +113,7 @@ class ArtifactReference(Struct):
 
 
 class StructuredOutputEvent(Event, kw_only=True, tag="structured_output"):
-    """Output that follows a JSON schema. Not emitted yet."""
+    """The answer of an agent whose output follows a JSON schema, in the place of an `agent_output`."""
 
     schema_name: str
     content: Any
@@ -359,6 +359,7 @@ StreamFrame = (
     | ThinkingEvent
     | ToolInputEvent
     | ToolOutputEvent
+    | StructuredOutputEvent
     | ContextLimitExceededEvent
     | SessionInterruptedEvent
     | ClientToolPendingEvent

@@ -141,7 +141,7 @@ def append(
         for sequence, item in enumerate(drafts, head + 1)
     ]
     insert(db, tenant_id, fence.session_id, entries)
-    last_event_id = _last_shown(entries) or last_event_id
+    last_event_id = last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None
     head += len(entries)
@@ -213,6 +213,6 @@ def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:
     return claims
 
 
-def _last_shown(entries: Sequence[Entry]) -> str | None:
+def last_shown(entries: Sequence[Entry]) -> str | None:
     """The newest event that the contract's list shows."""
     return next((entry.id for entry in reversed(entries) if entry.type not in RECORD_TYPES), None)

@@ -54,6 +54,19 @@ FROM agents WHERE tenant_id = :tenant_id AND id < :cursor ORDER BY id DESC LIMIT
 SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at
 FROM agents WHERE tenant_id = :tenant_id AND enabled = :enabled AND id < :cursor ORDER BY id DESC LIMIT :limit;
 
+-- name: agents_edge
+-- The last of a number of agents before a cursor, newest first.
+SELECT id FROM agents WHERE tenant_id = :tenant_id AND id < :cursor ORDER BY id DESC LIMIT 1 OFFSET :examined;
+
+-- name: match_agents
+-- Agents between two places, newest first, whose name or description has a pattern.
+SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at
+FROM agents
+WHERE tenant_id = :tenant_id AND id < :cursor AND id >= :edge AND (:enabled IS NULL OR enabled = :enabled)
+    AND pattern_matches(:pattern, json_extract(CAST(document AS TEXT), '$.name'),
+        json_extract(CAST(document AS TEXT), '$.description'))
+ORDER BY id DESC LIMIT :limit;
+
 -- name: save_agent
 -- Replace the document of an agent that still has the expected version.
 UPDATE agents SET document = :document, enabled = :enabled, version = version + 1, updated_at = :now
@@ -75,7 +88,7 @@ RETURNING id, agent_id;
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -93,8 +106,61 @@ WHERE s.id IN (SELECT value FROM json_each(:ids));
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM sessions s WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
+
+-- name: candidates_of_agent
+-- Ids of an agent's sessions before a cursor, newest first.
+SELECT id FROM sessions WHERE agent_id = :scope AND id < :cursor ORDER BY id DESC LIMIT :slice;
+
+-- name: candidates_of_tenant
+-- Ids of a tenant's sessions before a cursor, newest first.
+SELECT id FROM sessions WHERE tenant_id = :scope AND id < :cursor ORDER BY id DESC LIMIT :slice;
+
+-- name: candidates_of_agent_by_term
+-- Ids of an agent's sessions before a cursor that have a term in their metadata, or may have it, newest first.
+SELECT session_id FROM session_terms WHERE agent_id = :scope AND term = :term AND session_id < :cursor
+UNION ALL
+SELECT session_id FROM session_terms WHERE agent_id = :scope AND term = 0 AND session_id < :cursor
+ORDER BY session_id DESC LIMIT :slice;
+
+-- name: candidates_of_tenant_by_term
+-- Ids of a tenant's sessions before a cursor that have a term in their metadata, or may have it, newest first.
+SELECT session_id FROM session_terms WHERE tenant_id = :scope AND term = :term AND session_id < :cursor
+UNION ALL
+SELECT session_id FROM session_terms WHERE tenant_id = :scope AND term = 0 AND session_id < :cursor
+ORDER BY session_id DESC LIMIT :slice;
+
+-- name: candidates_running
+-- Ids of a tenant's sessions before a cursor in which a turn runs or is parked, newest first.
+SELECT id FROM sessions WHERE tenant_id = :scope AND id < :cursor AND running_turn IS NOT NULL
+ORDER BY id DESC LIMIT :slice;
+
+-- name: find_sessions
+-- Those of some sessions, given as a JSON list of their ids, that a query takes, newest first. A condition on metadata
+-- stands in the place of the last TRUE.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at, s.origin
+FROM sessions s JOIN agents a ON a.id = s.agent_id
+WHERE s.id IN (SELECT value FROM json_each(:ids))
+    AND (:agents IS NULL OR s.agent_id IN (SELECT value FROM json_each(:agents)))
+    AND (:status IS NULL OR :status = CASE
+        WHEN s.running_turn IS NOT NULL AND s.stop_reason IS NOT 'requires_action' THEN 'running'
+        WHEN s.last_sequence > 0 THEN 'stopped' ELSE 'unstarted' END)
+    AND s.created_at > :created_after AND s.created_at < :created_before
+    AND s.updated_at > :updated_after AND s.updated_at < :updated_before
+    AND (:pattern IS NULL OR pattern_matches(:pattern, s.name, s.description))
+    AND TRUE
+ORDER BY s.id DESC LIMIT :limit;
+
+-- name: insert_term
+-- Remember a term of a session's metadata.
+INSERT INTO session_terms (session_id, term, tenant_id, agent_id) VALUES (?, ?, ?, ?);
+
+-- name: delete_terms
+-- Forget the terms of a session's metadata.
+DELETE FROM session_terms WHERE session_id = :session_id;
 
 -- name: update_session
 -- Replace the fields a caller may change.
@@ -110,7 +176,7 @@ DELETE FROM sessions WHERE id = :id;
 -- A session and its agent, as an input needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
@@ -119,7 +185,7 @@ WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -128,7 +194,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -205,6 +271,10 @@ UPDATE turns SET running = 0, stop_reason = ?, error = ?, usage = ?, ended_at = 
 -- Add an input that waits.
 INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, created_at, waits)
 VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :now, 1);
+
+-- name: use_session
+-- Somebody uses a session, which its time to idle counts from.
+UPDATE sessions SET updated_at = :now WHERE id = :session_id;
 
 -- name: count_waiting
 -- How many inputs of a session wait.
@@ -332,7 +402,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
@@ -408,6 +478,12 @@ DELETE FROM turns WHERE id IN (SELECT id FROM turns WHERE session_id = :session_
 -- Remove a slice of a session's inputs that wait or have waited.
 DELETE FROM inputs WHERE id IN (SELECT id FROM inputs WHERE session_id = :session_id LIMIT :slice);
 
+-- name: purge_keys_of_inputs
+-- Remove a slice of the idempotency keys of a session's inputs.
+DELETE FROM idempotency WHERE (tenant_id, scope, key) IN (
+    SELECT tenant_id, scope, key FROM idempotency
+    WHERE tenant_id IN (SELECT id FROM tenants) AND scope = :scope LIMIT :slice);
+
 -- name: end_purge
 -- A removal is complete.
 DELETE FROM purges WHERE id = :id;
@@ -415,3 +491,145 @@ DELETE FROM purges WHERE id = :id;
 -- name: touch
 -- Prove that the store can commit.
 UPDATE schema_migrations SET version = version WHERE version = 1;
+
+-- name: secret_names
+-- The names of an owner's secrets.
+SELECT name FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id ORDER BY name;
+
+-- name: session_secret_names
+-- The names of the secrets of sessions, given as a JSON list of their internal ids.
+SELECT session_id, name FROM secrets WHERE session_id IN (SELECT value FROM json_each(:ids)) AND session_id <> 0
+ORDER BY session_id, name;
+
+-- name: sealed_secrets
+-- The secrets of an agent, then those of a session of it.
+SELECT agent_id, session_id, name, key_id, value FROM secrets
+WHERE session_id IN (0, :session_id) AND agent_id = :agent_id ORDER BY session_id, name;
+
+-- name: write_secret
+-- Set a secret.
+INSERT OR REPLACE INTO secrets (session_id, agent_id, name, key_id, value)
+VALUES (:session_id, :agent_id, :name, :key_id, :value);
+
+-- name: delete_secret
+-- Remove a secret.
+DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name;
+
+-- name: delete_agent_secrets
+-- Remove all secrets of an agent's own.
+DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
+
+-- name: delete_session_secrets
+-- Remove all secrets of a session.
+DELETE FROM secrets WHERE session_id = :session_id AND session_id <> 0;
+
+-- name: secrets_key
+-- The key that new secrets are encrypted with.
+SELECT key_id FROM secrets_key WHERE id = 1;
+
+-- name: use_secrets_key
+-- Let new secrets be encrypted with a key.
+INSERT OR REPLACE INTO secrets_key (id, key_id) VALUES (1, :key_id);
+
+-- name: secrets_under_other_keys
+-- Some secrets that are not encrypted with a key.
+SELECT agent_id, session_id, name, key_id, value FROM secrets WHERE key_id <> :key_id LIMIT :limit;
+
+-- name: replace_sealed
+-- Encrypt a secret anew that nobody has changed meanwhile.
+UPDATE secrets SET key_id = :key_id, value = :value
+WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name AND value = :old;
+
+-- name: next_session_id
+-- Take an internal id for a session whose row comes later: nobody else gets it.
+UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'sessions' RETURNING seq;
+
+-- name: first_session_id
+-- The same in a database that has never had a session.
+INSERT INTO sqlite_sequence (name, seq) VALUES ('sessions', 1) RETURNING seq;
+
+-- name: begin_copy
+-- Remember that a session is being filled.
+INSERT INTO copies (session_id, touched_at) VALUES (:copy_id, :now);
+
+-- name: touch_copy
+-- Somebody still fills the session.
+UPDATE copies SET touched_at = :now WHERE session_id = :copy_id;
+
+-- name: end_copy
+-- A session is filled, or given up.
+DELETE FROM copies WHERE session_id = :copy_id;
+
+-- name: purge_stale_copies_later
+-- Remember to remove what was copied into sessions that nobody goes on to fill.
+INSERT INTO purges (session_id) SELECT session_id FROM copies WHERE touched_at <= :stale;
+
+-- name: end_stale_copies
+-- The same sessions are given up.
+DELETE FROM copies WHERE touched_at <= :stale;
+
+-- name: sizes_of_events
+-- How large the bodies up to a place of a log are.
+SELECT sequence, length(body) FROM events
+WHERE session_id = :source_id AND sequence <= :cut ORDER BY sequence;
+
+-- name: copy_events
+-- Copy a slice of a log, its bodies unread but for those that refer to other events.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+SELECT tenant_id, :copy_id, sequence, renamed(id, :salt), renamed(turn_id, :salt), type, hidden, created_at,
+    CASE WHEN instr(:referring, ',' || type || ',') THEN renamed_within(body, :salt) ELSE body END
+FROM events WHERE session_id = :source_id AND sequence > :after AND sequence <= :until ORDER BY sequence;
+
+-- name: copy_turns
+-- Copy a slice of the turns of a log.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at, interrupted_at)
+SELECT tenant_id, :copy_id, renamed(turn_id, :salt), input_sequence, renamed(input_event_id, :salt), fence, 0,
+    stop_reason, error, usage, created_at, ended_at, interrupted_at
+FROM turns WHERE session_id = :source_id AND id > :after AND id <= :until AND input_sequence <= :cut ORDER BY id;
+
+-- name: turns_up_to
+-- The turns up to a place of a log, and what each has used.
+SELECT id, running, usage FROM turns WHERE session_id = :source_id AND input_sequence <= :cut ORDER BY id;
+
+-- name: break_off_copied_turn
+-- The last turn of a copy that goes no further ends as interrupted; what it has used by then nobody knows.
+UPDATE turns SET stop_reason = 'interrupted', error = NULL, usage = X'7B7D', ended_at = :now, interrupted_at = :now
+WHERE session_id = :copy_id AND turn_id = :turn_id;
+
+-- name: turn_is_there
+-- Whether some session has a turn of this id.
+SELECT 1 FROM turns WHERE turn_id = :turn_id;
+
+-- name: insert_imported_event
+-- Write one event of an import.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_ended_turn
+-- Add a turn that has ended before it came here.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at)
+VALUES (:tenant_id, :copy_id, :turn_id, :input_sequence, :input_event_id, 1, 0, :stop_reason, :error, :usage,
+    :created_at, :ended_at);
+
+-- name: insert_copied_session
+-- Add the row of a session that is filled; no row comes back when the agent is not there.
+INSERT INTO sessions (id, tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
+    stop_reason, last_sequence, last_event_id, usage, context_usage, created_at, updated_at, origin)
+SELECT :copy_id, :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, :stop_reason,
+    :last_sequence, :last_event_id, :usage, :context_usage, :now, :now, :origin
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
+RETURNING agent_id;
+
+-- name: is_there
+-- Whether a session can still be reached.
+SELECT 1 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
+
+-- name: delete_idle_sessions
+-- Remove the rows of a slice of the sessions that nobody has used for their time to idle.
+DELETE FROM sessions WHERE id IN (
+    SELECT id FROM sessions WHERE tti_minutes > 0 AND (running_turn IS NULL OR stop_reason = 'requires_action')
+        AND updated_at + tti_minutes * 60000000 <= :now
+    ORDER BY updated_at + tti_minutes * 60000000 LIMIT :slice)
+RETURNING id;

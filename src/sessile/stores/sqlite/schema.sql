@@ -62,12 +62,37 @@ CREATE TABLE sessions (
     context_usage BLOB,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    origin BLOB,
     UNIQUE (agent_id, key)
 );
 
 CREATE INDEX sessions_newest ON sessions (agent_id, id);
 
-CREATE INDEX sessions_running ON sessions (running_turn) WHERE running_turn IS NOT NULL;
+CREATE INDEX sessions_newest_of_tenant ON sessions (tenant_id, id);
+
+CREATE INDEX sessions_running ON sessions (tenant_id, id, running_turn) WHERE running_turn IS NOT NULL;
+
+CREATE TABLE session_terms (
+    session_id INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    tenant_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    PRIMARY KEY (session_id, term)
+) WITHOUT ROWID;
+
+CREATE INDEX session_terms_of_agent ON session_terms (agent_id, term, session_id);
+
+CREATE INDEX session_terms_of_tenant ON session_terms (tenant_id, term, session_id);
+
+CREATE INDEX sessions_idle ON sessions (updated_at + tti_minutes * 60000000)
+WHERE tti_minutes > 0 AND (running_turn IS NULL OR stop_reason = 'requires_action');
+
+-- Sessions that are being filled by a fork or an import: their rows come with the last commit. One that nobody goes on
+-- with is purged.
+CREATE TABLE copies (
+    session_id INTEGER PRIMARY KEY,
+    touched_at INTEGER NOT NULL
+);
 
 CREATE TABLE turns (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -140,3 +165,17 @@ CREATE TABLE idempotency (
 ) WITHOUT ROWID;
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
+
+CREATE TABLE secrets (
+    session_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (session_id, agent_id, name)
+) WITHOUT ROWID;
+
+CREATE TABLE secrets_key (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    key_id TEXT NOT NULL
+);

@@ -34,6 +34,7 @@ def put(
         "now": now,
     }
     row_id = db.execute(QUERIES["insert_input"], values).lastrowid or 0
+    db.execute(QUERIES["use_session"], {"session_id": session.id, "now": now})
     made = WaitingInput(event_id=event_id, turn_id=turn_id, behavior=behavior, body=input.body, created_at=now)
     return Queued(session=session, input=made), row_id
 

@@ -17,7 +17,7 @@ from sessile.live.tail import Tail
 from sessile.rows import Claim, EventQuery, Interruption, Rejoined
 from sessile.service.inputs import parse
 from sessile.wire import codec
-from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
+from sessile.wire.events import RECORD_TYPES, AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
 from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
@@ -72,7 +72,9 @@ async def create(call: Call) -> Response:
     )
     if isinstance(claim, Rejoined) and not claim.running:
         patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
-    headers = {"x-turn-id": claim.turn_id, "x-event-id": claim.opened[0].id}
+    headers = {"x-turn-id": claim.turn_id}
+    if claim.opened[0].type not in RECORD_TYPES:
+        headers["x-event-id"] = claim.opened[0].id
     if request.stream_response:
         return LiveStream(turn_answer.TurnAnswer(claim), tail, 201, headers, patience)
     return JsonResponse(await turn_answer.whole(claim, tail, patience), 201, headers)
@@ -159,6 +161,7 @@ ROUTES = (
             "as JSON or, with `stream_response`, an event stream of what happens. A caller that goes away stops "
             "nothing: the turn goes on, and its events can be listed; the same request with the same "
             "`Idempotency-Key` joins the turn again. One turn runs at a time; a second input is a 409.\n\n"
+            "A `compact` starts a turn that asks the model for a summary, which then stands for what it covers.\n\n"
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
             "that were kept; without one it is answered at once, with none."
         ),

@@ -69,9 +69,9 @@ class TurnAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """The input, unless it was deleted before it was told again."""
+        """The input, if there is one that was not deleted before it was told again."""
         opened = self._claim.opened[0]
-        return b"" if opened.deleted else sse.frame(opened.type, opened.json)
+        return b"" if opened.deleted or opened.type in RECORD_TYPES else sse.frame(opened.type, opened.json)
 
     def render(self, nodes: list[Node]) -> bytes:
         """What belongs to this turn."""

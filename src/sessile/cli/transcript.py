@@ -71,6 +71,8 @@ class Transcript:
                 return [_problem(frame.code, " ".join(frame.messages))]
             case wire.StreamEnd():
                 return self._end(frame)
+            case wire.CompactionStarted():
+                return [Piece(Kind.NOTE, "(Older parts of the conversation are being summarised.)")]
             case wire.InputMessageEvent():
                 self._turn = frame.turn_id
                 self.last_id = max(self.last_id, frame.id)

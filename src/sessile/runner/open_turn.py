@@ -9,13 +9,14 @@ import structlog
 from sessile.domain.log import Draft, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.ports import Clock, LiveSink, Store
-from sessile.rows import Claim, TurnEnd, TurnProgress
+from sessile.rows import Claim, Cover, TurnEnd, TurnProgress
 from sessile.runner import dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import (
     AnyEvent,
+    CompactionEvent,
     ContextConsumed,
     LiveFrame,
     SessionInterruptedEvent,
@@ -52,6 +53,12 @@ class OpenTurn:
         """The end of the log as the model reads it, once the turn has taken it."""
         self.log_changed = False
         """Whether others wrote to the log since the turn read it: it reads again before it calls a model."""
+        self.compaction_tried = False
+        """Whether the turn has compacted its session, or found that it cannot."""
+        self.compaction_failed = False
+        """Whether a summary could not be made; the turn does not try again."""
+        self.order = claim.order
+        """The compaction that the turn is, if a caller has ordered one."""
         self.stopping = False
         """Whether the turn is to end now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
@@ -64,6 +71,8 @@ class OpenTurn:
         self._usage = msgspec.json.decode(claim.usage, type=Usage)
         self._session_usage = msgspec.json.decode(claim.session.usage, type=Usage)
         self._context_usage: SessionContextUsage | None = None
+        self._covering: tuple[CompactionEvent, Cover] | None = None
+        self._known_context = claim.session.context_usage
 
     @property
     def turn_id(self) -> str:
@@ -85,6 +94,36 @@ class OpenTurn:
         if call.input_tokens or call.output_tokens:
             self._context_usage = context
             self.publish(ContextConsumed(session_context_usage=context, turn_id=self.turn_id, created_at=self.now()))
+
+    @property
+    def context_tokens(self) -> int | None:
+        """What the last model call of the session read and wrote, or None when its provider did not count."""
+        if self._context_usage is None and self._known_context is not None:
+            self._context_usage = msgspec.json.decode(self._known_context, type=SessionContextUsage)
+        return None if self._context_usage is None else self._context_usage.total_tokens
+
+    def spend(self, call: Usage) -> None:
+        """Add a model call that is no part of the conversation to the totals."""
+        self._usage += call
+        self._session_usage += call
+
+    async def compact(
+        self, event: CompactionEvent, cover: Cover, context: SessionContextUsage, stop_reason: StopReason | None
+    ) -> None:
+        """Append a summary and hide what it covers, and end the turn if a reason is given. Raises LogMovedOn.
+
+        `context` is what is left for the model to read.
+        """
+        before, self._context_usage = self._context_usage, context
+        self._covering = (event, cover)
+        written = False
+        try:
+            await (self.append([event]) if stop_reason is None else self.end(stop_reason, [event]))
+            written = True
+        finally:
+            self._covering = None
+            if not written:
+                self._context_usage = before
 
     async def append(self, events: Sequence[AnyEvent]) -> None:
         """Append events; they get their envelopes and join the history."""
@@ -165,7 +204,8 @@ class OpenTurn:
     ) -> None:
         self._cancellable = False
         try:
-            entries = await self._store.append(self.claim.fence, drafts, progress, end)
+            cover = self._covering[1] if self._covering and events and events[0] is self._covering[0] else None
+            entries = await self._store.append(self.claim.fence, drafts, progress, end, cover)
         finally:
             self._cancellable = True
         self.answer = None

@@ -13,7 +13,7 @@ from sessile.rows import Claim, EventQuery
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
-from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
+from sessile.wire.events import AnyEvent, TurnError, TurnStartedRecord
 
 _SHUTDOWN = TurnError(code="server_shutdown", message="The server was stopped while the turn was running.")
 MAX_TAKES = 5
@@ -87,7 +87,7 @@ class Worker:
         claims = await self._env.store.take_unfinished_turns()
         for claim in claims:
             turn = self._open(claim)
-            turn.open_calls, turn.model_calls = await self._left(claim)
+            await self._read_left(turn)
             _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.fence.token)
             if claim.interrupted or claim.fence.token > MAX_TAKES:
                 await turn.break_off(_RESTARTED)
@@ -141,8 +141,9 @@ class Worker:
             turn.outputs.clear()
             await turn.end("error", (), _INTERNAL)
 
-    async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:
-        """The turn's tool calls without an output, and how many model calls called tools, from the log."""
+    async def _read_left(self, turn: OpenTurn) -> None:
+        """What the log says of a turn: its open tool calls, how many model calls called tools, its order."""
+        claim = turn.claim
         events: list[AnyEvent] = []
         query = EventQuery(limit=200, order="desc", records=True, include_hidden=True)
         while True:
@@ -151,7 +152,10 @@ class Worker:
             begun = any(isinstance(event, TurnStartedRecord) for event in events)
             if begun or page.next is None:
                 events.reverse()
-                return fold(events).open_tool_calls, model_calls(events)
+                turn.open_calls, turn.model_calls = fold(events).open_tool_calls, model_calls(events)
+                if isinstance(events[0], TurnStartedRecord):
+                    turn.order = events[0].compaction or None
+                return
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:

@@ -14,14 +14,14 @@ from sessile.rows import AgentRow, Claim, Interruption, Once, Rejoined, SessionR
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import InputMessageRequest, InputRequest
+from sessile.wire.inputs import CompactRequest, InputMessageRequest, InputRequest
 from sessile.wire.limits import MAX_INPUT_CHARS
 
 Follower = TypeVar("Follower")
 
 _REMEMBERED = 512
 _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
-_UNBUILT_TYPES = ("compact", "tool_output")
+_UNBUILT_TYPES = ("tool_output",)
 
 
 class Inputs:
@@ -44,26 +44,31 @@ class Inputs:
         principal: Principal,
         agent_key: str,
         session_key: str,
-        request: InputMessageRequest,
+        request: InputMessageRequest | CompactRequest,
         attach: Callable[[Claim | Rejoined], Follower],
         once: Once | None = None,
         if_match: str | None = None,
     ) -> tuple[Claim | Rejoined, Follower]:
-        """Make an input durable and start its turn, which belongs to the session, not to the caller.
+        """Make an input, or an order to compact, durable and start its turn, which belongs to the session.
 
         `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
         with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
 
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        IdempotencyKeyReused, PreconditionFailed, Draining, StorageUnavailable; after any of these nothing was stored.
+        IdempotencyKeyReused, PreconditionFailed, Draining, StorageUnavailable, and for a compaction NothingToCompact;
+        after any of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
         turn.
         """
         if self._draining and once is None:
             raise Draining
-        event = _event(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match)
+        if isinstance(request, CompactRequest):
+            up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
+            claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self._admit, once, if_match)
+        else:
+            event = draft(_event(request))
+            claim = await self._store.accept_input(ref, event, ids.turn_id(), self._admit, once, if_match)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)

@@ -56,7 +56,7 @@ def accept_input(
     if once is not None:
         made = keys.made(db, session.tenant_id, keys.inputs_of(session.id), once, now)
         if made is not None:
-            return _rejoin(db, session, made)
+            return rejoin(db, session, made)
     admit(agent, session)
     if session.status == "running":
         raise SessionRunning(f"Turn {row[11]} of this session is running; {_UNTIL_IT_STOPS}", id=row[11])
@@ -77,7 +77,8 @@ def accept_input(
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
 
 
-def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+def rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+    """The turn that an idempotency key has made, as it stands."""
     turn_id, running, *event = db.execute(QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))

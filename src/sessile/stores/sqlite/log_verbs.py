@@ -7,6 +7,7 @@ from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import (
     Claim,
+    Cover,
     EventQuery,
     Fence,
     Interruption,
@@ -19,6 +20,7 @@ from sessile.rows import (
     TurnRow,
 )
 from sessile.stores.sqlite import log, rows
+from sessile.stores.sqlite.compactions import covering
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate, one
 from sessile.wire import codec
 from sessile.wire.errors import NotFound
@@ -45,11 +47,18 @@ class Logs(Verbs):
         return await self._writer.run(lambda db: log.interrupt(db, ref, now))
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        cover: Cover | None = None,
     ) -> list[Entry]:
         now = self._clock.now()
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
+        if cover is not None:
+            return await self._writer.run(lambda db: covering(db, fence, drafts, progress, end, cover, now))
         return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:

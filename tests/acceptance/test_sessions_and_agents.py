@@ -393,7 +393,6 @@ async def test_what_is_not_there_is_named(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"type": "compact"}, "type"),
         ({"type": "tool_output", "tool_call_id": "c", "tool_output": {}}, "type"),
         ({"content": "Hi.", "since": "start"}, "since"),
         ({"content": "Hi.", "behavior": "steer"}, "behavior"),

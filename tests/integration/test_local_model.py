@@ -130,7 +130,7 @@ async def test_an_input_beyond_the_window_is_rejected(world: World) -> None:
     request = ModelRequest(messages=[UserMessage("word " * 2 * WINDOW)], tools=[], parameters={})
     with pytest.raises(ModelFault) as caught:
         await answer(world.model, request)
-    assert (caught.value.code, caught.value.retryable) == ("model_rejected", False)
+    assert (caught.value.code, caught.value.retryable) == ("model_context_exceeded", False)
 
 
 async def test_callers_at_the_same_time_share_one_process(world: World) -> None:

@@ -14,9 +14,13 @@ TALK, SERVER = "Conversations, over HTTP", "A server, on this machine"
 COMMANDS = {
     "chat": Lazy("sessile.cli.chat", "Talk with an agent.", TALK),
     "agents": Lazy("sessile.cli.agents", "Agents: list, get, create, update, replace, delete.", TALK),
-    "sessions": Lazy("sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, delete.", TALK),
+    "sessions": Lazy(
+        "sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, compact, delete.", TALK
+    ),
     "events": Lazy(
-        "sessile.cli.events", "Events of a session: send an input, interrupt its turn, follow, list, get.", TALK
+        "sessile.cli.events",
+        "Events of a session: send an input, interrupt its turn, follow, list, get, hide, unhide, delete.",
+        TALK,
     ),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),

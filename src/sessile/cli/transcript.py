@@ -97,6 +97,8 @@ class Transcript:
                 return [Piece(Kind.TOOL, one_line(call_text(event), SHORT))]
             case wire.ToolOutputEvent():
                 return [Piece(Kind.FAILURE if event.error else Kind.TOOL, one_line(result_text(event), SHORT))]
+            case wire.CompactionEvent():
+                return [Piece(Kind.NOTE, f"({event.turns_compacted} turns are summarised.)")]
             case wire.SessionInterruptedEvent():
                 return [Piece(Kind.NOTE, "(Interrupted.)")]
             case wire.TurnEndedRecord():
@@ -174,6 +176,8 @@ def summary(event: Any, limit: int | None = None) -> str:
             text = input_text(event)
         case wire.ThinkingEvent() | wire.AgentOutputEvent():
             text = event.content
+        case wire.CompactionEvent() if event.summary_text:
+            text = event.summary_text
         case wire.ToolInputEvent():
             text = call_text(event)
         case wire.ToolOutputEvent():

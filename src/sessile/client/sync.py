@@ -175,6 +175,7 @@ class Events(Face[AsyncEvents]):
 
     send = called(AsyncEvents.send)
     interrupt = called(AsyncEvents.interrupt)
+    compact = called(AsyncEvents.compact)
     stream = streamed(AsyncEvents.stream)
     follow = followed(AsyncEvents.follow)
     list = paged(AsyncEvents.list)

@@ -6,9 +6,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sessile.wire.events import ContractEvent, InputPart, TurnError
 from sessile.wire.ids import Key, TurnId
-from sessile.wire.limits import MAX_IDEMPOTENCY_KEY_CHARS, MAX_INPUT_CHARS, MAX_INPUT_MESSAGES
+from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES
 from sessile.wire.sessions import StopReason
 
+_MAX_EVENT_ID_CHARS = 100
 CompactionMessage = Annotated[str, Meta(min_length=1, max_length=10_000)]
 InputText = Annotated[str, Meta(min_length=1, max_length=MAX_INPUT_CHARS)]
 Behavior = Literal["steer", "follow_up"]
@@ -34,7 +35,7 @@ class InterruptRequest(Struct, kw_only=True, tag_field="type", tag="interrupt", 
 class CompactRequest(Struct, kw_only=True, tag_field="type", tag="compact", forbid_unknown_fields=True):
     """Summarise what came before the recent inputs, or all up to an event, in a turn of its own."""
 
-    compact_up_to_event_id: Annotated[str, Meta(max_length=MAX_IDEMPOTENCY_KEY_CHARS)] | UnsetType = UNSET
+    compact_up_to_event_id: Annotated[str, Meta(min_length=1, max_length=_MAX_EVENT_ID_CHARS)] | UnsetType = UNSET
     compaction_message: CompactionMessage | UnsetType = UNSET
     stream_response: bool = False
 

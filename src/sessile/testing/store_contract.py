@@ -20,6 +20,7 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_compaction import CompactionContract, order
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
@@ -60,6 +61,7 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "get_event": lambda store, other, ref, claim: store.get_event(ref, claim.opened[0].id),
     "get_turn": lambda store, other, ref, claim: store.get_turn(ref, claim.turn_id),
     "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
+    "accept_compaction": lambda store, other, ref, claim: order(store, ref),
     "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
     "revoke_key": lambda store, other, ref, claim: store.revoke_key(other, "key_1"),
 }
@@ -336,5 +338,6 @@ class StoreContract(
     OnceContract,
     ConditionContract,
     VisibilityContract,
+    CompactionContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

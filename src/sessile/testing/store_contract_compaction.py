@@ -1,4 +1,4 @@
-"""What every Store must do with summaries: accept an order, cover, find what stands, mark stale. Part of `store_contract`."""
+"""What every Store must do with summaries: orders, what one covers, which one stands. Part of `store_contract`."""
 
 import pytest
 

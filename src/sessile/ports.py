@@ -239,7 +239,7 @@ class CompactionStore(Protocol):
     async def span(self, session_id: int, *, keep: int | None = None, through: int | None = None) -> Span | None:
         """What there is to summarise: from the last good summary up to a place, or to the last `keep` inputs.
 
-        None when that is no input. The cost depends on the length of the span alone.
+        None when that is nothing, or with `keep` no input. The cost depends on the length of the span alone.
         """
 
 

@@ -166,6 +166,19 @@ class CompactionContract(Fixtures):
         await store.delete_event(ref, turns[3][0].id)
         assert await store.summary(session_id) == expected
 
+    async def test_what_is_left_of_a_turn_without_its_input_is_summarised_again(
+        self, store: Store, ref: SessionRef
+    ) -> None:
+        turn = await whole_turn(store, ref)
+        await whole_turn(store, ref)
+        await compacted(store, ref)
+        session_id = (await store.get_session(ref)).id
+        await store.delete_event(ref, turn[0].id)
+        stale = (await store.summary(session_id)).stale_through
+        assert await store.span(session_id, through=stale) == Span(0, 4, turn[-1].id, 0, 1)
+        await store.delete_event(ref, turn[2].id)
+        assert await store.span(session_id, through=stale) is None
+
     async def test_a_summary_that_a_caller_hid_does_not_count(self, store: Store, ref: SessionRef) -> None:
         turns = [await whole_turn(store, ref) for _ in range(3)]
         session_id = (await store.get_session(ref)).id

@@ -171,7 +171,8 @@ def _span(db: sqlite3.Connection, session_id: int, keep: int | None, through: in
     values = {"session_id": session_id, "after": after, "through": through}
     turns, events = db.execute(QUERIES["span_counts"], values).fetchone()
     last = _id_at(db, session_id, through)
-    return Span(after, through, last, turns, events) if turns and last is not None else None
+    enough = events if keep is None else turns
+    return Span(after, through, last, turns, events) if enough and last is not None else None
 
 
 def _event(entry: Entry) -> CompactionEvent:

@@ -390,18 +390,6 @@ async def test_what_is_not_there_is_named(stage: Stage) -> None:
     assert refused(await stage.client.post("/v2/agents/nobody/sessions", json={}), 404, "not_found")["id"] == "nobody"
 
 
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"type": "compact"}, "type"),
-    ],
-)
-async def test_inputs_that_are_not_built_yet_say_so(stage: Stage, body: dict[str, Any], field: str) -> None:
-    path = await stage.conversation()
-    refused(await stage.client.post(f"{path}/events", json=body), 400, "not_supported", field)
-    assert await stage.log(path, records="true") == []
-
-
 async def test_fields_and_filters_that_are_not_built_yet_say_so(stage: Stage) -> None:
     agent = await stage.agent()
     sessions = f"/v2/agents/{agent}/sessions"

@@ -15,7 +15,9 @@ COMMANDS = {
     "chat": Lazy("sessile.cli.chat", "Talk with an agent.", TALK),
     "agents": Lazy("sessile.cli.agents", "Agents: list, get, create, update, replace, delete.", TALK),
     "sessions": Lazy(
-        "sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, pending, delete.", TALK
+        "sessile.cli.sessions",
+        "Sessions of an agent: list, get, create, update, check, pending, compact, delete.",
+        TALK,
     ),
     "events": Lazy(
         "sessile.cli.events",

@@ -1,4 +1,4 @@
-"""`sessile sessions`: list, get, create, update, check, delete."""
+"""`sessile sessions`: list, get, create, update, check, compact, delete."""
 
 from typing import Annotated, Any
 
@@ -21,10 +21,12 @@ from sessile.cli.options import (
 )
 from sessile.cli.remote import server
 from sessile.cli.transcript import pending_text
+from sessile.cli.turns import leave_by
 from sessile.client import Session
+from sessile.wire.events import CompactionEvent
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, update, check, pending, delete.
+    help="""Sessions of an agent: list, get, create, update, check, pending, compact, delete.
 
     Example: sessile sessions list helper
     """,
@@ -168,6 +170,38 @@ def pending(
             output.line(f"{call.event_id}\t{pending_text(call)}")
     if not calls and not as_json:
         output.remark("Nothing waits.")
+
+
+@app.command()
+def compact(
+    agent: AgentKey,
+    session: SessionKey,
+    up_to: Annotated[
+        str | None, typer.Option(metavar="EVENT", help="The last event to cover; by default all but recent inputs.")
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is asked for, if not what its agent says.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the compaction goes on.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Have the model summarise older parts of a session, and print the summary; it reads that in their place.
+
+    Example: sessile sessions compact helper first
+    """
+    with server(url, api_key) as client:
+        answer = client.events.compact(agent, session, up_to=up_to, message=message, timeout=timeout)
+    for event in answer.events:
+        if as_json:
+            output.json_line(event)
+        elif isinstance(event, CompactionEvent) and event.summary_text:
+            output.line(event.summary_text)
+            output.remark(f"{event.turns_compacted} turns, {event.events_compacted} events are summarised and hidden.")
+    leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 
 
 @app.command()

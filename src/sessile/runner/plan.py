@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sessile.domain import agents
+from sessile.domain import agents, compaction
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
 from sessile.ports import Model, Models, Tools
 from sessile.rows import AgentRow
 from sessile.runner.dispatch import OfferedTool, offer, offer_client
 from sessile.wire import codec
-from sessile.wire.agents import AgentModel
+from sessile.wire.agents import AgentModel, CompactionConfig
 
 _REMEMBERED = 512
 
@@ -25,6 +25,7 @@ class Plan(Struct, frozen=True):
     settings: AgentModel
     instructions: Instructions
     offered: Mapping[str, OfferedTool]
+    compaction: CompactionConfig
 
 
 class Planner:
@@ -47,6 +48,7 @@ class Planner:
             settings=settings,
             instructions=Instructions.of(agent.key, document),
             offered=self._offered(document),
+            compaction=compaction.settings(agent.document),
         )
 
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:

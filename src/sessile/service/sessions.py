@@ -5,6 +5,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
+from sessile.domain import compaction
 from sessile.ports import LiveSink, Principal, Store, TurnQueue
 from sessile.rows import NewSession, Once, Page, SessionChanges, SessionRef, SessionRow
 from sessile.wire import codec, ids
@@ -87,6 +88,7 @@ def shown(row: SessionRow) -> Session:
             msgspec.json.decode(row.context_usage, type=SessionContextUsage) if row.context_usage else UNSET
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
+        effective_compaction=compaction.effective(row.compaction),
     )
 
 

@@ -43,7 +43,7 @@ class Sessions(Verbs):
             row = insert(db, "insert_session", "session", values)
             if row is None:
                 raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
-            row_id, agent_id = row
+            row_id, agent_id, compaction = row
             if once is not None:
                 keys.keep(db, tenant_id, keys.SESSIONS, once, row_id, now)
             return SessionRow(
@@ -66,6 +66,7 @@ class Sessions(Verbs):
                 context_usage=None,
                 created_at=now,
                 updated_at=now,
+                compaction=compaction,
             )
 
         return await self._writer.run(verb)

@@ -13,6 +13,7 @@ from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.client_tools import ClientTools
+from sessile.stores.sqlite.compactions import Compactions
 from sessile.stores.sqlite.input_verbs import Inputs
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
@@ -26,7 +27,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
+class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities, Compactions):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod

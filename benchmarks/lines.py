@@ -274,6 +274,11 @@ def pages(size: Size, product: Product, server: Server, found: Findings) -> list
             budget=f"≤ {MAX_FORK_WAIT_MS} ms",
             met=found.fork_wait_ms <= MAX_FORK_WAIT_MS,
         ),
+        Row(
+            name=f"commit of a summary over {found.events:,} events, never compacted",
+            measured=f"{found.cover_ms:.0f} ms",
+        ),
+        Row(name="… reading the history then", measured=f"{found.history_ms:.1f} ms"),
     ]
     path = "/v2/agents/instant/sessions?limit=20"
     for connections in (1, 16):

@@ -17,11 +17,13 @@ from msgspec import Struct
 
 from sessile.domain.filter_parser import parse
 from sessile.domain.log import Draft, draft
-from sessile.rows import NewSession, SessionQuery, SessionRef, SessionRow, TurnEnd, TurnProgress
+from sessile.domain.turn import history_chars
+from sessile.rows import Claim, Cover, NewSession, SessionQuery, SessionRef, SessionRow, TurnEnd, TurnProgress
+from sessile.runner.history import Histories
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.wire import ids
-from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart
+from sessile.wire.events import AgentOutputEvent, CompactionEvent, InputMessageEvent, TextPart
 from sessile.wire.sessions import Usage
 
 LONG = "long"
@@ -33,6 +35,7 @@ _LAST_TURNS = 200
 _QUESTION = "Where is the order of last week, and when is it going to be delivered to the new address?"
 _ANSWER = "It left the warehouse on Monday; the carrier expects to deliver it on Thursday before noon."
 _TIMES = 1500
+_WINDOW = 128_000
 _FEW_TIMES = 100
 _PER_USER = PAGE
 INDEXED, SCANNED = "channel = 'web' AND end_user_id = 'user_17'", "end_user_id LIKE 'user\\_17' ESCAPE '\\'"
@@ -41,7 +44,15 @@ FORKED = "forked"
 _FORKED_TURN, _FORKED_TURNS = 23, 400
 """Turns of 25 events: 10,000 in all."""
 _FORKS = 5
-_READING = ("get_session", "locate_session", "list_sessions", "list_events_asc", "list_events_desc", "get_event")
+_READING = (
+    "get_session",
+    "locate_session",
+    "list_sessions",
+    "list_events_asc",
+    "list_events_desc",
+    "get_event",
+    "summaries",
+)
 _LISTS = tuple(
     f"candidates_{kind}" for kind in ("running", "of_agent", "of_tenant", "of_agent_by_term", "of_tenant_by_term")
 )
@@ -69,6 +80,10 @@ class Findings(Struct):
     """A fork of a session of so many events."""
     fork_wait_ms: float
     """The longest that another writer had to wait for its commit meanwhile."""
+    cover_ms: float
+    """The commit of a summary that covers all these events at once."""
+    history_ms: float
+    """Reading what a model is given afterwards."""
 
 
 class SystemClock:
@@ -112,6 +127,31 @@ async def _talk(store: SqliteStore, ref: SessionRef, turns: list[int]) -> None:
             draft(AgentOutputEvent(content=_ANSWER, output_id=ids.output_id())) for _ in range(size - 1)
         ]
         await store.append(claim.fence, answers, progress, TurnEnd("end_turn"))
+
+
+async def _compaction_ms(store: SqliteStore, tenant_id: int, events: int) -> tuple[float, float]:
+    """Milliseconds to cover a log that was never compacted, and to read its history then."""
+    await store.create_session(tenant_id, "flat", _new_session("compacted"))
+    ref = SessionRef(tenant_id, "flat", "compacted")
+    await _talk(store, ref, [_BULK_TURN] * (events // _BULK_TURN) + [2])
+    claim = await store.accept_compaction(ref, None, None, ids.turn_id(), lambda agent, session: None)
+    assert isinstance(claim, Claim)
+    span = await store.span(claim.session.id, keep=1)
+    assert span is not None
+    summary = CompactionEvent(
+        turns_compacted=span.turns,
+        events_compacted=span.events,
+        summary_key=ids.summary_key(),
+        summary_text=_ANSWER,
+        up_to_event_id=span.last_event_id,
+    )
+    progress = TurnProgress(turn_usage=Usage(), session_usage=Usage(), context_usage=None)
+    cover = Cover(span, claim.opened[-1].sequence)
+    start = time.perf_counter()
+    await store.append(claim.fence, [draft(summary)], progress, TurnEnd("end_turn"), cover)
+    covered = time.perf_counter()
+    await Histories(store).read(claim.session.id, history_chars(_WINDOW))
+    return (covered - start) * 1e3, (time.perf_counter() - covered) * 1e3
 
 
 def _new_session(key: str, user: int = 0) -> NewSession:
@@ -194,6 +234,7 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
     assert len(await listed(INDEXED)) == PAGE
     await _median_us(raw_here)
     fork_events, fork_ms, fork_wait_ms = await _fork(store, tenant_id)
+    cover_ms, history_ms = await _compaction_ms(store, tenant_id, events)
     findings = Findings(
         sessions=sessions,
         events=events,
@@ -208,6 +249,8 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
         indexed_us=await _median_us(lambda: listed(INDEXED)),
         scanned_us=await _median_us(lambda: listed(SCANNED), _FEW_TIMES),
         all_agents_us=await _median_us(listed),
+        cover_ms=cover_ms,
+        history_ms=history_ms,
     )
     connection.close()
     await store.close()

@@ -13,6 +13,7 @@ from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.rows import Claim
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
+from sessile.store_ports import LogMovedOn as LogMovedOn
 from sessile.store_ports import Seal as Seal
 from sessile.store_ports import SecretStore as SecretStore
 from sessile.store_ports import StaleKey as StaleKey
@@ -107,7 +108,8 @@ class ModelFault(Exception):
     """A model call failed. `retryable` says whether the same call may succeed later.
 
     Codes: `model_unavailable`, `model_timeout`, `model_rate_limited`, `model_rejected` (the request is wrong),
-    `model_unauthorized`, `model_protocol` (the answer makes no sense).
+    `model_unauthorized`, `model_protocol` (the answer makes no sense), `model_context_exceeded` (the request is longer
+    than the model's window).
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:

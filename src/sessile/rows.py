@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType, json
 
 from sessile.domain.log import Entry
 from sessile.domain.metadata_filter import Filter
-from sessile.wire.events import TurnError
+from sessile.wire.events import CompactionOrder, TurnError
 from sessile.wire.inputs import Behavior
 from sessile.wire.limits import MAX_INTEGER, MIN_INTEGER
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
@@ -78,6 +78,8 @@ class SessionRow(Struct, frozen=True):
     updated_at: int
     origin: bytes | None = None
     """JSON of the session that this one was forked from, if it was."""
+    compaction: str | None = None
+    """How the agent wants its sessions compacted, JSON; None when its document does not say."""
     running_turn: str | None = None
     """The turn that runs, or waits for client tools."""
 
@@ -202,6 +204,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     interrupted: bool = False
     takes: int = 0
     waited: bool = False
+    order: CompactionOrder | None = None
+    """The turn is a compaction that a caller has ordered."""
 
 
 class WaitingInput(Struct, frozen=True, kw_only=True):
@@ -288,6 +292,34 @@ class Once(Struct, frozen=True):
 
     key: str
     fingerprint: bytes
+
+
+class Summary(Struct, frozen=True):
+    """What stands for the beginning of a log: a text, and the place up to which it covers it; no text when none does.
+
+    `stale_through`: a newer summary that covered the log up to there is stale and has to be made again; 0 without one.
+    """
+
+    text: str | None = None
+    through: int = 0
+    stale_through: int = 0
+
+
+class Span(Struct, frozen=True):
+    """A part of a log to be summarised: the places after one and up to another, the id there, and what is in it."""
+
+    after: int
+    through: int
+    last_event_id: str
+    turns: int
+    events: int
+
+
+class Cover(Struct, frozen=True):
+    """What the summary in an append covers, when nothing was hidden, unhidden or deleted after the place `seen`."""
+
+    span: Span
+    seen: int
 
 
 class TurnProgress(Struct, frozen=True, kw_only=True):

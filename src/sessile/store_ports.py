@@ -11,6 +11,7 @@ from sessile.rows import (
     ApiKeyRow,
     Appended,
     Claim,
+    Cover,
     EventQuery,
     Fence,
     Interruption,
@@ -26,6 +27,8 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
     Shown,
+    Span,
+    Summary,
     TenantRow,
     TurnEnd,
     TurnProgress,
@@ -220,12 +223,20 @@ class LogStore(Protocol):
         """
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        cover: Cover | None = None,
     ) -> Appended:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
 
         The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
         its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
+
+        With `cover` the visible events of its span become hidden in the same commit; raises LogMovedOn instead when
+        an event was hidden, unhidden or deleted since.
 
         Raises FenceLost when the fence is not the turn's current one, the turn has ended or is parked, or the
         session is gone.
@@ -375,6 +386,43 @@ class SecretStore(Protocol):
         """Put each of `new` in the place of its `old`, unless that was changed or deleted meanwhile."""
 
 
+class LogMovedOn(Exception):
+    """What a summary was made of has changed meanwhile; nothing was written."""
+
+
+class CompactionStore(Protocol):
+    """Summaries that stand for the beginnings of logs, durable. What `Store` promises holds here.
+
+    A `compaction` event stands for what it covers until something of that is deleted: the commit that deletes marks
+    it, and every later one that covers the place, as stale, and erases their texts.
+    """
+
+    async def accept_compaction(
+        self,
+        ref: SessionRef,
+        up_to_event_id: str | None,
+        message: str | None,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> Claim | Rejoined:
+        """Start a turn that compacts a session: all up to an event, or all before the inputs that its agent keeps.
+
+        One commit appends its `turn_started` and claims the turn. Otherwise as `accept_input`; raises NothingToCompact
+        when no input would be covered that is not covered yet, and InvalidRequest for a place that is not there.
+        """
+
+    async def summary(self, session_id: int) -> Summary:
+        """What stands for the beginning of a log now. Hidden and deleted summaries do not count."""
+
+    async def span(self, session_id: int, *, keep: int | None = None, through: int | None = None) -> Span | None:
+        """What there is to summarise: from the last good summary up to a place, or to the last `keep` inputs.
+
+        None when that is nothing, or with `keep` no input. The cost depends on the length of the span alone.
+        """
+
+
 class Store(
     AccountStore,
     AgentStore,
@@ -384,6 +432,7 @@ class Store(
     InputStore,
     ClientToolStore,
     VisibilityStore,
+    CompactionStore,
     SecretStore,
     Protocol,
 ):

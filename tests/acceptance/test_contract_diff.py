@@ -29,7 +29,6 @@ BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."
 NOT_BUILT = "Not built yet."
 NOT_EMITTED = "Not built yet, and until then no stream holds such a frame."
 DELIBERATE = {
-    "request CreateInputRequest: no variant compact": NOT_BUILT,
     f"request POST {EVENTS} body: no multipart/form-data": NOT_BUILT,
     f"answer POST {EVENTS} 502: no such answer": "A durable input is never answered 5xx: a model fault is a 201.",
     "answer InputMessageEvent.message_diffs: no such property": "Input is never rewritten: no diff to tell.",
@@ -38,8 +37,6 @@ DELIBERATE = {
         f"answer AgentStreamedResponse: no variant {tag}": NOT_EMITTED
         for tag in (
             "artifact_upload",
-            "compaction",
-            "compaction_started",
             "image_read",
             "skill_load",
             "step_transition",
@@ -61,6 +58,8 @@ DELIBERATE = {
     "request *AgentRequest.tool_configurations: only certain names": "Models are told these names, and take no others.",
     "request CreateInputMessageRequest.messages: m??Items *, contract None": BOUNDED,
     "request ClientToolOutputRequest.tool_outputs: m??Items *, contract None": BOUNDED,
+    "request CreateCompactRequest.compact*: maxLength *, contract None": BOUNDED,
+    "request CreateCompactRequest.compact*: minLength 1, contract None": "An empty one says nothing.",
     "request InstructionTemplate: maxLength 100000, contract None": BOUNDED,
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,

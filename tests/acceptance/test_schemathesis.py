@@ -45,17 +45,19 @@ REFERENCES = {
     "FromSession": ("include_up_to_event_id", "compact_up_to_event_id"),
     "CreateAgentRequest": ("first_step_name",),
     "UpdateAgentRequest": ("first_step_name",),
+    "CompactRequest": ("compact_up_to_event_id",),
     **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
     **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
     "InputMessageRequest": ("since",),
 }
-"""Fields that must name something elsewhere, in the same document or in a log, which no schema can say."""
+"""Fields that must name something elsewhere, in the same document or in the log, which no schema can say."""
 REFUSALS = {
     "invalid_parameter": "An input with a behavior takes no If-Match, which a schema cannot say of one field.",
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "invalid_filter": "A filter has a grammar, which no JSON schema can say.",
     "precondition_failed": "Which version a session has, no document knows.",
     "idempotency_key_reused": "Which keys have come before, no document knows.",
+    "nothing_to_compact": "How long a session is, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
     "session_disabled": "An earlier request has disabled it.",
     "tool_call_not_outstanding": "Which calls wait for a client, no document knows.",

@@ -388,15 +388,3 @@ async def test_what_is_not_there_is_named(stage: Stage) -> None:
         assert "id" in refused(await stage.client.delete(url), 404, "not_found")
         assert "id" in refused(await stage.client.post(f"{url}/events", json={"content": "x"}), 404, "not_found")
     assert refused(await stage.client.post("/v2/agents/nobody/sessions", json={}), 404, "not_found")["id"] == "nobody"
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"type": "compact"}, "type"),
-    ],
-)
-async def test_inputs_that_are_not_built_yet_say_so(stage: Stage, body: dict[str, Any], field: str) -> None:
-    path = await stage.conversation()
-    refused(await stage.client.post(f"{path}/events", json=body), 400, "not_supported", field)
-    assert await stage.log(path, records="true") == []

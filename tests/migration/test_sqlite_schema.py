@@ -71,7 +71,9 @@ def test_the_migrations_lead_to_the_schema_file(database: sqlite3.Connection) ->
 
 def test_every_statement_of_a_script_is_run() -> None:
     for script in [read(PACKAGE, "schema.sql"), *(script for _, _, script in load_migrations(PACKAGE))]:
-        assert len(list(statements(script))) == len(re.findall(r"^(?:CREATE|ALTER|DROP|INSERT) ", script, re.MULTILINE))
+        assert len(list(statements(script))) == len(
+            re.findall(r"^(?:CREATE|ALTER|DROP|INSERT|UPDATE) ", script, re.MULTILINE)
+        )
 
 
 def test_versions_are_numbered_without_a_gap() -> None:

@@ -69,5 +69,6 @@ INPUT = (
         "Several parts",
         {"messages": [{"type": "text", "content": "Hello!"}, {"type": "text", "content": "Is anybody there?"}]},
     ),
+    Example("compact", "Summarise what came before the recent inputs", {"type": "compact"}),
     Example("interrupt", "Stop the turn that runs", {"type": "interrupt"}),
 )

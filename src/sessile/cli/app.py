@@ -16,7 +16,7 @@ COMMANDS = {
     "agents": Lazy("sessile.cli.agents", "Agents: list, get, create, update, replace, delete.", TALK),
     "sessions": Lazy(
         "sessile.cli.sessions",
-        "Sessions of an agent: list, get, create, fork, update, check, pending, export, import, delete.",
+        "Sessions of an agent: list, get, create, fork, update, check, pending, compact, export, import, delete.",
         TALK,
     ),
     "events": Lazy(

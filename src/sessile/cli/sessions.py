@@ -1,4 +1,4 @@
-"""`sessile sessions`: list, get, create, fork, update, check, export, import, delete."""
+"""`sessile sessions`: list, get, create, fork, update, check, compact, export, import, delete."""
 
 import sys
 from pathlib import Path
@@ -24,11 +24,13 @@ from sessile.cli.options import (
 )
 from sessile.cli.remote import server
 from sessile.cli.transcript import pending_text
+from sessile.cli.turns import leave_by
 from sessile.client import Session
+from sessile.wire.events import CompactionEvent
 from sessile.wire.sessions import Status
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, fork, update, check, pending, export, import, delete.
+    help="""Sessions of an agent: list, get, create, fork, update, check, pending, compact, export, import, delete.
 
     Example: sessile sessions list helper
     """,
@@ -276,6 +278,38 @@ def import_(
     else:
         output.line(made.key)
     output.remark(f"Imported. Talk in it: sessile chat {made.agent_key} --session {made.key}")
+
+
+@app.command()
+def compact(
+    agent: AgentKey,
+    session: SessionKey,
+    up_to: Annotated[
+        str | None, typer.Option(metavar="EVENT", help="The last event to cover; by default all but recent inputs.")
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is asked for, if not what its agent says.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the compaction goes on.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Have the model summarise older parts of a session, and print the summary; it reads that in their place.
+
+    Example: sessile sessions compact helper first
+    """
+    with server(url, api_key) as client:
+        answer = client.events.compact(agent, session, up_to=up_to, message=message, timeout=timeout)
+    for event in answer.events:
+        if as_json:
+            output.json_line(event)
+        elif isinstance(event, CompactionEvent) and event.summary_text:
+            output.line(event.summary_text)
+            output.remark(f"{event.turns_compacted} turns, {event.events_compacted} events are summarised and hidden.")
+    leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 
 
 @app.command()

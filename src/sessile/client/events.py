@@ -156,6 +156,31 @@ class AsyncEvents:
         """
         return await self._turn(agent_key, session_key, {"type": "interrupt"}, timeout, {})
 
+    async def compact(
+        self,
+        agent_key: str,
+        session_key: str,
+        *,
+        up_to: str | None = None,
+        message: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Answer:
+        """Have the model summarise the session before the recent inputs that its agent keeps, or `up_to` an event.
+
+        From then on the model reads the summary in the place of what it covers, which is hidden and not lost. `message`
+        is what the model is asked for, if not what its agent says. The answer holds the `compaction` event, or says in
+        `error` why there is none; else all is as in `send`.
+
+        Raises NothingToCompact, SessionRunning, SessionDisabled, AgentDisabled, NotFound, InvalidRequest,
+        PreconditionFailed, IdempotencyKeyReused.
+        """
+        fields = {"type": "compact", "compact_up_to_event_id": up_to, "compaction_message": message}
+        document = {name: value for name, value in fields.items() if value is not None}
+        headers = {**once(idempotency_key), **_condition(if_match)}
+        return await self._turn(agent_key, session_key, document, timeout, headers)
+
     def stream(
         self,
         agent_key: str,

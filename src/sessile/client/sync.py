@@ -183,6 +183,7 @@ class Events(Face[AsyncEvents]):
     send = called(AsyncEvents.send)
     send_tool_outputs = called(AsyncEvents.send_tool_outputs)
     interrupt = called(AsyncEvents.interrupt)
+    compact = called(AsyncEvents.compact)
     stream = streamed(AsyncEvents.stream)
     stream_tool_outputs = streamed(AsyncEvents.stream_tool_outputs)
     follow = followed(AsyncEvents.follow)

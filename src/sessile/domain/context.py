@@ -29,6 +29,18 @@ _INTERRUPTED = AssistantMessage("(Interrupted before an answer was given.)")
 """Stands for the answer that an interrupted turn has not got: some providers refuse a user's message after another."""
 
 
+_SUMMARY = "What was said before has been summarised:\n\n"
+_READ = AssistantMessage("(I have read the summary and go on from there.)")
+"""Stands between a summary and the input that follows it, so that roles alternate."""
+
+
+def text(message: Message) -> str:
+    """The text of a message, with the names and arguments of its calls."""
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        return message.content + "".join(call.name + call.arguments for call in message.tool_calls)
+    return message.content
+
+
 def chars(message: Message) -> int:
     """The characters of a message that count towards a limit: its text, and the names and arguments of its calls."""
     if isinstance(message, AssistantMessage) and message.tool_calls:
@@ -86,10 +98,11 @@ class Conversation:
 
     Hidden events are left out, and with one half of a tool call the other; they are added all the same, because they
     separate answers and because a hidden half of a call must be known to hide the other. A turn starts at an input;
-    more inputs may join it.
+    more inputs may join it. A `summary` stands for what comes before the first event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, summary: str | None = None) -> None:
+        self._summary = None if summary is None else UserMessage(_SUMMARY + summary)
         self._turns: deque[_Turn] = deque([_Turn()])
         self._settled: list[Message] = []
         """The messages of all turns but the last; what changes in an old turn has them made again."""
@@ -107,14 +120,23 @@ class Conversation:
     def messages(self, instructions: str, max_chars: int) -> list[Message]:
         """What the model reads. The oldest turns are forgotten until the text fits; the last one is always there."""
         last = self._turns[-1].messages()
-        too_many = self.chars + len(instructions) - max_chars
+        too_many = self.over(instructions, max_chars)
         while too_many > 0 and len(self._turns) > 1:
             oldest = self._turns.popleft()
             del self._settled[: len(oldest.messages())]
             self._settled_chars -= oldest.chars
             too_many -= oldest.chars
         head: list[Message] = [SystemMessage(instructions)] if instructions else []
+        if self._summary is not None:
+            head.append(self._summary)
+            if isinstance((self._settled or last or [self._summary])[0], UserMessage):
+                head.append(_READ)
         return head + self._settled + last
+
+    def over(self, instructions: str, max_chars: int) -> int:
+        """By how many characters all that was said is longer than what the model may read; negative when it fits."""
+        summary = 0 if self._summary is None else chars(self._summary)
+        return self.chars + summary + len(instructions) - max_chars
 
     def _settle(self, turn: _Turn) -> None:
         self._settled += turn.messages()

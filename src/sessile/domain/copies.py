@@ -24,7 +24,7 @@ from sessile.wire.events import (
 )
 from sessile.wire.sessions import Usage
 
-REFERRING = frozenset({*RECORD_TYPES, "client_tool_pending"})
+REFERRING = frozenset({*RECORD_TYPES, "client_tool_pending", "compaction"})
 """Types of events whose bodies name other events of the log."""
 SALT_BYTES = 16
 _ID = re.compile(rb"aev_[0-9a-f]{30}|trn_[0-9a-f]{20}")

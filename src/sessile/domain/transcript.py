@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import UNSET
+
 from sessile.domain.session import SessionState, fold
 from sessile.wire.events import (
     AgentOutputEvent,
@@ -100,7 +102,7 @@ class TranscriptCheck:
     def _broken_start(self, event: TurnStartedRecord) -> Iterator[tuple[str, str]]:
         if self._turn:
             yield "turns_overlap", f"The turn {self._turn} has not ended."
-        if event.input_event_id not in self._waiting:
+        if event.compaction is UNSET and event.input_event_id not in self._waiting:
             yield "turn_without_input", f"The event {event.input_event_id} is no input that waits for a turn."
 
     def _broken_answer(
@@ -119,7 +121,7 @@ class TranscriptCheck:
                 if event.turn_id != self._turn:
                     self._waiting[event.id] = event
             case TurnStartedRecord():
-                self._waiting.pop(event.input_event_id, None)
+                self._waiting.pop(event.input_event_id or "", None)
                 self._turn, self._final = event.turn_id, False
                 self._called.clear()
                 self.state.open_tool_calls.clear()

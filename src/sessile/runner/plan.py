@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sessile.domain import agents, structured
+from sessile.domain import agents, compaction, structured
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
 from sessile.domain.structured import Output
@@ -14,7 +14,7 @@ from sessile.ports import Model, Models, Tools
 from sessile.rows import AgentRow
 from sessile.runner.dispatch import OfferedTool, offer, offer_client
 from sessile.wire import codec
-from sessile.wire.agents import AgentModel
+from sessile.wire.agents import AgentModel, CompactionConfig
 
 _REMEMBERED = 512
 
@@ -28,6 +28,7 @@ class Plan(Struct, frozen=True):
     offered: Mapping[str, OfferedTool]
     output: Output | None
     """What the answer is to be, if it is not to be plain text."""
+    compaction: CompactionConfig
 
 
 class Planner:
@@ -51,6 +52,7 @@ class Planner:
             instructions=Instructions.of(agent.key, document),
             offered=self._offered(document),
             output=structured.output(document["first_step"]["output_parser"]),
+            compaction=compaction.settings(agent.document),
         )
 
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:

@@ -14,7 +14,7 @@ from sessile.rows import Claim, EventQuery, Fence
 from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
-from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
+from sessile.wire.events import AnyEvent, TurnError, TurnStartedRecord
 
 MAX_TAKES = 5
 """How many processes may run a turn, one after the other."""
@@ -237,7 +237,7 @@ class Worker:
         turn.steered = True  # whoever was told of inputs that wait does not run it any more
         while True:
             try:
-                turn.open_calls, turn.model_calls = await self._left(turn.claim)
+                await self._read_left(turn)
                 return
             except StorageUnavailable:
                 if turn.stopping:
@@ -245,8 +245,9 @@ class Worker:
                 _log.warning("turn_waits_for_storage")
                 await self._env.clock.sleep(STORAGE_RETRY_SECONDS)
 
-    async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:
-        """The turn's tool calls without an output, and how many model calls called tools, from the log."""
+    async def _read_left(self, turn: OpenTurn) -> None:
+        """What the log says of a turn: its open tool calls, how many model calls called tools, its order."""
+        claim = turn.claim
         events: list[AnyEvent] = []
         query = EventQuery(limit=200, order="desc", records=True, include_hidden=True)
         while True:
@@ -255,7 +256,10 @@ class Worker:
             begun = any(isinstance(event, TurnStartedRecord) for event in events)
             if begun or page.next is None:
                 events.reverse()
-                return fold(events).open_tool_calls, model_calls(events)
+                turn.open_calls, turn.model_calls = fold(events).open_tool_calls, model_calls(events)
+                started = next((event for event in events if isinstance(event, TurnStartedRecord)), None)
+                turn.order = None if started is None else started.compaction or None
+                return
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:

@@ -24,9 +24,16 @@ from sessile.rows import (
     WaitingInput,
 )
 from sessile.wire import codec, ids
-from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
+from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import Behavior, InputMessageRequest, InputRequest, ToolOutputRequest, ToolSuccess
+from sessile.wire.inputs import (
+    Behavior,
+    CompactRequest,
+    InputMessageRequest,
+    InputRequest,
+    ToolOutputRequest,
+    ToolSuccess,
+)
 from sessile.wire.limits import MAX_INPUT_CHARS, MAX_TOOL_OUTPUT_BYTES
 
 Follower = TypeVar("Follower")
@@ -35,7 +42,6 @@ Accepted = Claim | Rejoined | Queued
 
 _REMEMBERED = 512
 _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
-_UNBUILT_TYPES = ("compact",)
 
 
 class Inputs:
@@ -71,7 +77,7 @@ class Inputs:
 
         While a turn runs, an input with a `behavior` waits: to join that turn (`steer`), or for a turn of its own.
 
-        Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
+        Raises InvalidRequest, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
         IdempotencyKeyReused, PreconditionFailed, TooManyInputs, InputWithdrawn, Draining, StorageUnavailable; after any
         of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
@@ -79,9 +85,9 @@ class Inputs:
         """
         if self._draining and once is None:
             raise Draining
-        event = _event(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior)
+        event = draft(_event(request))
+        claim = await self._store.accept_input(ref, event, ids.turn_id(), self._admit, once, if_match, behavior)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         if isinstance(claim, Queued):
@@ -89,6 +95,32 @@ class Inputs:
             if claim.input.behavior == "steer":
                 self._queue.steer(claim.session.id)
             return claim, follower
+        self._live.announce(claim.session.id, claim.opened)
+        follower = attach(claim)
+        self._queue.submit(claim)
+        return claim, follower
+
+    async def compact(
+        self,
+        principal: Principal,
+        agent_key: str,
+        session_key: str,
+        request: CompactRequest,
+        attach: Callable[[Claim | Rejoined], Follower],
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> tuple[Claim | Rejoined, Follower]:
+        """Make an order to compact a session durable and start its turn.
+
+        `attach`, `once` and what it raises as in `accept`, and NothingToCompact; a compaction never waits for a turn.
+        """
+        if self._draining and once is None:
+            raise Draining
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
+        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self._admit, once, if_match)
+        if isinstance(claim, Rejoined):
+            return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
         follower = attach(claim)
         self._queue.submit(claim)
@@ -171,13 +203,8 @@ class Inputs:
 
 
 def parse(body: Any) -> InputRequest:
-    """The request in a JSON body. A missing `type` means `input_message`. Raises InvalidRequest, NotSupported."""
+    """The request in a JSON body. A missing `type` means `input_message`. Raises InvalidRequest."""
     if isinstance(body, dict):
-        kind = body.get("type", "input_message")
-        if kind in _UNBUILT_TYPES:
-            raise NotSupported(
-                f"Input of type {kind!r} is not supported yet.", field_errors={"type": "Not supported yet."}
-            )
         body = {"type": "input_message", **body}
     request: InputRequest = codec.convert(body, _REQUEST)
     return request

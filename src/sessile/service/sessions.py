@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET
 
-from sessile.domain import filter_parser, name_filter
+from sessile.domain import compaction, filter_parser, name_filter
 from sessile.ports import LiveSink, Principal, Store, TurnQueue, Vault
 from sessile.rows import NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
 from sessile.service.secrets import checked
@@ -140,6 +140,7 @@ def shown(row: SessionRow, secrets: list[str] | None) -> Session:
             msgspec.json.decode(row.context_usage, type=SessionContextUsage) if row.context_usage else UNSET
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
+        effective_compaction=compaction.effective(row.compaction),
         from_session=msgspec.json.decode(row.origin, type=Origin) if row.origin else UNSET,
         secrets=UNSET if secrets is None else masked(secrets),
     )

@@ -22,6 +22,7 @@ from sessile.rows import (
 )
 from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_combined import CombinedCopyContract, CombinedIdleContract
+from sessile.testing.store_contract_compaction import CompactionContract, order
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_copies import ForkContract, IdleContract, ImportContract, in_slices, new_row
 from sessile.testing.store_contract_leases import LeaseContract
@@ -70,6 +71,7 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "get_event": lambda store, other, ref, claim: store.get_event(ref, claim.opened[0].id),
     "get_turn": lambda store, other, ref, claim: store.get_turn(ref, claim.turn_id),
     "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
+    "accept_compaction": lambda store, other, ref, claim: order(store, ref),
     "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
     "list_waiting": lambda store, other, ref, claim: store.list_waiting(ref),
     "withdraw_input": lambda store, other, ref, claim: store.withdraw_input(ref, "aev_1"),
@@ -358,5 +360,6 @@ class StoreContract(
     WaitingContract,
     LeaseContract,
     SecretContract,
+    CompactionContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -44,7 +44,7 @@ class AgentSkill(Struct, forbid_unknown_fields=True):
 
 
 class CompactionConfig(Struct, forbid_unknown_fields=True):
-    """When and how a long session is summarised. Kept; not acted on yet."""
+    """When and how a long session is summarised."""
 
     enabled: bool = True
     threshold_percent: Annotated[int, Meta(ge=50, le=95)] = 80

@@ -4,6 +4,7 @@ SessileError
 ├── BadRequest            the request itself is wrong
 │   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, InvalidFilter, UnknownCursor, NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
+│   ├── NothingToCompact
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
@@ -121,6 +122,12 @@ class RecordFixed(BadRequest):
     """Records of the server can be neither hidden nor deleted."""
 
     code = "record_fixed"
+
+
+class NothingToCompact(BadRequest):
+    """There are too few turns to compact."""
+
+    code = "nothing_to_compact"
 
 
 class Unauthenticated(SessileError):

@@ -149,12 +149,17 @@ class StepTransitionEvent(Event, kw_only=True, tag="step_transition"):
 
 
 class CompactionEvent(Event, kw_only=True, tag="compaction"):
-    """A summary took the place of older events. Not emitted yet."""
+    """A summary took the place of older events, those up to `up_to_event_id`.
+
+    `stale`: something that it covers was deleted. Its text was erased, and another one is made before it is needed.
+    """
 
     turns_compacted: int
     events_compacted: int
     summary_key: str
     summary_text: str | UnsetType = UNSET
+    up_to_event_id: EventId | UnsetType = UNSET
+    stale: bool = False
 
 
 class ContextLimitExceededEvent(Event, kw_only=True, tag="context_limit_exceeded"):
@@ -211,10 +216,18 @@ ContractEvent = (
 """The event types of the Agents v2 contract."""
 
 
-class TurnStartedRecord(Event, kw_only=True, tag="turn_started"):
-    """A turn took the input `input_event_id`."""
+class CompactionOrder(Struct, kw_only=True, omit_defaults=True):
+    """What a caller wants compacted: all up to an event; and how the model is asked, if not as the agent says."""
 
-    input_event_id: EventId
+    up_to_event_id: EventId
+    compaction_message: str | UnsetType = UNSET
+
+
+class TurnStartedRecord(Event, kw_only=True, tag="turn_started"):
+    """A turn took the input `input_event_id`, or the order of a compaction, which has no input in the log."""
+
+    input_event_id: EventId | UnsetType = UNSET
+    compaction: CompactionOrder | UnsetType = UNSET
 
 
 class TurnEndedRecord(Event, kw_only=True, tag="turn_ended"):
@@ -266,7 +279,8 @@ class Turn(Struct, kw_only=True):
     stop_reason: StopReason | None
     error: TurnError | None
     usage: Usage
-    input_event_id: EventId
+    input_event_id: EventId | None
+    """Null for a compaction."""
     created_at: Timestamp
     ended_at: Timestamp | None
 
@@ -315,6 +329,15 @@ class ContextConsumed(Struct, kw_only=True, tag_field="type", tag="context_consu
     created_at: Timestamp
 
 
+class CompactionStarted(Struct, kw_only=True, tag_field="type", tag="compaction_started"):
+    """A model is asked for a summary. The `compaction` event follows when it is good; its `id` is no cursor."""
+
+    id: EventId
+    session_key: Key
+    turn_id: str
+    created_at: Timestamp
+
+
 class SessionState(Struct, kw_only=True, tag_field="type", tag="session_state"):
     """How the session stands when a follower attaches; what led there follows."""
 
@@ -348,6 +371,7 @@ LiveFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | CompactionStarted
     | SessionState
     | StreamError
     | StreamEnd
@@ -360,6 +384,7 @@ StreamFrame = (
     | ToolInputEvent
     | ToolOutputEvent
     | StructuredOutputEvent
+    | CompactionEvent
     | ContextLimitExceededEvent
     | SessionInterruptedEvent
     | ClientToolPendingEvent
@@ -368,6 +393,7 @@ StreamFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | CompactionStarted
     | StreamError
     | StreamEnd
 )
@@ -384,6 +410,7 @@ FollowFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | CompactionStarted
     | StreamEnd
 )
 """What a stream that follows a session may hold."""

@@ -77,6 +77,16 @@ def tool_call_id() -> str:
     return f"call_{_random()}"
 
 
+def live_id() -> str:
+    """An id for a frame that looks like an event and stands in no log; it is no cursor."""
+    return f"aev_live_{_random()}"
+
+
+def summary_key() -> str:
+    """A new id for a summary."""
+    return f"sum_{_random()}"
+
+
 def request_id() -> str:
     """An id for a request whose caller gave it none."""
     return f"req_{_random()[:16]}"

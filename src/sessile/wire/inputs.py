@@ -9,6 +9,8 @@ from sessile.wire.ids import EventId, Key, Timestamp, TurnId
 from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES, MAX_TOOL_CALLS_PER_ANSWER
 from sessile.wire.sessions import StopReason
 
+_MAX_EVENT_ID_CHARS = 100
+CompactionMessage = Annotated[str, Meta(min_length=1, max_length=10_000)]
 InputText = Annotated[str, Meta(min_length=1, max_length=MAX_INPUT_CHARS)]
 Behavior = Literal["steer", "follow_up"]
 Since = Annotated[str, Meta(pattern=r"^(start|aev_[0-9a-zA-Z_-]+)\Z")]
@@ -51,7 +53,15 @@ class ToolOutputRequest(Struct, kw_only=True, tag_field="type", tag="tool_output
     stream_response: bool = False
 
 
-InputRequest = InputMessageRequest | InterruptRequest | ToolOutputRequest
+class CompactRequest(Struct, kw_only=True, tag_field="type", tag="compact", forbid_unknown_fields=True):
+    """Summarise what came before the recent inputs, or all up to an event, in a turn of its own."""
+
+    compact_up_to_event_id: Annotated[str, Meta(min_length=1, max_length=_MAX_EVENT_ID_CHARS)] | UnsetType = UNSET
+    compaction_message: CompactionMessage | UnsetType = UNSET
+    stream_response: bool = False
+
+
+InputRequest = InputMessageRequest | InterruptRequest | ToolOutputRequest | CompactRequest
 """What may be posted to a session."""
 
 

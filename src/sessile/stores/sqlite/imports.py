@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from os import urandom
 from typing import Any
 
+from msgspec import UNSET
+
 from sessile.domain import copies
 from sessile.domain.log import Entry
 from sessile.domain.session import fold
@@ -107,12 +109,13 @@ class _ImportedLog:
     def _turn(self, started: Entry, start: AnyEvent, ended: Entry, end: AnyEvent) -> dict[str, Any]:
         assert isinstance(start, TurnStartedRecord)
         assert isinstance(end, TurnEndedRecord)
+        input_id = start.input_event_id
         return {
             "tenant_id": self._tenant_id,
             "copy_id": self._copy_id,
             "turn_id": self._id(started.turn_id),
-            "input_sequence": ids.sequence_of(start.input_event_id),
-            "input_event_id": self._id(start.input_event_id),
+            "input_sequence": started.sequence if input_id is UNSET else ids.sequence_of(input_id),
+            "input_event_id": "" if input_id is UNSET else self._id(input_id),
             "stop_reason": end.stop_reason,
             "error": codec.encode(end.error) if end.error else None,
             "usage": codec.encode(end.usage) if end.usage != Usage() else b"{}",

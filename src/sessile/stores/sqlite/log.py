@@ -89,6 +89,11 @@ def running(session: SessionRow) -> SessionRunning:
 def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined | Queued:
     if (queued := keys.waiting_of(made)) is not None:
         return waiting.again(db, session, queued)
+    return turn_again(db, session, made)
+
+
+def turn_again(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+    """The turn that an idempotency key has made, as it stands."""
     turn_id, running, *event = db.execute(QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))

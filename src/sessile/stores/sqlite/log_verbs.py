@@ -8,6 +8,7 @@ from sessile.ports import Admit
 from sessile.rows import (
     Appended,
     Claim,
+    Cover,
     EventQuery,
     Fence,
     Interruption,
@@ -21,6 +22,7 @@ from sessile.rows import (
     TurnRow,
 )
 from sessile.stores.sqlite import log, rows
+from sessile.stores.sqlite.compactions import covering
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
 from sessile.stores.sqlite.waiting import place_of
 from sessile.wire import codec, ids
@@ -51,11 +53,20 @@ class Logs(Verbs):
         return await self._writer.run(lambda db: log.interrupt(db, ref, now, self._lease))
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        cover: Cover | None = None,
     ) -> Appended:
         now = self._clock.now()
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
+        if cover is not None:
+            return await self._writer.run(
+                lambda db: covering(db, fence, drafts, progress, end, cover, now, self._lease)
+            )
         return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:

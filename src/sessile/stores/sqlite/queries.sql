@@ -32,8 +32,9 @@ SELECT key_id, tenant_id, name, roles, agent_roles, created_at, revoked_at FROM 
 
 -- name: insert_agent
 -- Add an agent.
-INSERT INTO agents (tenant_id, key, enabled, version, document, created_at, updated_at)
-VALUES (:tenant_id, :key, :enabled, 1, :document, :now, :now) RETURNING id;
+INSERT INTO agents (tenant_id, key, enabled, version, document, compaction, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, 1, :document, json_extract(CAST(:document AS TEXT), '$.compaction'), :now, :now)
+RETURNING id;
 
 -- name: get_agent
 -- One agent by its key.
@@ -69,7 +70,8 @@ ORDER BY id DESC LIMIT :limit;
 
 -- name: save_agent
 -- Replace the document of an agent that still has the expected version.
-UPDATE agents SET document = :document, enabled = :enabled, version = version + 1, updated_at = :now
+UPDATE agents SET document = :document, compaction = json_extract(CAST(:document AS TEXT), '$.compaction'),
+    enabled = :enabled, version = version + 1, updated_at = :now
 WHERE id = :id AND version = :expected_version;
 
 -- name: delete_agent
@@ -82,13 +84,13 @@ INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, ena
     last_sequence, usage, created_at, updated_at)
 SELECT :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, X'7B7D', :now, :now
 FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
-RETURNING id, agent_id;
+RETURNING id, agent_id, (SELECT compaction FROM agents WHERE agents.id = agent_id);
 
 -- name: get_session
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -106,7 +108,7 @@ WHERE s.id IN (SELECT value FROM json_each(:ids));
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin
+    s.created_at, s.updated_at, s.origin, (SELECT compaction FROM agents WHERE id = :agent_id)
 FROM sessions s WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
 
 -- name: candidates_of_agent
@@ -141,7 +143,7 @@ ORDER BY id DESC LIMIT :slice;
 -- stands in the place of the last TRUE.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.id IN (SELECT value FROM json_each(:ids))
     AND (:agents IS NULL OR s.agent_id IN (SELECT value FROM json_each(:agents)))
@@ -176,7 +178,7 @@ DELETE FROM sessions WHERE id = :id;
 -- A session and its agent, as an input needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
@@ -185,7 +187,7 @@ WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -194,7 +196,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -347,6 +349,50 @@ UPDATE sessions SET last_sequence = :head, updated_at = :now WHERE id = :session
 -- The turn of a session that was started last.
 SELECT turn_id FROM turns WHERE session_id = :session_id ORDER BY id DESC LIMIT 1;
 
+-- name: summaries
+-- The summaries of a session that neither a caller hid nor anybody deleted, newest first.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :session_id AND type = 'compaction' AND hidden <= 1 ORDER BY sequence DESC;
+
+-- name: summaries_after
+-- The summaries of a session after a place, those too that a caller hid.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :session_id AND type = 'compaction' AND sequence > :sequence AND hidden <= 2 ORDER BY sequence;
+
+-- name: recent_input
+-- The place of an input, counted from the newest turn that has one.
+SELECT input_sequence FROM turns WHERE session_id = :session_id AND input_event_id <> ''
+ORDER BY id DESC LIMIT 1 OFFSET :skip;
+
+-- name: span_has_input
+-- Whether an input that can be summarised stands between two places.
+SELECT 1 FROM events WHERE session_id = :session_id AND sequence > :after AND sequence <= :through
+    AND hidden <= 1 AND type = 'input_message' LIMIT 1;
+
+-- name: span_counts
+-- How many inputs and how many events that can be summarised stand between two places.
+SELECT coalesce(sum(type = 'input_message'), 0), count(*) FROM events
+WHERE session_id = :session_id AND sequence > :after AND sequence <= :through AND hidden <= 1
+    AND type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
+        'session_updated');
+
+-- name: changed_since
+-- Whether the visibility of an event was changed after a place of the log.
+SELECT 1 FROM events WHERE session_id = :session_id AND sequence > :seen
+    AND type IN ('event_hidden', 'event_unhidden', 'event_deleted') LIMIT 1;
+
+-- name: cover_events
+-- Hide what a summary covers.
+UPDATE events SET hidden = 1
+WHERE session_id = :session_id AND sequence > :after AND sequence <= :through AND hidden = 0
+    AND type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
+        'session_updated');
+
+-- name: start_compaction
+-- A session takes an order to compact: its head moves and a turn runs.
+UPDATE sessions SET running_turn = :turn_id, stop_reason = NULL, last_sequence = :head, updated_at = :now
+WHERE id = :session_id;
+
 -- name: session_key
 -- The key and the head of a session, by its internal id.
 SELECT s.key, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
@@ -402,7 +448,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn

@@ -8,7 +8,7 @@ from sessile.domain.log import Entry
 from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow, WaitingInput
 
 Row = tuple[Any, ...]
-SESSION_COLUMNS = 20
+SESSION_COLUMNS = 21
 AGENT_COLUMNS = 8
 
 

@@ -36,6 +36,7 @@ CREATE TABLE agents (
     document BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    compaction TEXT,
     UNIQUE (tenant_id, key)
 );
 
@@ -131,6 +132,7 @@ CREATE TABLE events (
 
 CREATE UNIQUE INDEX events_log ON events (session_id, sequence);
 
+CREATE INDEX events_summaries ON events (session_id, sequence) WHERE type = 'compaction';
 CREATE TABLE inputs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant_id INTEGER NOT NULL,

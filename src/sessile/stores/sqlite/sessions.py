@@ -46,7 +46,7 @@ class Sessions(Verbs):
             row = insert(db, "insert_session", "session", values)
             if row is None:
                 raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
-            row_id, agent_id = row
+            row_id, agent_id, compaction = row
             if once is not None:
                 keys.keep(db, tenant_id, keys.SESSIONS, once, row_id, now)
             terms.keep(db, row_id, tenant_id, agent_id, new.metadata)
@@ -72,6 +72,7 @@ class Sessions(Verbs):
                 context_usage=None,
                 created_at=now,
                 updated_at=now,
+                compaction=compaction,
             )
 
         return await self._writer.run(verb)

@@ -15,6 +15,7 @@ from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.client_tools import ClientTools
+from sessile.stores.sqlite.compactions import Compactions
 from sessile.stores.sqlite.copies import Copies, give_up_stale
 from sessile.stores.sqlite.imports import Imports
 from sessile.stores.sqlite.input_verbs import Inputs
@@ -43,6 +44,7 @@ class SqliteStore(
     Inputs,
     ClientTools,
     Visibilities,
+    Compactions,
     Secrets,
 ):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""

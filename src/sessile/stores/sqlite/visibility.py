@@ -5,7 +5,7 @@ import sqlite3
 from sessile.domain import visibility
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.rows import SessionRef, SessionRow, Shown
-from sessile.stores.sqlite import rows
+from sessile.stores.sqlite import compactions, rows
 from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, session_row
 from sessile.wire import ids
@@ -40,6 +40,7 @@ def _delete(db: sqlite3.Connection, ref: SessionRef, event_id: str, now: int) ->
     left = visibility.erased(entry.event())
     place = {"session_id": session.id, "sequence": entry.sequence}
     db.execute(QUERIES["erase_event"], place | {"hidden": DELETED, "body": left.body})
+    compactions.mark_stale(db, session, entry.sequence)
     record = _note(db, session, EventDeletedRecord(event_id=event_id), now)
     return Shown(session.id, _entry(db, session, entry.sequence), [record])
 

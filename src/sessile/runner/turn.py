@@ -95,7 +95,7 @@ def _check_enabled(claim: Claim) -> None:
 
 
 async def _answered(turn: OpenTurn, compactor: Compactor, repairs: list[Message]) -> ModelAnswer | None:
-    """The model's answer to what its window holds and to `repairs`; None when nothing makes it fit: the turn has ended."""
+    """The model's answer to what its window holds and to `repairs`; None: nothing made it fit, the turn has ended."""
     plan = compactor.plan
     history = await _current(turn, compactor)
     while True:

@@ -17,7 +17,7 @@ from sessile.stores.sqlite.store import SqliteStore
 from sessile.wire.events import LiveFrame
 
 When = Literal["before", "after"]
-_READS = ("list_", "get_", "read_", "find_", "outstanding_", "heads", "close")
+_READS = ("list_", "get_", "read_", "find_", "heads", "summary", "span", "outstanding_", "close")
 """How the names of verbs begin that commit nothing."""
 _ENDLESS = 2**60
 _MOST_PAGES = 1_000_000

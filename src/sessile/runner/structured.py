@@ -28,6 +28,7 @@ async def end(turn: OpenTurn, output: structured.Output, answer: ModelAnswer, re
         return True
     if thinking:
         await turn.append(thinking)
+    turn.steered = True  # without a commit before the next model call, nobody has told the turn what waits to join it
     repairs += [AssistantMessage(text or "(nothing)"), UserMessage(structured.repair(problem))]
     return False
 

@@ -3,7 +3,7 @@
 A port is cut at verbs of the domain. No port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -316,6 +316,15 @@ class ToolFault(Exception):
         self.message = message
 
 
+class ToolContext(Struct, frozen=True, kw_only=True):
+    """The call that a tool runs for. What a tool reads or writes for a session is this session's alone."""
+
+    session: SessionRow
+    """As it was when the turn started."""
+    turn_id: str
+    tool_call_id: str
+
+
 class Tool(Protocol):
     """Something a model can call."""
 
@@ -335,7 +344,7 @@ class Tool(Protocol):
     def idempotent(self) -> bool:
         """Whether running the same call again does no harm."""
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
@@ -343,13 +352,16 @@ class Tool(Protocol):
 
 
 class Tools(Protocol):
-    """The tools that the server's configuration names."""
+    """The functions that the server's configuration names, and the tools that the server has by itself."""
 
-    def get(self, name: str) -> Tool | None:
-        """The tool of this name, or None."""
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
+        """The tool that an agent's configuration of this name stands for, or None when the server has no such tool."""
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """The names of all functions, sorted."""
+
+    def kinds(self) -> Collection[str]:
+        """The types of configurations, besides `lambda`, that stand for tools of the server."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):

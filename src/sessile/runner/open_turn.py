@@ -8,7 +8,7 @@ import structlog
 
 from sessile.domain.log import Draft, draft
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, Store
+from sessile.ports import Clock, LiveSink, Store, ToolContext
 from sessile.rows import Claim, TurnEnd, TurnProgress
 from sessile.runner import dispatch
 from sessile.runner.history import History
@@ -101,6 +101,10 @@ class OpenTurn:
             if call_id not in answered
         ]
         await self._commit([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
+
+    def context(self, tool_call_id: str) -> ToolContext:
+        """What a tool is told of its call."""
+        return ToolContext(session=self.claim.session, turn_id=self.turn_id, tool_call_id=tool_call_id)
 
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sessile.domain import agents
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
 from sessile.ports import Model, Models, Tools
@@ -52,8 +51,9 @@ class Planner:
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:
         allowed = document["first_step"].get("allowed_tools")
         offered = {}
-        for name, tool_name in agents.active_tools(document):
-            tool = self._tools.get(tool_name)
-            if tool is not None and (allowed is None or name in allowed):
-                offered[name] = offer(name, document["tool_configurations"][name], tool)
+        for name, configuration in document["tool_configurations"].items():
+            if configuration.get("enabled", True) and (allowed is None or name in allowed):
+                tool = self._tools.of(name, configuration)
+                if tool is not None:
+                    offered[name] = offer(name, configuration, tool)
         return offered

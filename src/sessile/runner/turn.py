@@ -43,7 +43,7 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         if calls:
-            outcomes = await dispatch.execute(calls, turn.answered)
+            outcomes = await dispatch.execute(calls, turn.context, turn.answered)
             outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
             if turn.model_calls >= env.max_model_calls:
                 await turn.end("limit", outputs, _too_many(turn.model_calls))

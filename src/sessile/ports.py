@@ -3,8 +3,8 @@
 A port is cut at verbs of the domain. No port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -13,10 +13,14 @@ from sessile.domain.messages import Message, ToolCall, ToolSpec
 from sessile.rows import (
     AgentRow,
     ApiKeyRow,
+    ArtifactRow,
     Claim,
     EventQuery,
     Fence,
+    FileName,
+    HeldFile,
     Interruption,
+    NewArtifact,
     NewSession,
     Once,
     Page,
@@ -28,6 +32,7 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    Uploaded,
 )
 from sessile.wire.events import LiveFrame
 
@@ -134,12 +139,15 @@ class LogStore(Protocol):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
+        uploaded: Uploaded | None = None,
     ) -> Claim | Rejoined:
         """Append the input and its `turn_started`, and claim the turn, in one commit.
 
-        `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound,
-        SessionRunning with the turn's id while another turn runs, or PreconditionFailed when the session's last event
-        is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
+        What is `uploaded` becomes the session's, and its event stands behind `turn_started`; SessionFull when that are
+        too many files or bytes together with those that are there. `admit` runs inside the commit; what it raises is
+        raised here and nothing is written. Raises NotFound, SessionRunning with the turn's id while another turn runs,
+        or PreconditionFailed when the session's last event is not `if_match` (`start`: it has none). Keys of `once` are
+        the session's; only with one there is a Rejoined.
         """
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
@@ -150,9 +158,16 @@ class LogStore(Protocol):
         """
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        artifacts: Sequence[NewArtifact] = (),
     ) -> list[Entry]:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
+
+        The commit also makes `artifacts` the session's; the events tell of them.
 
         Raises FenceLost when the fence is not the turn's current one, the turn has ended or the session is gone.
         """
@@ -176,7 +191,31 @@ class LogStore(Protocol):
         """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
+class ArtifactStore(Protocol):
+    """What is known of the files of sessions, durable; their bytes are in `Files`. What `Store` promises holds here.
+
+    An artifact whose `ttl_days` are over does not exist any more.
+    """
+
+    async def list_artifacts(
+        self, ref: SessionRef, *, cursor: int | None, limit: int, order: Literal["asc", "desc"]
+    ) -> Page[ArtifactRow]:
+        """A page of a session's artifacts, in the order of their creation. Raises NotFound for the session."""
+
+    async def get_artifact(self, ref: SessionRef, artifact_id: str) -> ArtifactRow:
+        """Raises NotFound."""
+
+    async def count_artifacts(self, session_id: int) -> tuple[int, int]:
+        """How many artifacts a session has, and their bytes together."""
+
+    async def take_expired_artifacts(self, limit: int) -> list[FileName]:
+        """Remove some artifacts whose time is over or whose session is gone; returns what they named."""
+
+    async def named_files(self, files: Sequence[FileName]) -> set[FileName]:
+        """Those of these files that some artifact names."""
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, ArtifactStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -195,6 +234,53 @@ class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
 
         Each call holds the writer a few milliseconds.
         """
+
+
+class Upload(Protocol):
+    """A file that is being written. Raises StorageUnavailable when it cannot be; then nothing of it is left."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 in hex of the bytes so far."""
+
+    async def write(self, data: bytes) -> None:
+        """Go on."""
+
+    async def keep(self) -> HeldFile:
+        """Make it durable under the hash of its bytes. It is held until the object is let go of."""
+
+    async def discard(self) -> None:
+        """Forget what is not kept."""
+
+
+Named = Callable[[Sequence[FileName]], Awaitable[Collection[FileName]]]
+"""Tells which of some files are still wanted."""
+
+
+class Files(Protocol):
+    """The bytes of files, by tenant and hash: what a tenant has twice is stored once, and tenants share nothing."""
+
+    def create(self, tenant_id: int) -> Upload:
+        """Start a file."""
+
+    async def read(self, name: FileName, start: int, length: int) -> bytes:
+        """Bytes from a place on; fewer than `length` at the end only. Raises StorageUnavailable."""
+
+    def hold(self, name: FileName) -> HeldFile:
+        """Keep a file from being removed."""
+
+    async def remove(self, names: Collection[FileName], named: Named) -> set[FileName]:
+        """Remove files, but not those that `named` names; returns those that somebody holds, to be tried again.
+
+        A file that is kept again while this runs stays.
+        """
+
+    async def sweep(self, named: Named) -> int:
+        """Remove what a crash has left: files that `named` does not name, older than a safe age; returns how many."""
 
 
 class TurnQueue(Protocol):
@@ -323,6 +409,8 @@ class ToolContext(Struct, frozen=True, kw_only=True):
     """As it was when the turn started."""
     turn_id: str
     tool_call_id: str
+    add_artifact: Callable[[NewArtifact], None]
+    """Make a file an artifact of the session, in the commit that holds the output of the call, if it succeeds."""
 
 
 class Tool(Protocol):

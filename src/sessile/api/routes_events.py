@@ -1,11 +1,12 @@
 """Operations on the events and turns of a session."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import examples, interrupt_answer, turn_answer
+from sessile.api import examples, interrupt_answer, turn_answer, uploads
 from sessile.api.call import Call, JsonResponse
 from sessile.api.follow import Following
 from sessile.api.live_stream import LiveStream
@@ -14,12 +15,13 @@ from sessile.api.route import Route, Streaming
 from sessile.auth import roles
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.rows import Claim, EventQuery, Interruption, Rejoined
+from sessile.rows import Claim, EventQuery, Interruption, NewArtifact, Once, Rejoined
 from sessile.service.inputs import parse
 from sessile.wire import codec
 from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
-from sessile.wire.inputs import InputRequest, InputResponse, InterruptRequest
+from sessile.wire.inputs import InputMessageRequest, InputRequest, InputResponse, InterruptRequest, MultipartInput
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
+from sessile.wire.multipart import is_multipart
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
 _TYPES = r"^[a-z_]+(,[a-z_]+){0,29}$"
@@ -52,11 +54,25 @@ async def create(call: Call) -> Response:
     """POST …/events"""
     patience = call.patience()
     if_match = call.if_last_event()
+    if is_multipart(call.content_type):
+        async with uploads.received(call) as (given, once, files):
+            return await _accept(call, given, patience, if_match, once, files)
     body = await call.json()
     once = call.once(body, apart_from=("stream_response", "since"))
     request = parse(body)
     if isinstance(request, InterruptRequest):
         return await _interrupt(call, request, patience)
+    return await _accept(call, request, patience, if_match, once)
+
+
+async def _accept(
+    call: Call,
+    request: InputMessageRequest,
+    patience: float | None,
+    if_match: str | None,
+    once: Once | None,
+    files: Sequence[NewArtifact] = (),
+) -> Response:
     hub = call.services.hub
 
     def attach(claim: Claim | Rejoined) -> Source:
@@ -68,7 +84,7 @@ async def create(call: Call) -> Response:
         return hub.replay(session_id, cursor)
 
     claim, tail = await call.services.inputs.accept(
-        call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match
+        call.principal, call.path["agent_key"], call.path["session_key"], request, attach, once, if_match, files
     )
     if isinstance(claim, Rejoined) and not claim.running:
         patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
@@ -160,12 +176,14 @@ ROUTES = (
             "nothing: the turn goes on, and its events can be listed; the same request with the same "
             "`Idempotency-Key` joins the turn again. One turn runs at a time; a second input is a 409.\n\n"
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
-            "that were kept; without one it is answered at once, with none."
+            "that were kept; without one it is answered at once, with none.\n\n"
+            "As `multipart/form-data` an input may bring files, which become artifacts of the session."
         ),
         handler=create,
         roles=roles.USERS,
         status=201,
         body=InputRequest,
+        multipart=MultipartInput,
         examples=examples.INPUT,
         answer=InputResponse,
         stream=StreamFrame,

@@ -24,7 +24,7 @@ Turn = Claim | Rejoined
 
 async def whole(claim: Turn, tail: Source, patience: float | None) -> bytes:
     """All durable events of the turn as one JSON body, once it has stopped or `patience` seconds have passed."""
-    entries = [claim.opened[0]]
+    entries = list(claim.opened)
     try:
         if patience is None:
             await _collect(claim, tail, entries)
@@ -69,8 +69,8 @@ class TurnAnswer:
         self._deltas = Deltas()
 
     def opening(self) -> bytes:
-        """The input."""
-        return sse.frame("input_message", self._claim.opened[0].json)
+        """The input, and the files that came with it."""
+        return b"".join(sse.frame(one.type, one.json) for one in self._claim.opened if one.type not in RECORD_TYPES)
 
     def render(self, nodes: list[Node]) -> bytes:
         """What belongs to this turn."""

@@ -9,8 +9,8 @@ import structlog
 from sessile.domain.log import Draft, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.ports import Clock, LiveSink, Store, ToolContext
-from sessile.rows import Claim, TurnEnd, TurnProgress
-from sessile.runner import dispatch
+from sessile.rows import Claim, NewArtifact, TurnEnd, TurnProgress
+from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
@@ -46,6 +46,8 @@ class OpenTurn:
         """Tool calls in the log that have no output there, by tool call id."""
         self.outputs: dict[str, ToolOutputEvent] = {}
         """Outputs of some of these calls, which came and are not in the log yet."""
+        self.made: dict[str, list[NewArtifact]] = {}
+        """Files that tools have made in calls whose output is not in the log yet, by tool call id."""
         self.model_calls = 0
         """Model calls whose answers are in the log."""
         self.history: History | None = None
@@ -104,7 +106,10 @@ class OpenTurn:
 
     def context(self, tool_call_id: str) -> ToolContext:
         """What a tool is told of its call."""
-        return ToolContext(session=self.claim.session, turn_id=self.turn_id, tool_call_id=tool_call_id)
+        made = self.made.setdefault(tool_call_id, [])
+        return ToolContext(
+            session=self.claim.session, turn_id=self.turn_id, tool_call_id=tool_call_id, add_artifact=made.append
+        )
 
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
@@ -149,13 +154,14 @@ class OpenTurn:
             raise asyncio.CancelledError
 
     async def _write_when_possible(self, events: Sequence[AnyEvent], end: TurnEnd | None) -> None:
+        events, made = artifacts.told(events, self.made)
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
         )
         while True:
             try:
-                return await self._write(events, drafts, progress, end)
+                return await self._write(events, drafts, progress, end, made)
             except StorageUnavailable:
                 if self.stopping:
                     raise
@@ -163,11 +169,16 @@ class OpenTurn:
                 await self._clock.sleep(_STORAGE_RETRY_SECONDS)
 
     async def _write(
-        self, events: Sequence[AnyEvent], drafts: list[Draft], progress: TurnProgress, end: TurnEnd | None
+        self,
+        events: Sequence[AnyEvent],
+        drafts: list[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None,
+        made: Sequence[NewArtifact],
     ) -> None:
         self._cancellable = False
         try:
-            entries = await self._store.append(self.claim.fence, drafts, progress, end)
+            entries = await self._store.append(self.claim.fence, drafts, progress, end, made)
         finally:
             self._cancellable = True
         self.answer = None
@@ -185,3 +196,4 @@ class OpenTurn:
         elif isinstance(event, ToolOutputEvent):
             self.open_calls.pop(event.tool_call_id, None)
             self.outputs.pop(event.tool_call_id, None)
+            self.made.pop(event.tool_call_id, None)

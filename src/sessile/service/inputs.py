@@ -1,6 +1,6 @@
 """Use-cases of input: check it, append it, hand its turn on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,7 +10,8 @@ from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
 from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
-from sessile.rows import AgentRow, Claim, Interruption, Once, Rejoined, SessionRef, SessionRow
+from sessile.rows import AgentRow, Claim, Interruption, NewArtifact, Once, Rejoined, SessionRef, SessionRow
+from sessile.service.artifacts import uploaded
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
@@ -48,22 +49,26 @@ class Inputs:
         attach: Callable[[Claim | Rejoined], Follower],
         once: Once | None = None,
         if_match: str | None = None,
+        files: Sequence[NewArtifact] = (),
     ) -> tuple[Claim | Rejoined, Follower]:
         """Make an input durable and start its turn, which belongs to the session, not to the caller.
 
         `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
-        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
+        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands. `files`, whose
+        bytes are durable, become artifacts of the session in the same commit.
 
         Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        IdempotencyKeyReused, PreconditionFailed, Draining, StorageUnavailable; after any of these nothing was stored.
-        A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
-        turn.
+        IdempotencyKeyReused, PreconditionFailed, SessionFull, Draining, StorageUnavailable; after any of these nothing
+        was stored. A caller that may be cancelled while its process goes on shields this: an input that is durable must
+        get its turn.
         """
         if self._draining and once is None:
             raise Draining
-        event = _event(request)
+        event = _event(request, empty=bool(files))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match)
+        claim = await self._store.accept_input(
+            ref, draft(event), ids.turn_id(), self._admit, once, if_match, uploaded(files)
+        )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
@@ -125,7 +130,10 @@ def parse(body: Any) -> InputRequest:
     return request
 
 
-def _event(request: InputMessageRequest) -> InputMessageEvent:
+def _event(request: InputMessageRequest, *, empty: bool = False) -> InputMessageEvent:
+    """The event of an input; with `empty` it may say nothing."""
+    if empty and request.messages is UNSET and request.content is UNSET:
+        return InputMessageEvent(messages=[], content="")
     if (request.messages is UNSET) == (request.content is UNSET):
         reason = "Give either messages or content."
         raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})

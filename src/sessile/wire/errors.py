@@ -2,13 +2,13 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
+│   ├── InvalidJson, InvalidMultipart, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
-├── SessionRunning, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
+├── SessionRunning, PreconditionFailed, RangeNotSatisfiable
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, SessionFull
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -56,6 +56,12 @@ class InvalidJson(BadRequest):
     """The body is not JSON that Sessile accepts."""
 
     code = "invalid_json"
+
+
+class InvalidMultipart(BadRequest):
+    """The body is not multipart/form-data that Sessile accepts."""
+
+    code = "invalid_multipart"
 
 
 class InvalidRequest(BadRequest):
@@ -174,6 +180,17 @@ class PreconditionFailed(SessileError):
     code = "precondition_failed"
 
 
+class RangeNotSatisfiable(SessileError):
+    """The file is shorter than the range asks for."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str | None = None, *, size: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+        """Bytes of the file."""
+
+
 class Unprocessable(SessileError):
     """The request is well formed and cannot be carried out."""
 
@@ -196,6 +213,12 @@ class TemplateInvalid(Unprocessable):
     """An instruction template names something that does not exist."""
 
     code = "template_invalid"
+
+
+class SessionFull(Unprocessable):
+    """The session cannot hold more files."""
+
+    code = "session_full"
 
 
 class IdempotencyKeyReused(Unprocessable):

@@ -6,10 +6,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sessile.wire.events import ContractEvent, InputPart, TurnError
 from sessile.wire.ids import Key, TurnId
-from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES
+from sessile.wire.limits import MAX_INPUT_CHARS, MAX_INPUT_MESSAGES, MAX_TTL_DAYS, MAX_UPLOAD_FILES
 from sessile.wire.sessions import StopReason
 
 InputText = Annotated[str, Meta(min_length=1, max_length=MAX_INPUT_CHARS)]
+File = Annotated[str, Meta(extra_json_schema={"format": "binary"})]
+_TTL = "How many days the files are kept; without it, as long as the session"
 Behavior = Literal["steer", "follow_up"]
 Since = Annotated[str, Meta(pattern=r"^(start|aev_[0-9a-zA-Z_-]+)\Z")]
 
@@ -32,6 +34,21 @@ class InterruptRequest(Struct, kw_only=True, tag_field="type", tag="interrupt", 
 
 InputRequest = InputMessageRequest | InterruptRequest
 """What may be posted to a session."""
+
+
+class MultipartInput(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An input as multipart/form-data: a text, files, or both.
+
+    `messages` is a JSON list, or one part of it in each of several fields; `message` is short for one text.
+    """
+
+    messages: Annotated[list[InputPart], Meta(min_length=1, max_length=MAX_INPUT_MESSAGES)] | UnsetType = UNSET
+    message: InputText | UnsetType = UNSET
+    files: Annotated[list[File], Meta(min_length=1, max_length=MAX_UPLOAD_FILES)] | UnsetType = UNSET
+    ttl_days: Annotated[int, Meta(ge=1, le=MAX_TTL_DAYS, description=_TTL)] | UnsetType = UNSET
+    stream_response: bool = False
+    since: Since | UnsetType = UNSET
+    behavior: Behavior | UnsetType = UNSET
 
 
 class InputResponse(Struct, kw_only=True):

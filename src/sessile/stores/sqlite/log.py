@@ -12,6 +12,7 @@ from sessile.rows import (
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Rejoined,
@@ -19,7 +20,9 @@ from sessile.rows import (
     SessionRow,
     TurnEnd,
     TurnProgress,
+    Uploaded,
 )
+from sessile.stores.sqlite import artifacts as files
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite import rows
 from sessile.stores.sqlite.verbs import QUERIES
@@ -46,6 +49,7 @@ def accept_input(
     now: int,
     once: Once | None,
     if_match: str | None,
+    uploaded: Uploaded | None = None,
 ) -> Claim | Rejoined:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
@@ -62,6 +66,8 @@ def accept_input(
         raise SessionRunning(f"Turn {row[11]} of this session is running; {_UNTIL_IT_STOPS}", id=row[11])
     if if_match is not None and if_match != (session.last_event_id or "start"):
         raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
+    if uploaded is not None:
+        files.check_room(db, session.id, uploaded.artifacts, now)
     first = session.last_sequence + 1
     event_id = ids.event_id(first)
     started = draft(TurnStartedRecord(input_event_id=event_id))
@@ -70,8 +76,13 @@ def accept_input(
         Entry(event_id, session.key, first, turn_id, input.type, now, False, input.body),
         Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, False, started.body),
     ]
+    last_event_id = event_id
+    if uploaded is not None:
+        files.insert(db, session.tenant_id, session.id, uploaded.artifacts, now)
+        told, last_event_id = uploaded.event, ids.event_id(first + 2)
+        entries.append(Entry(last_event_id, session.key, first + 2, turn_id, told.type, now, False, told.body))
     _insert(db, session.tenant_id, session.id, entries)
-    db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+    db.execute(QUERIES["start_turn"], (turn_id, entries[-1].sequence, last_event_id, now, session.id))
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn or 0, now)
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=Fence(session.id, turn or 0, 1), opened=entries)
@@ -102,6 +113,7 @@ def append(
     progress: TurnProgress,
     end: TurnEnd | None,
     now: int,
+    artifacts: Sequence[NewArtifact] = (),
 ) -> list[Entry]:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
     row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
@@ -113,6 +125,8 @@ def append(
         for sequence, item in enumerate(drafts, head + 1)
     ]
     _insert(db, tenant_id, fence.session_id, entries)
+    if artifacts:
+        files.insert(db, tenant_id, fence.session_id, artifacts, now)
     last_event_id = _last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None

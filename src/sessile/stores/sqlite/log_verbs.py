@@ -10,6 +10,7 @@ from sessile.rows import (
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Rejoined,
@@ -17,6 +18,7 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    Uploaded,
 )
 from sessile.stores.sqlite import log, rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate, one
@@ -36,21 +38,29 @@ class Logs(Verbs):
         admit: Admit,
         once: Once | None = None,
         if_match: str | None = None,
+        uploaded: Uploaded | None = None,
     ) -> Claim | Rejoined:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match))
+        return await self._writer.run(
+            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, uploaded)
+        )
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         now = self._clock.now()
         return await self._writer.run(lambda db: log.interrupt(db, ref, now))
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        artifacts: Sequence[NewArtifact] = (),
     ) -> list[Entry]:
         now = self._clock.now()
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
-        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now))
+        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, artifacts))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
         return await self._readers.run(lambda db: log.read(db, locate(db, ref), query))

@@ -247,6 +247,56 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 SELECT t.turn_id, t.running, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden, e.body
 FROM turns t JOIN events e ON e.session_id = t.session_id AND e.sequence = t.input_sequence WHERE t.id = :made;
 
+-- name: insert_artifact
+-- Add a file to a session.
+INSERT INTO artifacts (tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at,
+    expires_at)
+VALUES (:tenant_id, :session_id, :artifact_id, :name, :content_type, :size, :sha256, :ttl_days, :now, :expires_at);
+
+-- name: get_artifact
+-- One file of a session, unless its time is over.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND artifact_id = :artifact_id
+    AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: list_artifacts_desc
+-- Files of a session before a cursor, newest first.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND id < :cursor AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: list_artifacts_asc
+-- Files of a session after a cursor, oldest first.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND id > :cursor AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY id LIMIT :limit;
+
+-- name: count_artifacts
+-- How many files a session has, and their bytes.
+SELECT count(*), coalesce(sum(size), 0) FROM artifacts
+WHERE session_id = :session_id AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: expired_artifact
+-- Whether the time of some file is over.
+SELECT 1 FROM artifacts WHERE expires_at <= :now LIMIT 1;
+
+-- name: take_expired_artifacts
+-- Remove some files whose time is over, and tell which bytes they named.
+DELETE FROM artifacts WHERE id IN (
+    SELECT id FROM artifacts WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)
+RETURNING tenant_id, sha256;
+
+-- name: named_files
+-- Which of these bytes, given as a JSON list of tenant and hash, some file still names.
+SELECT json_extract(wanted.value, '$[0]'), json_extract(wanted.value, '$[1]') FROM json_each(:files) wanted
+WHERE EXISTS (SELECT 1 FROM artifacts a WHERE a.sha256 = json_extract(wanted.value, '$[1]')
+    AND a.tenant_id = json_extract(wanted.value, '$[0]'));
+
+-- name: expire_artifacts
+-- The time of a slice of a session's files is over: the session is gone.
+UPDATE artifacts SET expires_at = 0 WHERE id IN (
+    SELECT id FROM artifacts WHERE session_id = :session_id AND coalesce(expires_at, 1) > 0 LIMIT :slice);
+
 -- name: next_purge
 -- What is to be removed next.
 SELECT id, agent_id, session_id FROM purges ORDER BY id LIMIT 1;

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow
+from sessile.rows import AgentRow, ApiKeyRow, ArtifactRow, SessionRow, TenantRow, TurnRow
 
 Row = tuple[Any, ...]
 SESSION_COLUMNS = 19
@@ -66,6 +66,11 @@ def turn(row: Row) -> TurnRow:
         created_at=row[9],
         ended_at=row[10],
     )
+
+
+def artifact(row: Row) -> ArtifactRow:
+    """The columns of `get_artifact`, in the order of the fields."""
+    return ArtifactRow(**dict(zip(ArtifactRow.__struct_fields__, row, strict=True)))
 
 
 def entry(session_key: str, row: Row) -> Entry:

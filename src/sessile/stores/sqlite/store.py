@@ -11,6 +11,7 @@ from sessile.ports import Clock
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
+from sessile.stores.sqlite.artifacts import Artifacts
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
@@ -22,7 +23,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs):
+class SqliteStore(Accounts, Agents, Sessions, Logs, Artifacts):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
@@ -91,6 +92,7 @@ def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
     else:
         removed = db.execute(QUERIES["purge_events"], values).rowcount
         removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
+        removed = max(removed, db.execute(QUERIES["expire_artifacts"], values).rowcount)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

@@ -251,7 +251,7 @@ class Upload(Protocol):
         """Go on."""
 
     async def keep(self) -> HeldFile:
-        """Make it durable under the hash of its bytes. It is held until the object is let go of."""
+        """Make it durable under the hash of its bytes. It is held until it is released."""
 
     async def discard(self) -> None:
         """Forget what is not kept."""
@@ -272,6 +272,9 @@ class Files(Protocol):
 
     def hold(self, name: FileName) -> HeldFile:
         """Keep a file from being removed."""
+
+    def release(self, held: HeldFile) -> None:
+        """Hold a file no longer; a second time does nothing. Whoever forgets it lets go of the object some day."""
 
     async def remove(self, names: Collection[FileName], named: Named) -> set[FileName]:
         """Remove files, but not those that `named` names; returns those that somebody holds, to be tried again.

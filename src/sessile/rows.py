@@ -191,8 +191,8 @@ class FileName(Struct, frozen=True):
     sha256: str
 
 
-class HeldFile(Struct, weakref=True):
-    """A file that stays where it is for as long as somebody holds this object."""
+class HeldFile(Struct, weakref=True, eq=False):
+    """A file that stays where it is for as long as somebody holds this object and has not released it."""
 
     name: FileName
 

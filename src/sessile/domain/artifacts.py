@@ -32,6 +32,8 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECA
 _LONGEST_SUFFIX = 20
 _BY_NAME = mimetypes.MimeTypes(filenames=())
 """Without the tables of the machine: the same name means the same type everywhere."""
+for _kind, _suffix in (("text/markdown", ".md"), ("application/yaml", ".yaml"), ("application/yaml", ".yml")):
+    _BY_NAME.add_type(_kind, _suffix)
 
 
 def safe_name(given: str | None) -> str:

@@ -53,17 +53,18 @@ class Artifacts:
 
     async def open(self, row: ArtifactRow, start: int, length: int) -> AsyncIterator[bytes]:
         """The bytes of a file, piece by piece. Raises StorageUnavailable, when they are not there: at once."""
-        held = self._files.hold(row.file)
         first = await self._files.read(row.file, start, min(CHUNK, length))
+        return self._pieces(row.file, first, start, start + length)
 
-        async def pieces() -> AsyncIterator[bytes]:
-            piece, place, end = first, start, start + length
+    async def _pieces(self, name: FileName, piece: bytes, place: int, end: int) -> AsyncIterator[bytes]:
+        held = self._files.hold(name)
+        try:
             while piece:
                 yield piece
                 place += len(piece)
-                piece = await self._files.read(held.name, place, min(CHUNK, end - place)) if place < end else b""
-
-        return pieces()
+                piece = await self._files.read(name, place, min(CHUNK, end - place)) if place < end else b""
+        finally:
+            self._files.release(held)
 
     async def find(self, principal: Principal, agent_key: str, session_key: str) -> None:
         """Raises NotFound unless the session is there: asked before a large body is read."""
@@ -74,8 +75,11 @@ class Artifacts:
         return Incoming(self._files, principal.tenant_id)
 
     def doubt(self, artifacts: Sequence[NewArtifact], principal: Principal) -> None:
-        """Bytes that were kept for an input which then was not taken: `tidy` removes them if nobody else names them."""
-        self._doubtful |= {FileName(principal.tenant_id, artifact.sha256) for artifact in artifacts}
+        """Bytes whose input was taken or refused by now: `tidy` removes them if nothing names them."""
+        for artifact in artifacts:
+            self._doubtful.add(FileName(principal.tenant_id, artifact.sha256))
+            if artifact.held is not None:
+                self._files.release(artifact.held)
 
     async def tidy(self) -> bool:
         """Remove a slice of what is over: files past their time, of sessions that are gone. True: more may be left."""

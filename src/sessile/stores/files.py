@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
 import structlog
 
@@ -41,7 +41,7 @@ class LocalFiles:
         self._clock = clock
         self._lock = threading.Lock()
         """Held while a name is given to a file or taken from it."""
-        self._held: WeakValueDictionary[FileName, HeldFile] = WeakValueDictionary()
+        self._held: dict[FileName, WeakSet[HeldFile]] = {}
         self._kept: set[FileName] = set()
         """Files that were kept since the removal that runs began."""
         self._removing = asyncio.Lock()
@@ -59,6 +59,11 @@ class LocalFiles:
         """Keep a file from being removed."""
         with self._lock:
             return self._hold(name)
+
+    def release(self, held: HeldFile) -> None:
+        """Hold a file no longer."""
+        with self._lock:
+            self._held.get(held.name, WeakSet()).discard(held)
 
     async def remove(self, names: Collection[FileName], named: Named) -> set[FileName]:
         """Remove files that are not named, and return those that are held."""
@@ -104,18 +109,19 @@ class LocalFiles:
         self._open.discard(path)
 
     def _hold(self, name: FileName) -> HeldFile:
-        held = self._held.get(name)
-        if held is None:
-            held = self._held[name] = HeldFile(name)
+        held = HeldFile(name)
+        self._held.setdefault(name, WeakSet()).add(held)
         return held
 
     def _remove(self, names: Collection[FileName]) -> set[FileName]:
         left = set()
         for name in names:
             with self._lock:
-                if name in self._held:
+                if self._held.get(name):
                     left.add(name)
-                elif name not in self._kept:
+                    continue
+                self._held.pop(name, None)
+                if name not in self._kept:
                     self._path(name).unlink(missing_ok=True)
         return left
 

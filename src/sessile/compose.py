@@ -41,6 +41,7 @@ from sessile.service.sessions import Sessions
 from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
+from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.registry import ToolRegistry
 from sessile.wire.errors import StorageUnavailable
 
@@ -106,6 +107,7 @@ async def running(
             env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             artifacts = Artifacts(store, files)
+            tools.add(artifact_tools(store, files))
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),

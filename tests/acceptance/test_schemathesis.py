@@ -313,4 +313,6 @@ async def test_every_link_of_the_document_leads_to_what_was_made(stage: Stage, d
             followed.add(link["operationId"])
             if method == "get":
                 assert (await stage.client.get(target.format(**found))).status_code == 200
-    assert followed == {name for name, (_, path, _) in operations.items() if "{" in path}
+    # The id of a file stands somewhere among the events of the answer, where no link can point.
+    on_something = {name for name, (_, path, _) in operations.items() if "{" in path}
+    assert followed == on_something - {"getSessionArtifact"}

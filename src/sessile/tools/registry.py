@@ -39,6 +39,10 @@ class ToolRegistry:
         factory = self._factories.get(configuration["type"])
         return factory(configuration) if factory else None
 
+    def add(self, factories: Mapping[str, Factory]) -> None:
+        """Have tools for these types too."""
+        self._factories |= factories
+
     def names(self) -> list[str]:
         """The names of all functions, sorted."""
         return sorted(self._tools)

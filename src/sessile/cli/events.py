@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +54,12 @@ def send(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the turn goes on.")
     ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", exists=True, dir_okay=False, readable=True, help="A file to send along; may be repeated."
+        ),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -62,10 +69,12 @@ def send(
     Example: sessile events send helper first "Where is A-1042?"
 
     Example: sessile events send helper first --json < question.txt
+
+    Example: sessile events send helper first "What is in it?" --file report.csv
     """
     content = documents.read_text(text)
     with server(url, api_key) as client:
-        answer = client.events.send(agent, session, content, timeout=timeout)
+        answer = client.events.send(agent, session, content, timeout=timeout, files=file or ())
     _print(answer, as_json=as_json)
     leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 

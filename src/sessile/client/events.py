@@ -17,6 +17,7 @@ from sessile.client.reading import UNREADABLE, read, read_page
 from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
+from sessile.client.uploads import File, Upload
 from sessile.wire.errors import InvalidParameter, SessileError
 from sessile.wire.events import AgentOutputEvent, AnyEvent, TurnError
 from sessile.wire.ids import EVENT_ID_PATTERN
@@ -75,6 +76,8 @@ class AsyncEvents:
         timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
         if_match: str | None = None,
         idempotency_key: str | None = None,
+        files: Sequence[File] = (),
+        ttl_days: int | None = None,
     ) -> Answer:
         """Send an input and wait for the whole turn that answers it; at most `timeout` seconds, if given.
 
@@ -85,11 +88,15 @@ class AsyncEvents:
         With `if_match` (the `last_event_id` of the session, or `start` where it has none) the input is taken only if
         nothing has happened since; else PreconditionFailed.
 
+        `files` are paths, or names with bytes; they become artifacts of the session, for `ttl_days` if given, and
+        `content` may be empty.
+
         Raises SessionRunning (its `id` is the turn that runs), SessionDisabled, AgentDisabled, TemplateInvalid,
-        NotFound, InvalidRequest, IdempotencyKeyReused.
+        NotFound, InvalidRequest, IdempotencyKeyReused, TooLarge, SessionFull; OSError for a file that cannot be read.
         """
         headers = {**once(idempotency_key), **_condition(if_match)}
-        return await self._turn(agent_key, session_key, _input(content), timeout, headers)
+        document = _input(content, files, ttl_days)
+        return await self._turn(agent_key, session_key, document, timeout, headers)
 
     async def interrupt(
         self,
@@ -114,14 +121,16 @@ class AsyncEvents:
         timeout: float | None = None,
         if_match: str | None = None,
         idempotency_key: str | None = None,
+        files: Sequence[File] = (),
+        ttl_days: int | None = None,
     ) -> AsyncTurnStream:
         """Send an input and follow its turn as it happens; at most `timeout` seconds, if given.
 
         A stream that breaks off joins its turn again by itself, and shows nothing twice. Entering it raises what `send`
-        raises; `if_match` and `idempotency_key` mean the same.
+        raises; `if_match`, `idempotency_key`, `files` and `ttl_days` mean the same.
         """
         events = _path(agent_key, session_key)
-        document = {**_input(content), "stream_response": True}
+        document = _input(content, files, ttl_days, streamed=True)
         patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
         caller = self._caller
         return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
@@ -193,7 +202,7 @@ class AsyncEvents:
         self,
         agent_key: str,
         session_key: str,
-        document: dict[str, Any],
+        document: dict[str, Any] | Upload,
         patience: float | None,
         headers: dict[str, str],
     ) -> Answer:
@@ -218,11 +227,18 @@ def _path(agent_key: str, session_key: str) -> str:
     return path(_EVENTS, agent_key=agent_key, session_key=session_key)
 
 
-def _input(content: Content) -> dict[str, Any]:
+def _input(
+    content: Content, files: Sequence[File], ttl_days: int | None, *, streamed: bool = False
+) -> dict[str, Any] | Upload:
+    if files:
+        return Upload(content, files, {"ttl_days": ttl_days, "stream_response": streamed or None})
+    if ttl_days is not None:
+        raise InvalidParameter("ttl_days: There are no files.", field_errors={"ttl_days": "There are no files."})
+    asked = {"stream_response": True} if streamed else {}
     if isinstance(content, str):
-        return {"content": content}
+        return {"content": content, **asked}
     parts: builtins.list[Any] = [*content]
-    return {"messages": parts}
+    return {"messages": parts, **asked}
 
 
 def _condition(if_match: str | None) -> dict[str, str]:

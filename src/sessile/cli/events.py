@@ -56,9 +56,7 @@ def send(
     ] = None,
     file: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="PATH", exists=True, dir_okay=False, readable=True, help="A file to send along; may be repeated."
-        ),
+        typer.Option(metavar="PATH", help="A file to send along; may be repeated."),
     ] = None,
     url: Url = None,
     api_key: ApiKey = None,
@@ -73,8 +71,9 @@ def send(
     Example: sessile events send helper first "What is in it?" --file report.csv
     """
     content = documents.read_text(text)
+    files = [documents.readable(path) for path in file or ()]
     with server(url, api_key) as client:
-        answer = client.events.send(agent, session, content, timeout=timeout, files=file or ())
+        answer = client.events.send(agent, session, content, timeout=timeout, files=files)
     _print(answer, as_json=as_json)
     leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
 

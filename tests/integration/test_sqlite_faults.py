@@ -59,6 +59,13 @@ HOT_QUERIES = (
     "purge_events",
     "purge_turns",
     "purge_sessions",
+    "get_artifact",
+    "list_artifacts_asc",
+    "list_artifacts_desc",
+    "count_artifacts",
+    "expired_artifact",
+    "take_expired_artifacts",
+    "expire_artifacts",
 )
 
 

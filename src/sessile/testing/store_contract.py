@@ -20,6 +20,7 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_artifacts import ArtifactContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
@@ -332,5 +333,6 @@ class StoreContract(
     ConcurrencyContract,
     OnceContract,
     ConditionContract,
+    ArtifactContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

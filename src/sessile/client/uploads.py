@@ -6,7 +6,6 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from sessile.client.documents import Content
 
@@ -74,6 +73,6 @@ def _plain(value: Any) -> str:
 
 
 def _quoted(name: str) -> str:
-    """As browsers write it: only quotes and line breaks are encoded."""
+    """Without what would end it; a server takes these characters for no part of a name either."""
     clean = name.encode("utf-8", "replace").decode()
-    return "".join(quote(one) if one in '"\r\n\0' else one for one in clean)
+    return "".join("_" if one in '"\r\n\0' else one for one in clean)

@@ -198,6 +198,12 @@ async def test_a_full_disk_is_noticed_while_writing(files: LocalFiles, tmp_path:
     assert everything(tmp_path) == []
 
 
+async def test_a_slow_disk_holds_up_no_event_loop(files: LocalFiles) -> None:
+    with files._renaming:  # as a thread does that waits for the disk
+        held = files.hold(FileName(TENANT, "a" * 64))
+        files.release(held)
+
+
 async def test_a_cancelled_upload_is_finished_or_not_begun(files: LocalFiles, tmp_path: Path) -> None:
     upload = files.create(TENANT)
     await upload.write(b"abc")

@@ -39,11 +39,15 @@ class LocalFiles:
         self._folder = folder
         self._arriving = folder / "arriving"
         self._clock = clock
-        self._lock = threading.Lock()
-        """Held while a name is given to a file or taken from it."""
+        self._renaming = threading.Lock()
+        """Held while a name is given to a file or taken from it. Only threads wait for it, never the event loop."""
+        self._knowing = threading.Lock()
+        """Held while what is known of files changes: never for long."""
         self._held: dict[FileName, WeakSet[HeldFile]] = {}
         self._kept: set[FileName] = set()
         """Files that were kept since the removal that runs began."""
+        self._anchored: set[Path] = set()
+        """Folders whose own names are durable."""
         self._removing = asyncio.Lock()
         self._open: set[Path] = set()
 
@@ -57,12 +61,14 @@ class LocalFiles:
 
     def hold(self, name: FileName) -> HeldFile:
         """Keep a file from being removed."""
-        with self._lock:
-            return self._hold(name)
+        held = HeldFile(name)
+        with self._knowing:
+            self._held.setdefault(name, WeakSet()).add(held)
+        return held
 
     def release(self, held: HeldFile) -> None:
         """Hold a file no longer."""
-        with self._lock:
+        with self._knowing:
             self._held.get(held.name, WeakSet()).discard(held)
 
     async def remove(self, names: Collection[FileName], named: Named) -> set[FileName]:
@@ -87,15 +93,14 @@ class LocalFiles:
     def keep(self, name: FileName, source: Path) -> HeldFile:
         """Give a file that is durable its name. Runs on a thread. A file of this name is the same, and is replaced."""
         target = self._path(name)
-        with self._lock:
-            made = [folder for folder in (target.parent, target.parent.parent, self._folder) if not folder.exists()]
+        held = self.hold(name)
+        with self._renaming:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.replace(source, target)
-            _sync_folder(target.parent)
-            for folder in made:
-                _sync_folder(folder.parent)
             self._kept.add(name)
-            return self._hold(name)
+        _sync_folder(target.parent)
+        self._anchor(target.parent)
+        return held
 
     def begin(self, path: Path) -> IO[bytes]:
         """Open a new file for writing. Runs on a thread."""
@@ -108,22 +113,29 @@ class LocalFiles:
         path.unlink(missing_ok=True)
         self._open.discard(path)
 
-    def _hold(self, name: FileName) -> HeldFile:
-        held = HeldFile(name)
-        self._held.setdefault(name, WeakSet()).add(held)
-        return held
+    def _anchor(self, folder: Path) -> None:
+        """Make the names of a folder and of those above it durable, once; another thread may have just made them."""
+        while folder != self._folder.parent and folder not in self._anchored:
+            _sync_folder(folder.parent)
+            self._anchored.add(folder)
+            folder = folder.parent
 
     def _remove(self, names: Collection[FileName]) -> set[FileName]:
         left = set()
         for name in names:
-            with self._lock:
-                if self._held.get(name):
+            with self._renaming:
+                if self._is_held(name):
                     left.add(name)
-                    continue
-                self._held.pop(name, None)
-                if name not in self._kept:
+                elif name not in self._kept:
                     self._path(name).unlink(missing_ok=True)
         return left
+
+    def _is_held(self, name: FileName) -> bool:
+        with self._knowing:
+            if self._held.get(name):
+                return True
+            self._held.pop(name, None)
+            return False
 
     def _remove_arriving(self) -> int:
         removed = 0

@@ -23,6 +23,9 @@ BUILT = {
     *((method, EVENTS) for method in ("get", "post")),
     *((method, EVENTS + "/{event_id}") for method in ("get", "delete")),
     *(("post", EVENTS + "/{event_id}/" + verb) for verb in ("hide", "unhide")),
+    ("get", EVENTS + "/{event_id}"),
+    ("get", EVENTS.removesuffix("events") + "artifacts"),
+    ("get", EVENTS.removesuffix("events") + "artifacts/{artifact_id}"),
 }
 
 BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."
@@ -30,14 +33,12 @@ NOT_BUILT = "Not built yet."
 NOT_EMITTED = "Not built yet, and until then no stream holds such a frame."
 DELIBERATE = {
     "request CreateInputRequest: no variant compact": NOT_BUILT,
-    f"request POST {EVENTS} body: no multipart/form-data": NOT_BUILT,
     f"answer POST {EVENTS} 502: no such answer": "A durable input is never answered 5xx: a model fault is a 201.",
     "answer InputMessageEvent.message_diffs: no such property": "Input is never rewritten: no diff to tell.",
     "answer JsonSchemaDefinition*": "A JSON schema is kept and shown as its caller gave it, whatever its keywords.",
     **{
         f"answer AgentStreamedResponse: no variant {tag}": NOT_EMITTED
         for tag in (
-            "artifact_upload",
             "compaction",
             "compaction_started",
             "image_read",
@@ -60,6 +61,7 @@ DELIBERATE = {
     "request *AgentRequest.tool_configurations: only certain names": "Models are told these names, and take no others.",
     "request CreateInputMessageRequest.messages: m??Items *, contract None": BOUNDED,
     "request ClientToolOutputRequest.tool_outputs: m??Items *, contract None": BOUNDED,
+    "request MultipartInputEvent.*: m* *, contract None": BOUNDED,
     "request InstructionTemplate: maxLength 100000, contract None": BOUNDED,
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,

@@ -72,6 +72,13 @@ HOT_QUERIES = (
     "taken_input",
     "any_expired_turn",
     "renew_lease",
+    "get_artifact",
+    "list_artifacts_asc",
+    "list_artifacts_desc",
+    "count_artifacts",
+    "expired_artifact",
+    "take_expired_artifacts",
+    "expire_artifacts",
 )
 
 

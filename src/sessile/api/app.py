@@ -16,6 +16,7 @@ from sessile.api import (
     errors,
     openapi,
     routes_agents,
+    routes_artifacts,
     routes_events,
     routes_inputs,
     routes_server,
@@ -35,6 +36,7 @@ ROUTES: tuple[Route, ...] = (
     *routes_visibility.ROUTES,
     *routes_inputs.ROUTES,
     *routes_sessions.ROUTES,
+    *routes_artifacts.ROUTES,
     *routes_agents.ROUTES,
     *routes_server.ROUTES,
 )

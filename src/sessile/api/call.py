@@ -1,7 +1,7 @@
 """One request as a handler sees it: who calls, what was asked, and the services that can do it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -15,6 +15,7 @@ from sessile.live.hub import Hub
 from sessile.ports import Principal, Store
 from sessile.rows import Once
 from sessile.service.agents import Agents
+from sessile.service.artifacts import Artifacts
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
@@ -37,6 +38,7 @@ class Services(Struct, frozen=True):
     sessions: Sessions
     inputs: Inputs
     events: Events
+    artifacts: Artifacts
     visibility: Visibility
     hub: Hub
     store: Store
@@ -86,9 +88,22 @@ class Call:
             raise InvalidParameter("A query parameter is given twice.")
         return _parameters(values, type)
 
+    @property
+    def content_type(self) -> bytes:
+        """The Content-Type as it was sent."""
+        return self.headers.get(b"content-type", b"")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes; less of it when the caller goes away."""
+        more = True
+        while more:
+            message = await self._receive()
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
     async def json(self) -> Any:
         """The body as decoded JSON. Raises UnsupportedMediaType, TooLarge, InvalidJson."""
-        media, _, options = self.headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
+        media, _, options = self.content_type.decode("latin-1").lower().partition(";")
         if media.strip() != "application/json" or options.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
             raise UnsupportedMediaType
         return codec.decode(await self._body())

@@ -10,9 +10,9 @@ from msgspec import Struct
 from sessile.domain.client_tools import pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, Store
-from sessile.rows import Appended, Claim, TurnEnd, TurnProgress
-from sessile.runner import dispatch
+from sessile.ports import Clock, LiveSink, Store, ToolContext
+from sessile.rows import Appended, Claim, NewArtifact, TurnEnd, TurnProgress
+from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
@@ -57,6 +57,8 @@ class OpenTurn:
         """Tool calls in the log that have no output there, by tool call id."""
         self.outputs: dict[str, ToolOutputEvent] = {}
         """Outputs of some of these calls, which came and are not in the log yet."""
+        self.made: dict[str, list[NewArtifact]] = {}
+        """Files that tools have made in calls whose output is not in the log yet, by tool call id."""
         self.model_calls = 0
         """Model calls whose answers are in the log."""
         self.history: History | None = None
@@ -126,6 +128,13 @@ class OpenTurn:
         ]
         await self._append([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
 
+    def context(self, tool_call_id: str) -> ToolContext:
+        """What a tool is told of its call."""
+        made = self.made.setdefault(tool_call_id, [])
+        return ToolContext(
+            session=self.claim.session, turn_id=self.turn_id, tool_call_id=tool_call_id, add_artifact=made.append
+        )
+
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
@@ -180,13 +189,14 @@ class OpenTurn:
         await self._commit(self._writing(events, last), leaves=last is not None)
 
     def _writing(self, events: Sequence[AnyEvent], last: _Last | None) -> Callable[[], Awaitable[None]]:
+        events, made = artifacts.told(events, self.made)
         drafts = [draft(event) for event in events]
         progress = TurnProgress(
             turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
         )
 
         async def write() -> None:
-            added = await self._store_it(drafts, progress, last)
+            added = await self._store_it(drafts, progress, last, made)
             self.answer = None
             self.steered = self.steered or added.steered
             self.next = added.next
@@ -197,10 +207,12 @@ class OpenTurn:
 
         return write
 
-    async def _store_it(self, drafts: list[Draft], progress: TurnProgress, last: _Last | None) -> Appended:
+    async def _store_it(
+        self, drafts: list[Draft], progress: TurnProgress, last: _Last | None, made: Sequence[NewArtifact]
+    ) -> Appended:
         if not isinstance(last, _Park):
-            return await self._store.append(self.claim.fence, drafts, progress, last)
-        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding)
+            return await self._store.append(self.claim.fence, drafts, progress, last, made)
+        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding, made)
         if entries is None:  # an interrupt was recorded, and its caller is about to tell us
             self.interrupted = True
             raise asyncio.CancelledError
@@ -244,3 +256,4 @@ class OpenTurn:
         elif isinstance(event, ToolOutputEvent):
             self.open_calls.pop(event.tool_call_id, None)
             self.outputs.pop(event.tool_call_id, None)
+            self.made.pop(event.tool_call_id, None)

@@ -20,6 +20,7 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_artifacts import ArtifactContract
 from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_leases import LeaseContract
@@ -345,5 +346,6 @@ class StoreContract(
     VisibilityContract,
     WaitingContract,
     LeaseContract,
+    ArtifactContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

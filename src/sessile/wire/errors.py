@@ -2,13 +2,14 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
+│   ├── InvalidJson, InvalidMultipart, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
-├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs
+├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed, RangeNotSatisfiable
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused
+│                         TooManyInputs, SessionFull
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -56,6 +57,12 @@ class InvalidJson(BadRequest):
     """The body is not JSON that Sessile accepts."""
 
     code = "invalid_json"
+
+
+class InvalidMultipart(BadRequest):
+    """The body is not multipart/form-data that Sessile accepts."""
+
+    code = "invalid_multipart"
 
 
 class InvalidRequest(BadRequest):
@@ -198,6 +205,17 @@ class PreconditionFailed(SessileError):
     code = "precondition_failed"
 
 
+class RangeNotSatisfiable(SessileError):
+    """The file is shorter than the range asks for."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str | None = None, *, size: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+        """Bytes of the file."""
+
+
 class Unprocessable(SessileError):
     """The request is well formed and cannot be carried out."""
 
@@ -220,6 +238,12 @@ class TemplateInvalid(Unprocessable):
     """An instruction template names something that does not exist."""
 
     code = "template_invalid"
+
+
+class SessionFull(Unprocessable):
+    """The session cannot hold more files."""
+
+    code = "session_full"
 
 
 class IdempotencyKeyReused(Unprocessable):

@@ -12,6 +12,7 @@ from sessile.rows import LEASE_SECONDS
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
+from sessile.stores.sqlite.artifacts import Artifacts
 from sessile.stores.sqlite.client_tools import ClientTools
 from sessile.stores.sqlite.input_verbs import Inputs
 from sessile.stores.sqlite.log_verbs import Logs
@@ -26,7 +27,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
+class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities, Artifacts):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
@@ -99,6 +100,7 @@ def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
         removed = db.execute(QUERIES["purge_events"], values).rowcount
         removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
         removed = max(removed, db.execute(QUERIES["purge_inputs"], values).rowcount)
+        removed = max(removed, db.execute(QUERIES["expire_artifacts"], values).rowcount)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,19 +36,23 @@ from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
+from sessile.service.artifacts import Artifacts
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.portable import Portable
 from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
 from sessile.service.visibility import Visibility
+from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
+from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.registry import ToolRegistry
 from sessile.wire.errors import StorageUnavailable
 
 DEFAULT_TENANT = "default"
 _SWEEP_IDLE_SECONDS = 1.0
+_SWEEP_SECONDS = 60 * 60
 _STRAY_SECONDS = 0.3
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
@@ -100,11 +106,14 @@ async def running(
         models = model_registry(config, providers)
         tools = ToolRegistry(config.tools, functions)
         clock = SystemClock()
+        files = LocalFiles(_files(config), clock)
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)
             env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
+            artifacts = Artifacts(store, files)
+            tools.add(artifact_tools(store, files))
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
@@ -114,18 +123,22 @@ async def running(
                 events=Events(store),
                 portable=Portable(store, clock),
                 visibility=Visibility(store, worker, hub),
+                artifacts=artifacts,
                 hub=hub,
                 store=store,
             )
             await worker.recover()
-            sweeper = asyncio.create_task(_sweep_for_ever(services.sessions))
-            keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
+            keepers = [
+                asyncio.create_task(_sweep_for_ever(services.sessions)),
+                asyncio.create_task(_tidy_for_ever(artifacts)),
+                asyncio.create_task(worker.keep_leases(config.lease_seconds)),
+            ]
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
                 yield runtime
             finally:
-                sweeper.cancel()
-                keeper.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
                 await runtime.drain(config)
                 await models.close()
 
@@ -269,6 +282,25 @@ async def _sweep_for_ever(sessions: Sessions) -> None:
         with contextlib.suppress(StorageUnavailable):
             more = await sessions.sweep()
         await asyncio.sleep(0.005 if more else _SWEEP_IDLE_SECONDS)
+
+
+async def _tidy_for_ever(artifacts: Artifacts) -> None:
+    """Remove the bytes of files that nobody names any more; at first, and once an hour, also what a crash has left."""
+    swept = -math.inf
+    while True:
+        more = False
+        with contextlib.suppress(StorageUnavailable):
+            if time.monotonic() - swept > _SWEEP_SECONDS:
+                swept = time.monotonic()
+                await artifacts.sweep()
+            more = await artifacts.tidy()
+        await asyncio.sleep(0.005 if more else _SWEEP_IDLE_SECONDS)
+
+
+def _files(config: Config) -> Path:
+    """The folder for files, beside the database file."""
+    database = _database(config).resolve()
+    return database.with_name(f"{database.name}.files")
 
 
 def _database(config: Config) -> Path:

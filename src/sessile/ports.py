@@ -4,14 +4,14 @@ The docstrings are the contract; `sessile.testing` has suites that check it. A p
 port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
-from sessile.rows import Claim
+from sessile.rows import Claim, FileName, HeldFile, NewArtifact, SessionRow
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
 from sessile.store_ports import LogMovedOn as LogMovedOn
 from sessile.store_ports import Seal as Seal
@@ -21,6 +21,56 @@ from sessile.store_ports import Store as Store
 from sessile.wire.events import LiveFrame
 
 Result = TypeVar("Result")
+
+
+class Upload(Protocol):
+    """A file that is being written. Raises StorageUnavailable when it cannot be; then nothing of it is left."""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 in hex of the bytes so far."""
+
+    async def write(self, data: bytes) -> None:
+        """Go on."""
+
+    async def keep(self) -> HeldFile:
+        """Make it durable under the hash of its bytes. It is held until it is released."""
+
+    async def discard(self) -> None:
+        """Forget what is not kept."""
+
+
+Named = Callable[[Sequence[FileName]], Awaitable[Collection[FileName]]]
+"""Tells which of some files are still wanted."""
+
+
+class Files(Protocol):
+    """The bytes of files, by tenant and hash: what a tenant has twice is stored once, and tenants share nothing."""
+
+    def create(self, tenant_id: int) -> Upload:
+        """Start a file."""
+
+    async def read(self, name: FileName, start: int, length: int) -> bytes:
+        """Bytes from a place on; fewer than `length` at the end only. Raises StorageUnavailable."""
+
+    def hold(self, name: FileName) -> HeldFile:
+        """Keep a file from being removed."""
+
+    def release(self, held: HeldFile) -> None:
+        """Hold a file no longer; a second time does nothing. Whoever forgets it lets go of the object some day."""
+
+    async def remove(self, names: Collection[FileName], named: Named) -> set[FileName]:
+        """Remove files, but not those that `named` names; returns those that somebody holds, to be tried again.
+
+        A file that is kept again while this runs stays.
+        """
+
+    async def sweep(self, named: Named) -> int:
+        """Remove what a crash has left: files that `named` does not name, older than a safe age; returns how many."""
 
 
 class TurnQueue(Protocol):
@@ -159,6 +209,17 @@ class ToolFault(Exception):
         self.message = message
 
 
+class ToolContext(Struct, frozen=True, kw_only=True):
+    """The call that a tool runs for. What a tool reads or writes for a session is this session's alone."""
+
+    session: SessionRow
+    """As it was when the turn started."""
+    turn_id: str
+    tool_call_id: str
+    add_artifact: Callable[[NewArtifact], None]
+    """Make a file an artifact of the session, in the commit that holds the output of the call, if it succeeds."""
+
+
 class Tool(Protocol):
     """Something a model can call."""
 
@@ -178,7 +239,7 @@ class Tool(Protocol):
     def idempotent(self) -> bool:
         """Whether running the same call again does no harm."""
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
@@ -186,13 +247,16 @@ class Tool(Protocol):
 
 
 class Tools(Protocol):
-    """The tools that the server's configuration names."""
+    """The functions that the server's configuration names, and the tools that the server has by itself."""
 
-    def get(self, name: str) -> Tool | None:
-        """The tool of this name, or None."""
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
+        """The tool that an agent's configuration of this name stands for, or None when the server has no such tool."""
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """The names of all functions, sorted."""
+
+    def kinds(self) -> Collection[str]:
+        """The types of configurations, besides `lambda`, that stand for tools of the server."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):

@@ -3,14 +3,14 @@
 Frozen data without behaviour of its own. Times are microseconds since the epoch.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType, json
 
-from sessile.domain.log import Entry
+from sessile.domain.log import Draft, Entry
 from sessile.domain.metadata_filter import Filter
-from sessile.wire.events import CompactionOrder, TurnError
+from sessile.wire.events import ArtifactReference, CompactionOrder, TurnError
 from sessile.wire.inputs import Behavior
 from sessile.wire.limits import MAX_INTEGER, MIN_INTEGER
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
@@ -211,13 +211,15 @@ class Claim(Struct, frozen=True, kw_only=True):
 class WaitingInput(Struct, frozen=True, kw_only=True):
     """An input that was accepted while a turn ran, and that no turn has taken yet. `body` is that of its event.
 
-    `turn_id`: the turn that it will be, unless it joins the one that runs.
+    `turn_id`: the turn that it will be, unless it joins the one that runs. `upload`: the body of the `artifact_upload`
+    that follows it, when files came with it.
     """
 
     event_id: str
     turn_id: str
     behavior: Behavior
     body: bytes
+    upload: bytes | None = None
     created_at: int
 
 
@@ -320,6 +322,65 @@ class Cover(Struct, frozen=True):
 
     span: Span
     seen: int
+
+
+class FileName(Struct, frozen=True):
+    """What the bytes of files are known by: a tenant, and their SHA-256 in hex."""
+
+    tenant_id: int
+    sha256: str
+
+
+class HeldFile(Struct, weakref=True, eq=False):
+    """A file that stays where it is for as long as somebody holds this object and has not released it."""
+
+    name: FileName
+
+
+class NewArtifact(Struct, frozen=True, kw_only=True):
+    """A file whose bytes are durable already, to become an artifact of a session."""
+
+    artifact_id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    ttl_days: int | None = None
+    held: HeldFile | None = None
+    """Keeps the bytes until the commit that names them."""
+
+    def reference(self) -> ArtifactReference:
+        """What an event says of it."""
+        return ArtifactReference(
+            artifact_id=self.artifact_id, filename=self.name, mime_type=self.content_type, size_bytes=self.size
+        )
+
+
+class Uploaded(Struct, frozen=True):
+    """Files that come with an input, and the `artifact_upload` event that tells of them."""
+
+    event: Draft
+    artifacts: Sequence[NewArtifact]
+
+
+class ArtifactRow(Struct, frozen=True, kw_only=True):
+    """A stored artifact."""
+
+    id: int
+    tenant_id: int
+    session_id: int
+    artifact_id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    ttl_days: int | None
+    created_at: int
+
+    @property
+    def file(self) -> FileName:
+        """Where its bytes are."""
+        return FileName(self.tenant_id, self.sha256)
 
 
 class TurnProgress(Struct, frozen=True, kw_only=True):

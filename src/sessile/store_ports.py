@@ -1,7 +1,7 @@
 """The port of storage: the verbs of a store, by noun. The docstrings are the contract; `sessile.testing` checks it."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
@@ -10,11 +10,14 @@ from sessile.rows import (
     Answered,
     ApiKeyRow,
     Appended,
+    ArtifactRow,
     Claim,
     Cover,
     EventQuery,
     Fence,
+    FileName,
     Interruption,
+    NewArtifact,
     NewSession,
     Once,
     Page,
@@ -33,6 +36,7 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    Uploaded,
     WaitingInput,
 )
 from sessile.wire.inputs import Behavior
@@ -203,8 +207,12 @@ class LogStore(Protocol):
         once: Once | None = None,
         if_match: str | None = None,
         behavior: Behavior | None = None,
+        uploaded: Uploaded | None = None,
     ) -> Claim | Rejoined | Queued:
         """Append the input and its `turn_started`, and claim the turn, in one commit.
+
+        What is `uploaded` becomes the session's, and its event stands behind `turn_started`; SessionFull when that are
+        too many files or bytes together with those that are there.
 
         While another turn runs, an input with a `behavior` waits instead (`InputStore`). Raises TooManyInputs when
         MAX_WAITING_INPUTS wait already; InputWithdrawn when the input of `once` was withdrawn.
@@ -229,8 +237,11 @@ class LogStore(Protocol):
         progress: TurnProgress,
         end: TurnEnd | None = None,
         cover: Cover | None = None,
+        artifacts: Sequence[NewArtifact] = (),
     ) -> Appended:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
+
+        The commit also makes `artifacts` the session's; the events tell of them.
 
         The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
         its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
@@ -290,7 +301,12 @@ class ClientToolStore(Protocol):
     """
 
     async def park(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, outstanding: Sequence[str]
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        outstanding: Sequence[str],
+        artifacts: Sequence[NewArtifact] = (),
     ) -> list[Entry] | None:
         """As `append`, and in the same commit park the turn until outputs for the events `outstanding` have come.
 
@@ -315,6 +331,8 @@ class ClientToolStore(Protocol):
 class VisibilityStore(Protocol):
     """Hiding, unhiding and deleting events, durable. What `Store` promises holds here.
 
+    With an `artifact_upload` its files are deleted.
+
     A change and its record, which goes to the end of the log and belongs to no turn, are one commit. What is so
     already is left as it is, without a record. `last_event_id` stays. Events of a turn that has not ended can be
     neither hidden nor deleted: SessionRunning with the turn's id. Raises NotFound, for deleted events too, and
@@ -333,6 +351,9 @@ class InputStore(Protocol):
 
     They stand in no log until they are taken, and then under an event id with the random part of the id they waited
     under. A session in which inputs wait always has a running turn: the commit that ends one starts the next.
+
+    Files that come with an input are the session's from its acceptance on, and go when it is withdrawn; the event that
+    tells of them is taken with the input.
     """
 
     async def take_steering(self, fence: Fence) -> list[Entry]:
@@ -423,6 +444,30 @@ class CompactionStore(Protocol):
         """
 
 
+class ArtifactStore(Protocol):
+    """What is known of the files of sessions, durable; their bytes are in `Files`. What `Store` promises holds here.
+
+    An artifact whose `ttl_days` are over does not exist any more.
+    """
+
+    async def list_artifacts(
+        self, ref: SessionRef, *, cursor: int | None, limit: int, order: Literal["asc", "desc"]
+    ) -> Page[ArtifactRow]:
+        """A page of a session's artifacts, in the order of their creation. Raises NotFound for the session."""
+
+    async def get_artifact(self, ref: SessionRef, artifact_id: str) -> ArtifactRow:
+        """Raises NotFound."""
+
+    async def count_artifacts(self, session_id: int) -> tuple[int, int]:
+        """How many artifacts a session has, and their bytes together."""
+
+    async def take_expired_artifacts(self, limit: int) -> list[FileName]:
+        """Remove some artifacts whose time is over or whose session is gone; returns what they named."""
+
+    async def named_files(self, files: Sequence[FileName]) -> set[FileName]:
+        """Those of these files that some artifact names."""
+
+
 class Store(
     AccountStore,
     AgentStore,
@@ -434,6 +479,7 @@ class Store(
     VisibilityStore,
     CompactionStore,
     SecretStore,
+    ArtifactStore,
     Protocol,
 ):
     """Agents, sessions and logs, durable.

@@ -85,10 +85,12 @@ async def every_operation(client: AsyncClient) -> None:
     assert await client.agents.get_secrets(agent.key) == {}
     assert (await client.agents.replace_secrets(agent.key, {"a": "1"})).keys() == {"a"}
     assert (await client.agents.update_secrets(agent.key, {"a": None, "b": "2"})).keys() == {"b"}
-    answer = await client.events.send(agent.key, session.key, "Hello")
+    answer = await client.events.send(agent.key, session.key, "Hello", files=[("a.txt", b"abc")])
     assert (await client.turns.get(agent.key, session.key, answer.turn_id)).stop_reason == "end_turn"
     logged = [event async for event in client.events.list(agent.key, session.key)]
     assert logged == answer.events
+    (artifact,) = [shown async for shown in client.artifacts.list(agent.key, session.key)]
+    assert (await client.artifacts.get(agent.key, session.key, artifact.artifact_id)).data == b"abc"
     assert (await client.events.interrupt(agent.key, session.key)).turn_id == ""
     assert await client.inputs.list(agent.key, session.key) == []
     with pytest.raises(sessile.NotFound):

@@ -23,20 +23,21 @@ BUILT = {
     *((method, EVENTS) for method in ("get", "post")),
     *((method, EVENTS + "/{event_id}") for method in ("get", "delete")),
     *(("post", EVENTS + "/{event_id}/" + verb) for verb in ("hide", "unhide")),
+    ("get", EVENTS + "/{event_id}"),
+    ("get", EVENTS.removesuffix("events") + "artifacts"),
+    ("get", EVENTS.removesuffix("events") + "artifacts/{artifact_id}"),
 }
 
 BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."
 NOT_BUILT = "Not built yet."
 NOT_EMITTED = "Not built yet, and until then no stream holds such a frame."
 DELIBERATE = {
-    f"request POST {EVENTS} body: no multipart/form-data": NOT_BUILT,
     f"answer POST {EVENTS} 502: no such answer": "A durable input is never answered 5xx: a model fault is a 201.",
     "answer InputMessageEvent.message_diffs: no such property": "Input is never rewritten: no diff to tell.",
     "answer JsonSchemaDefinition*": "A JSON schema is kept and shown as its caller gave it, whatever its keywords.",
     **{
         f"answer AgentStreamedResponse: no variant {tag}": NOT_EMITTED
         for tag in (
-            "artifact_upload",
             "image_read",
             "skill_load",
             "step_transition",
@@ -60,6 +61,7 @@ DELIBERATE = {
     "request ClientToolOutputRequest.tool_outputs: m??Items *, contract None": BOUNDED,
     "request CreateCompactRequest.compact*: maxLength *, contract None": BOUNDED,
     "request CreateCompactRequest.compact*: minLength 1, contract None": "An empty one says nothing.",
+    "request MultipartInputEvent.*: m* *, contract None": BOUNDED,
     "request InstructionTemplate: maxLength 100000, contract None": BOUNDED,
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,

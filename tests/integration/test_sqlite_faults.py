@@ -84,6 +84,13 @@ HOT_QUERIES = (
     "sizes_of_events",
     "turns_up_to",
     "turn_is_there",
+    "get_artifact",
+    "list_artifacts_asc",
+    "list_artifacts_desc",
+    "count_artifacts",
+    "expired_artifact",
+    "take_expired_artifacts",
+    "expire_artifacts",
 )
 SHORT_SCANS = ("SCAN purges", "SCAN s USING COVERING INDEX sessions_running")
 """The oldest row of a short list in its own order, and the turns that have not ended, from their index alone."""

@@ -1,12 +1,13 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall, ToolSpec
-from sessile.ports import ToolFault
+from sessile.ports import ToolContext, ToolFault
+from sessile.rows import SessionRow
 from sessile.runner.dispatch import (
     OfferedTool,
     PreparedCall,
@@ -33,11 +34,16 @@ class FakeTool:
     def __init__(self, run: Callable[[dict[str, Any]], Any] = lambda arguments: arguments) -> None:
         self._run = run
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
+        self.context = context
         result = self._run(arguments)
         if asyncio.iscoroutine(result):
             result = await result
         return result  # type: ignore[no-any-return]
+
+
+def context(tool_call_id: str) -> ToolContext:
+    return ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id=tool_call_id)
 
 
 def offered(tool: FakeTool) -> dict[str, OfferedTool]:
@@ -96,7 +102,7 @@ async def test_bad_arguments_are_data(text: str) -> None:
     assert list(event.tool_input) == ["unparsed"]
     assert len(event.tool_input["unparsed"]) <= 2000
     draft(event)
-    (outcome,) = await execute([call])
+    (outcome,) = await execute([call], context)
     output = finalize(call, outcome)
     assert output.error
     assert output.tool_output["code"] == "tool_arguments_invalid"
@@ -111,7 +117,7 @@ async def test_an_unknown_tool_is_data(name: str, stored: str) -> None:
     call = prepare(ToolCall("c1", name, '{"a": 1}'), offered(FakeTool()))
     event = call.event()
     assert (event.tool_configuration_name, event.tool_name, event.tool_input) == (stored, stored, {"a": 1})
-    (outcome,) = await execute([call])
+    (outcome,) = await execute([call], context)
     assert outcome.code == "tool_unknown"
     assert "plus" in outcome.message
     draft(event)
@@ -141,7 +147,7 @@ async def test_calls_run_at_once_and_answer_in_order() -> None:
 
         return wait
 
-    outcomes = await execute([prepared(run(n)) for n in range(3)])
+    outcomes = await execute([prepared(run(n)) for n in range(3)], context)
     assert [outcome.result for outcome in outcomes] == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert sorted(done) == [0, 1, 2]
 
@@ -159,7 +165,7 @@ async def test_calls_run_at_once_and_answer_in_order() -> None:
 )
 async def test_whatever_a_tool_raises_is_an_outcome_of_its_call_only(error: BaseException, code: str) -> None:
     good = prepared(lambda arguments: {"ok": True})
-    outcomes = await execute([prepared(raises(error)), good])
+    outcomes = await execute([prepared(raises(error)), good], context)
     assert [outcome.code for outcome in outcomes] == [code, None]
 
 
@@ -174,7 +180,7 @@ async def test_cancelling_cancels_every_call() -> None:
             cancelled.append(1)
             raise
 
-    task = asyncio.create_task(execute([prepared(wait), prepared(wait)]))
+    task = asyncio.create_task(execute([prepared(wait), prepared(wait)], context))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -185,7 +191,9 @@ async def test_cancelling_cancels_every_call() -> None:
 async def test_a_cancellation_loses_no_output_that_was_there() -> None:
     outputs: asyncio.Queue[ToolOutputEvent] = asyncio.Queue()
     hanging = prepared(lambda arguments: asyncio.Event().wait())
-    task = asyncio.create_task(execute([hanging, prepared(lambda arguments: {"ok": True})], outputs.put_nowait))
+    task = asyncio.create_task(
+        execute([hanging, prepared(lambda arguments: {"ok": True})], context, outputs.put_nowait)
+    )
     output = await outputs.get()
     assert (output.tool_output, output.error) == ({"ok": True}, False)
     task.cancel()
@@ -195,7 +203,7 @@ async def test_a_cancellation_loses_no_output_that_was_there() -> None:
 
 
 async def test_no_calls() -> None:
-    assert await execute([]) == []
+    assert await execute([], context) == []
 
 
 def test_finalize() -> None:

@@ -38,7 +38,7 @@ def test_the_configuration_page_has_every_setting(section: str, type: Any, elsew
 
 def test_the_python_page_has_every_operation() -> None:
     section = PYTHON.split("## Operations")[1].split("\n## ")[0]
-    for resource in ("agents", "sessions", "events", "turns"):
+    for resource in ("agents", "sessions", "events", "turns", "artifacts"):
         row = next(line for line in section.splitlines() if line.startswith(f"| `client.{resource}`"))
         kind = type(getattr(sessile.Client("http://127.0.0.1:1"), resource))
         public = {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}

@@ -15,6 +15,7 @@ from sessile.live.hub import Hub
 from sessile.ports import Principal, Store
 from sessile.rows import Once
 from sessile.service.agents import Agents
+from sessile.service.artifacts import Artifacts
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.portable import Portable
@@ -41,6 +42,7 @@ class Services(Struct, frozen=True):
     inputs: Inputs
     events: Events
     portable: Portable
+    artifacts: Artifacts
     visibility: Visibility
     hub: Hub
     store: Store
@@ -90,17 +92,25 @@ class Call:
             raise InvalidParameter("A query parameter is given twice.")
         return _parameters(values, type)
 
+    @property
+    def content_type(self) -> bytes:
+        """The Content-Type as it was sent."""
+        return self.headers.get(b"content-type", b"")
+
     async def json(self) -> Any:
         """The body as decoded JSON. Raises UnsupportedMediaType, TooLarge, InvalidJson."""
-        media, _, options = self.headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
+        media, _, options = self.content_type.decode("latin-1").lower().partition(";")
         if media.strip() != "application/json" or options.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
             raise UnsupportedMediaType
         return codec.decode(await self._body())
 
-    async def chunks(self, media_type: str) -> AsyncIterator[bytes]:
-        """The body as it comes, for an operation with a limit of its own. Raises UnsupportedMediaType."""
-        if self.headers.get(b"content-type", b"").decode("latin-1").lower() != media_type:
+    def expect(self, media_type: str) -> None:
+        """Raises UnsupportedMediaType unless the body is declared as this and nothing else."""
+        if self.content_type.decode("latin-1").lower() != media_type:
             raise UnsupportedMediaType(f"The body must be {media_type}.")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, for an operation with a limit of its own; less of it when the caller goes away."""
         more = True
         while more:
             message = await self._receive()

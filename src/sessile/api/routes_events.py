@@ -1,11 +1,12 @@
 """Operations on the events and turns of a session."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import examples, interrupt_answer, queued_answer, turn_answer
+from sessile.api import examples, interrupt_answer, queued_answer, turn_answer, uploads
 from sessile.api.call import Call, JsonResponse
 from sessile.api.follow import Following
 from sessile.api.live_stream import LiveStream
@@ -15,7 +16,7 @@ from sessile.auth import roles
 from sessile.live.hub import Hub
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.rows import Answered, EventQuery, Interruption, Once, Queued, Rejoined
+from sessile.rows import Answered, EventQuery, Interruption, NewArtifact, Once, Queued, Rejoined
 from sessile.service.inputs import Accepted, parse
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter
@@ -27,10 +28,12 @@ from sessile.wire.inputs import (
     InputRequest,
     InputResponse,
     InterruptRequest,
+    MultipartInput,
     OutstandingToolCalls,
     ToolOutputRequest,
 )
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
+from sessile.wire.multipart import is_multipart
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
 _TYPES = r"^[a-z_]+(,[a-z_]+){0,29}$"
@@ -63,6 +66,9 @@ async def create(call: Call) -> Response:
     """POST …/events"""
     patience = call.patience()
     if_match = call.if_last_event()
+    if is_multipart(call.content_type):
+        async with uploads.received(call) as (given, once, files):
+            return await _message(call, given, patience, once, if_match, files)
     body = await call.json()
     once = call.once(body, apart_from=("stream_response", "since"))
     request = parse(body)
@@ -76,7 +82,12 @@ async def create(call: Call) -> Response:
 
 
 async def _message(
-    call: Call, request: InputMessageRequest, patience: float | None, once: Once | None, if_match: str | None
+    call: Call,
+    request: InputMessageRequest,
+    patience: float | None,
+    once: Once | None,
+    if_match: str | None,
+    files: Sequence[NewArtifact] = (),
 ) -> Response:
     names = (call.principal, call.path["agent_key"], call.path["session_key"])
     behavior = _behavior(request, if_match)
@@ -88,7 +99,7 @@ async def _message(
             return queued_answer.source(hub, accepted, since, deltas=deltas)
         return _source(hub, accepted, deltas)
 
-    accepted, tail = await call.services.inputs.accept(*names, request, attach, once, if_match, behavior)
+    accepted, tail = await call.services.inputs.accept(*names, request, attach, once, if_match, behavior, files)
     if since is None and not isinstance(accepted, Queued):
         return await _turn(accepted, tail, patience, request.stream_response)
     if isinstance(accepted, Rejoined) and not accepted.running:
@@ -247,11 +258,14 @@ ROUTES = (
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
             "that were kept; without one it is answered at once, with none.\n\n"
             "A `tool_output` answers calls of client tools. When no call is left without an output, the turn goes on."
+            "\n\n"
+            "As `multipart/form-data` an input may bring files, which become artifacts of the session."
         ),
         handler=create,
         roles=roles.USERS,
         status=201,
         body=InputRequest,
+        multipart=MultipartInput,
         examples=examples.INPUT,
         answer=InputResponse,
         stream=StreamFrame,

@@ -34,9 +34,10 @@ async def export(call: Call) -> Response:
 async def import_(call: Call) -> Response:
     """POST …/session_imports"""
     call.refuse(b"idempotency-key")
+    call.expect(MEDIA_TYPE)
     query = call.query(ImportQuery)
     row = await call.services.portable.import_(
-        call.principal, call.path["agent_key"], call.chunks(MEDIA_TYPE), query.key, query.repair
+        call.principal, call.path["agent_key"], call.chunks(), query.key, query.repair
     )
     return JsonResponse(codec.encode(shown(row, None)), 201, {"etag": f'"{row.version}"'})
 

@@ -60,6 +60,15 @@ def read_text(text: str | None) -> str:
     return body.decode("utf-8", "replace")
 
 
+def readable(file: Path) -> Path:
+    """A file that can be read. Raises typer.BadParameter."""
+    try:
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="--file") from None
+
+
 def _object(body: bytes, name: str, option: str) -> dict[str, Any]:
     try:
         value = codec.decode(body)

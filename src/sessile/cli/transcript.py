@@ -194,6 +194,8 @@ def summary(event: Any, limit: int | None = None) -> str:
             text = call_text(event)
         case wire.ToolOutputEvent():
             text = result_text(event)
+        case wire.ArtifactUploadEvent():
+            text = "files: " + ", ".join(f"{one.filename} {one.artifact_id}" for one in event.artifacts)
         case wire.TurnEndedRecord():
             text = f"{event.stop_reason}: {event.error.code}" if event.error else event.stop_reason
         case _:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sessile.client.agents import AsyncAgents
+from sessile.client.artifacts import AsyncArtifacts
 from sessile.client.call import Caller
 from sessile.client.events import AsyncEvents
 from sessile.client.inputs import AsyncInputs
@@ -66,6 +67,7 @@ class AsyncClient:
         self.events = AsyncEvents(self._caller)
         self.inputs = AsyncInputs(self._caller)
         self.turns = AsyncTurns(self._caller)
+        self.artifacts = AsyncArtifacts(self._caller)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._transport!r})"

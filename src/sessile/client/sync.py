@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, get_args
 
 from sessile.client.agents import AsyncAgents
+from sessile.client.artifacts import AsyncArtifacts
 from sessile.client.client import AsyncClient
 from sessile.client.events import AsyncEvents
 from sessile.client.follower import AsyncFollower, Followed, FollowerState
@@ -208,6 +209,14 @@ class Turns(Face[AsyncTurns]):
     wait = called(AsyncTurns.wait)
 
 
+class Artifacts(Face[AsyncArtifacts]):
+    __doc__ = AsyncArtifacts.__doc__
+
+    list = paged(AsyncArtifacts.list)
+    get = called(AsyncArtifacts.get)
+    download = called(AsyncArtifacts.download)
+
+
 class Client(Face[AsyncClient]):
     """A client of a Sessile server, with plain calls.
 
@@ -253,6 +262,7 @@ class Client(Face[AsyncClient]):
         self.events = Events(portal, client.events)
         self.inputs = Inputs(portal, client.inputs)
         self.turns = Turns(portal, client.turns)
+        self.artifacts = Artifacts(portal, client.artifacts)
 
     def __repr__(self) -> str:
         return repr(self._behind).removeprefix("Async")

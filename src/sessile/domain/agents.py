@@ -79,10 +79,16 @@ def patched(document: Document, changes: Document) -> Document:
     return normalize(result)
 
 
+def function_of(name: str, configuration: Mapping[str, Any]) -> str:
+    """The name of the function that a `lambda` configuration of this name asks for."""
+    asked: str = configuration.get("tool_id", _TOOL_PREFIX + name)
+    return asked.removeprefix(_TOOL_PREFIX)
+
+
 def active_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Configuration name and tool name of every enabled `lambda` configuration."""
+    """Configuration name and function name of every enabled `lambda` configuration."""
     return [
-        (name, configuration.get("tool_id", _TOOL_PREFIX + name).removeprefix(_TOOL_PREFIX))
+        (name, function_of(name, configuration))
         for name, configuration in document["tool_configurations"].items()
         if configuration["type"] == "lambda" and configuration.get("enabled", True)
     ]
@@ -97,11 +103,17 @@ def client_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def inactive_tools(document: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
-    """Name and type of every configuration that no model is offered; `known` are the tools of this server."""
-    active = {name for name, tool in active_tools(document) if tool in known}
-    active.update(name for name, _ in client_tools(document))
+def inactive_tools(
+    document: Mapping[str, Any], known: Collection[str], kinds: Collection[str] = frozenset()
+) -> dict[str, str]:
+    """Name and type of every configuration that no model is offered.
+
+    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for.
+    """
     configurations = document["tool_configurations"]
+    active = {name for name, function in active_tools(document) if function in known}
+    active.update(name for name, _ in client_tools(document))
+    active |= {name for name, own in configurations.items() if own["type"] in kinds and own.get("enabled", True)}
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
 

@@ -12,6 +12,7 @@ from sessile.wire import codec
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ArtifactUploadEvent,
     InputMessageEvent,
     InputPart,
     SessionInterruptedEvent,
@@ -154,6 +155,9 @@ class Conversation:
                 self._answer = None
                 if not event.hidden:
                     self._hear(event)
+            case ArtifactUploadEvent(agent_upload_message=str(remark)):
+                if not event.hidden:
+                    self._said(remark)
             case ThinkingEvent():
                 if self._answer is not None and self._answer.output_id not in (None, event.output_id):
                     self._answer = None
@@ -193,6 +197,16 @@ class Conversation:
             self._settle(self._turns[-1])
             self._turns.append(_Turn(event.turn_id))
         self._turns[-1].items.append(UserMessage("\n".join(map(_line, event.messages))))
+        self._turns[-1].changed()
+
+    def _said(self, text: str) -> None:
+        """The user goes on: in the same message, because some providers refuse one after another."""
+        items = self._turns[-1].items
+        last = items[-1] if items else None
+        if isinstance(last, UserMessage):
+            items.pop()
+            text = f"{last.content}\n\n{text}" if last.content else text
+        items.append(UserMessage(text))
         self._turns[-1].changed()
 
     def _current(self, output_id: str | None) -> _Answer:

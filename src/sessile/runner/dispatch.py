@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from sessile.domain import client_tools
 from sessile.domain.messages import ToolCall, ToolSpec
-from sessile.ports import Tool, ToolFault
+from sessile.ports import Tool, ToolContext, ToolFault
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidJson
 from sessile.wire.events import ToolInputEvent, ToolOutputEvent
@@ -136,15 +136,18 @@ def take_up(open_calls: Iterable[ToolInputEvent], offered: Mapping[str, OfferedT
 
 
 async def execute(
-    calls: Sequence[PreparedCall], ended: Callable[[ToolOutputEvent], None] | None = None
+    calls: Sequence[PreparedCall],
+    context: Callable[[str], ToolContext],
+    ended: Callable[[ToolOutputEvent], None] | None = None,
 ) -> list[ToolOutcome]:
     """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call.
 
-    `ended` is told the output of each call as soon as there is one, so that a cancellation loses none of them.
+    `context` makes what a tool is told of its call, by the call's id. `ended` is told the output of each call as soon
+    as there is one, so that a cancellation loses none of them.
     """
 
     async def run(call: PreparedCall) -> ToolOutcome:
-        outcome = await _outcome(call)
+        outcome = await _outcome(call, context)
         if ended is not None:
             ended(finalize(call, outcome))
         return outcome
@@ -179,12 +182,12 @@ def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
     )
 
 
-async def _outcome(call: PreparedCall) -> ToolOutcome:
+async def _outcome(call: PreparedCall, context: Callable[[str], ToolContext]) -> ToolOutcome:
     if call.outcome is not None:
         return call.outcome
     assert call.tool is not None
     try:
-        return ToolOutcome(await call.tool.run(call.arguments))
+        return ToolOutcome(await call.tool.run(call.arguments, context(call.id)))
     except ToolFault as fault:
         return _failure(fault.code, fault.message)
     except asyncio.CancelledError:

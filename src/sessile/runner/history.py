@@ -42,7 +42,8 @@ class Histories:
         if history is None or history.last_sequence != claim.session.last_sequence or history.budget != budget:
             history = await self.read(claim.session.id, budget, claim.session.last_sequence)
         if claim.opened:
-            history.conversation.add(claim.opened[0].event())
+            for entry in claim.opened:
+                history.conversation.add(entry.event())
             history.last_sequence = claim.opened[-1].sequence
         return history
 

@@ -10,9 +10,9 @@ from msgspec import Struct
 from sessile.domain.client_tools import pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, LogMovedOn, Store
-from sessile.rows import Appended, Claim, Cover, TurnEnd, TurnProgress
-from sessile.runner import dispatch
+from sessile.ports import Clock, LiveSink, LogMovedOn, Store, ToolContext
+from sessile.rows import Appended, Claim, Cover, NewArtifact, TurnEnd, TurnProgress
+from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
@@ -65,6 +65,8 @@ class OpenTurn:
         """Tool calls in the log that have no output there, by tool call id."""
         self.outputs: dict[str, ToolOutputEvent] = {}
         """Outputs of some of these calls, which came and are not in the log yet."""
+        self.made: dict[str, list[NewArtifact]] = {}
+        """Files that tools have made in calls whose output is not in the log yet, by tool call id."""
         self.model_calls = 0
         """Model calls whose answers are in the log."""
         self.history: History | None = None
@@ -163,6 +165,13 @@ class OpenTurn:
         ]
         await self._append([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
 
+    def context(self, tool_call_id: str) -> ToolContext:
+        """What a tool is told of its call."""
+        made = self.made.setdefault(tool_call_id, [])
+        return ToolContext(
+            session=self.claim.session, turn_id=self.turn_id, tool_call_id=tool_call_id, add_artifact=made.append
+        )
+
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
@@ -221,13 +230,14 @@ class OpenTurn:
     def _writing(
         self, events: Sequence[AnyEvent], last: _Last | None, compacted: _Compacted | None = None
     ) -> Callable[[], Awaitable[None]]:
+        events, made = artifacts.told(events, self.made)
         drafts = [draft(event) for event in events]
         context = self._context_usage if compacted is None else compacted.context
         cover = None if compacted is None else compacted.cover
         progress = TurnProgress(turn_usage=self._usage, session_usage=self._session_usage, context_usage=context)
 
         async def write() -> None:
-            added = await self._store_it(drafts, progress, last, cover)
+            added = await self._store_it(drafts, progress, last, cover, made)
             self.answer = None
             self._context_usage = context
             self.steered = self.steered or added.steered
@@ -240,11 +250,16 @@ class OpenTurn:
         return write
 
     async def _store_it(
-        self, drafts: list[Draft], progress: TurnProgress, last: _Last | None, cover: Cover | None
+        self,
+        drafts: list[Draft],
+        progress: TurnProgress,
+        last: _Last | None,
+        cover: Cover | None,
+        made: Sequence[NewArtifact],
     ) -> Appended:
         if not isinstance(last, _Park):
-            return await self._store.append(self.claim.fence, drafts, progress, last, cover)
-        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding)
+            return await self._store.append(self.claim.fence, drafts, progress, last, cover, made)
+        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding, made)
         if entries is None:  # an interrupt was recorded, and its caller is about to tell us
             self.interrupted = True
             raise asyncio.CancelledError
@@ -296,3 +311,4 @@ class OpenTurn:
         elif isinstance(event, ToolOutputEvent):
             self.open_calls.pop(event.tool_call_id, None)
             self.outputs.pop(event.tool_call_id, None)
+            self.made.pop(event.tool_call_id, None)

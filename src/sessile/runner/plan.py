@@ -58,10 +58,10 @@ class Planner:
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:
         configurations, allowed = document["tool_configurations"], document["first_step"].get("allowed_tools")
         offered = {}
-        for name, tool_name in agents.active_tools(document):
-            tool = self._tools.get(tool_name)
+        for name, configuration in configurations.items():
+            tool = self._tools.of(name, configuration) if configuration.get("enabled", True) else None
             if tool is not None:
-                offered[name] = offer(name, configurations[name], tool)
+                offered[name] = offer(name, configuration, tool)
         for name, tool_name in agents.client_tools(document):
             offered[name] = offer_client(name, tool_name, configurations[name])
         return {name: tool for name, tool in offered.items() if allowed is None or name in allowed}

@@ -60,7 +60,7 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         ours = [call for call in calls if not call.waits]
-        outcomes = await dispatch.execute(ours, turn.answered) if ours else []
+        outcomes = await dispatch.execute(ours, turn.context, turn.answered) if ours else []
         outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(ours, outcomes, strict=True)]
         if len(ours) < len(calls):
             await turn.park(outputs)

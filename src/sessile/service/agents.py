@@ -136,7 +136,8 @@ class Agents:
             "created_at": codec.rfc3339(row.created_at),
             "updated_at": codec.rfc3339(row.updated_at),
         }
-        return AgentView(codec.encode(shown), agents.inactive_tools(document, self._tools.names()))
+        inactive = agents.inactive_tools(document, self._tools.names(), self._tools.kinds())
+        return AgentView(codec.encode(shown), inactive)
 
 
 def _matches(pattern: str, row: AgentRow) -> bool:

@@ -1,6 +1,6 @@
 """Use-cases of input: check it, append it, hand its turn on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from sessile.rows import (
     Answered,
     Claim,
     Interruption,
+    NewArtifact,
     Once,
     Queued,
     Rejoined,
@@ -23,6 +24,7 @@ from sessile.rows import (
     SessionRow,
     WaitingInput,
 )
+from sessile.service.artifacts import uploaded
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
@@ -69,25 +71,29 @@ class Inputs:
         once: Once | None = None,
         if_match: str | None = None,
         behavior: Behavior | None = None,
+        files: Sequence[NewArtifact] = (),
     ) -> tuple[Accepted, Follower]:
         """Make an input durable and start its turn, which belongs to the session, not to the caller.
 
         `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
-        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
+        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands. `files`, whose
+        bytes are durable, become artifacts of the session in the same commit.
 
         While a turn runs, an input with a `behavior` waits: to join that turn (`steer`), or for a turn of its own.
 
         Raises InvalidRequest, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        IdempotencyKeyReused, PreconditionFailed, TooManyInputs, InputWithdrawn, Draining, StorageUnavailable; after any
-        of these nothing was stored.
+        IdempotencyKeyReused, PreconditionFailed, SessionFull, TooManyInputs, InputWithdrawn, Draining,
+        StorageUnavailable; after any of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
         turn.
         """
         if self._draining and once is None:
             raise Draining
+        event = _event(request, empty=bool(files))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        event = draft(_event(request))
-        claim = await self._store.accept_input(ref, event, ids.turn_id(), self._admit, once, if_match, behavior)
+        claim = await self._store.accept_input(
+            ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior, uploaded(files)
+        )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         if isinstance(claim, Queued):
@@ -210,7 +216,10 @@ def parse(body: Any) -> InputRequest:
     return request
 
 
-def _event(request: InputMessageRequest) -> InputMessageEvent:
+def _event(request: InputMessageRequest, *, empty: bool = False) -> InputMessageEvent:
+    """The event of an input; with `empty` it may say nothing."""
+    if empty and request.messages is UNSET and request.content is UNSET:
+        return InputMessageEvent(messages=[], content="")
     if (request.messages is UNSET) == (request.content is UNSET):
         reason = "Give either messages or content."
         raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})

@@ -20,6 +20,7 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_artifacts import ArtifactContract
 from sessile.testing.store_contract_client_tools import ClientToolContract
 from sessile.testing.store_contract_combined import CombinedCopyContract, CombinedIdleContract
 from sessile.testing.store_contract_compaction import CompactionContract, order
@@ -361,5 +362,6 @@ class StoreContract(
     LeaseContract,
     SecretContract,
     CompactionContract,
+    ArtifactContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

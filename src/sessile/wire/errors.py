@@ -2,15 +2,16 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, InvalidFilter, UnknownCursor, NotSupported
+│   ├── InvalidJson, InvalidMultipart, InvalidRequest, InvalidParameter, InvalidPageKey, InvalidFilter, UnknownCursor,
+│   │   NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
 │   ├── NothingToCompact
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
-├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
+├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed, RangeNotSatisfiable
 ├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs,
-│                         TranscriptInvalid
+│                         TranscriptInvalid, SessionFull
 ├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -58,6 +59,12 @@ class InvalidJson(BadRequest):
     """The body is not JSON that Sessile accepts."""
 
     code = "invalid_json"
+
+
+class InvalidMultipart(BadRequest):
+    """The body is not multipart/form-data that Sessile accepts."""
+
+    code = "invalid_multipart"
 
 
 class InvalidRequest(BadRequest):
@@ -212,6 +219,17 @@ class PreconditionFailed(SessileError):
     code = "precondition_failed"
 
 
+class RangeNotSatisfiable(SessileError):
+    """The file is shorter than the range asks for."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str | None = None, *, size: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+        """Bytes of the file."""
+
+
 class Unprocessable(SessileError):
     """The request is well formed and cannot be carried out."""
 
@@ -240,6 +258,12 @@ class TranscriptInvalid(Unprocessable):
     """The events are not a log that a session may have."""
 
     code = "transcript_invalid"
+
+
+class SessionFull(Unprocessable):
+    """The session cannot hold more files."""
+
+    code = "session_full"
 
 
 class IdempotencyKeyReused(Unprocessable):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from sessile.wire.agents import ListMetadata
-from sessile.wire.ids import EventId, Key, Timestamp, TurnId
+from sessile.wire.ids import ArtifactId, EventId, Key, Timestamp, TurnId
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 RECORD_TYPES = frozenset(
@@ -106,7 +106,7 @@ class AgentOutputEvent(Event, kw_only=True, tag="agent_output"):
 class ArtifactReference(Struct):
     """A file of the session."""
 
-    artifact_id: str
+    artifact_id: ArtifactId
     filename: str
     mime_type: str
     size_bytes: int
@@ -127,7 +127,7 @@ class SkillLoadEvent(Event, kw_only=True, tag="skill_load"):
 
 
 class ArtifactUploadEvent(Event, kw_only=True, tag="artifact_upload"):
-    """Files were added. Not emitted yet."""
+    """Files were added. `agent_upload_message` is what the model reads of it; absent when a tool call made them."""
 
     artifacts: list[ArtifactReference]
     agent_upload_message: str | UnsetType = UNSET
@@ -385,6 +385,7 @@ StreamFrame = (
     | ToolOutputEvent
     | StructuredOutputEvent
     | CompactionEvent
+    | ArtifactUploadEvent
     | ContextLimitExceededEvent
     | SessionInterruptedEvent
     | ClientToolPendingEvent

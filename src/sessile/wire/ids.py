@@ -13,12 +13,14 @@ from sessile.wire.limits import MAX_AGENT_NAME_CHARS, MAX_IDEMPOTENCY_KEY_CHARS,
 KEY_PATTERN = r"^[0-9a-zA-Z_-]+\Z"
 EVENT_ID_PATTERN = r"^aev_[0-9a-zA-Z_-]+\Z"
 TURN_ID_PATTERN = r"^trn_[0-9a-f]+\Z"
+ARTIFACT_ID_PATTERN = r"^art_[a-z0-9_-]+\Z"
 IDEMPOTENCY_KEY_PATTERN = rf"^[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}\Z"
 
 Key = Annotated[str, Meta(pattern=KEY_PATTERN, min_length=1, max_length=MAX_KEY_CHARS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_NAME_CHARS)]
 EventId = Annotated[str, Meta(pattern=EVENT_ID_PATTERN)]
 TurnId = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
+ArtifactId = Annotated[str, Meta(pattern=ARTIFACT_ID_PATTERN)]
 Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """RFC 3339 in UTC with microseconds: `2026-01-31T09:30:00.000000Z`."""
 
@@ -85,6 +87,11 @@ def live_id() -> str:
 def summary_key() -> str:
     """A new id for a summary."""
     return f"sum_{_random()}"
+
+
+def artifact_id() -> str:
+    """A new artifact id."""
+    return f"art_{_random()}"
 
 
 def request_id() -> str:

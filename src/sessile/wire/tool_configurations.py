@@ -1,7 +1,7 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
-Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and offers
-`client`, which whoever talks to the session runs.
+Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and those for
+the files of a session; and it offers `client`, which whoever talks to the session runs.
 """
 
 from datetime import datetime
@@ -175,7 +175,7 @@ class ArtifactReadConfiguration(Struct, forbid_unknown_fields=True):
 
 
 class ArtifactReadToolConfiguration(_ToolConfiguration, kw_only=True, tag="artifact_read"):
-    """Read a file of the session. Kept; not run yet."""
+    """Read a file of the session."""
 
     argument_override: ArtifactReadParameters | UnsetType = UNSET
     tool_configuration: ArtifactReadConfiguration | UnsetType = UNSET
@@ -190,9 +190,13 @@ class ArtifactGrepParameters(Struct, forbid_unknown_fields=True):
 
 
 class ArtifactGrepToolConfiguration(_ToolConfiguration, kw_only=True, tag="artifact_grep"):
-    """Search in a file of the session. Kept; not run yet."""
+    """Search in a file of the session."""
 
     argument_override: ArtifactGrepParameters | UnsetType = UNSET
+
+
+class ArtifactCreateToolConfiguration(_ToolConfiguration, kw_only=True, tag="artifact_create"):
+    """Make a file of the session. The contract has this tool, but no configuration of it; its clients know one."""
 
 
 class ImageReadParameters(Struct, forbid_unknown_fields=True):
@@ -216,5 +220,6 @@ ToolConfiguration = (
     | SubAgentToolConfiguration
     | ArtifactReadToolConfiguration
     | ArtifactGrepToolConfiguration
+    | ArtifactCreateToolConfiguration
     | ImageReadToolConfiguration
 )

@@ -11,6 +11,7 @@ from sessile.rows import (
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Queued,
@@ -19,7 +20,9 @@ from sessile.rows import (
     SessionRow,
     TurnEnd,
     TurnProgress,
+    Uploaded,
 )
+from sessile.stores.sqlite import artifacts as files
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite import rows, waiting
 from sessile.stores.sqlite.opening import insert, open_turn
@@ -52,6 +55,7 @@ def accept_input(
     if_match: str | None,
     behavior: Behavior | None,
     lease: int,
+    uploaded: Uploaded | None = None,
 ) -> Claim | Rejoined | Queued:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
@@ -64,16 +68,20 @@ def accept_input(
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
+    if uploaded is not None and (session.running_turn is None or behavior is not None):
+        files.take(db, session, uploaded.artifacts, now)
+    told = None if uploaded is None else uploaded.event
     accepted: Claim | Queued
     if session.running_turn is not None:
         if behavior is None:
             raise running(session)
-        accepted, queued = waiting.put(db, session, input, turn_id, behavior, now)
+        accepted, queued = waiting.put(db, session, input, turn_id, behavior, now, told)
         made = keys.of_waiting(queued)
     else:
         if if_match is not None and if_match != (session.last_event_id or "start"):
             raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
-        accepted = open_turn(db, agent, session, turn_id, ids.event_id(session.last_sequence + 1), input, now, lease)
+        event_id = ids.event_id(session.last_sequence + 1)
+        accepted = open_turn(db, agent, session, turn_id, event_id, input, now, lease, told)
         made = accepted.fence.turn
     if once is not None:
         keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)
@@ -135,6 +143,7 @@ def append(
     end: TurnEnd | None,
     now: int,
     lease: int,
+    artifacts: Sequence[NewArtifact] = (),
 ) -> Appended:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
     row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
@@ -146,6 +155,8 @@ def append(
         for sequence, item in enumerate(drafts, head + 1)
     ]
     insert(db, tenant_id, fence.session_id, entries)
+    if artifacts:
+        files.insert(db, tenant_id, fence.session_id, artifacts, now)
     last_event_id = last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None

@@ -12,6 +12,7 @@ from sessile.rows import (
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Queued,
@@ -20,6 +21,7 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    Uploaded,
 )
 from sessile.stores.sqlite import log, rows
 from sessile.stores.sqlite.compactions import covering
@@ -42,10 +44,11 @@ class Logs(Verbs):
         once: Once | None = None,
         if_match: str | None = None,
         behavior: Behavior | None = None,
+        uploaded: Uploaded | None = None,
     ) -> Claim | Rejoined | Queued:
-        now = self._clock.now()
+        now, lease = self._clock.now(), self._lease
         return await self._writer.run(
-            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior, self._lease)
+            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior, lease, uploaded)
         )
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
@@ -59,15 +62,14 @@ class Logs(Verbs):
         progress: TurnProgress,
         end: TurnEnd | None = None,
         cover: Cover | None = None,
+        artifacts: Sequence[NewArtifact] = (),
     ) -> Appended:
-        now = self._clock.now()
+        now, lease = self._clock.now(), self._lease
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
         if cover is not None:
-            return await self._writer.run(
-                lambda db: covering(db, fence, drafts, progress, end, cover, now, self._lease)
-            )
-        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
+            return await self._writer.run(lambda db: covering(db, fence, drafts, progress, end, cover, now, lease))
+        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, lease, artifacts))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
         return await self._readers.run(lambda db: log.read(db, locate(db, ref), query))

@@ -271,8 +271,8 @@ UPDATE turns SET running = 0, stop_reason = ?, error = ?, usage = ?, ended_at = 
 
 -- name: insert_input
 -- Add an input that waits.
-INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, created_at, waits)
-VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :now, 1);
+INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, upload, created_at, waits)
+VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :upload, :now, 1);
 
 -- name: use_session
 -- Somebody uses a session, which its time to idle counts from.
@@ -284,12 +284,12 @@ SELECT count(*) FROM inputs WHERE session_id = :session_id AND waits;
 
 -- name: list_waiting
 -- The inputs of a session that wait, in the order of acceptance.
-SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+SELECT id, event_id, turn_id, behavior, body, upload, created_at FROM inputs
 WHERE session_id = :session_id AND waits ORDER BY id LIMIT :limit;
 
 -- name: list_steering
 -- The inputs of a session that wait to join the turn that runs, in the order of acceptance.
-SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+SELECT id, event_id, turn_id, behavior, body, upload, created_at FROM inputs
 WHERE session_id = :session_id AND waits AND behavior = 'steer' ORDER BY id;
 
 -- name: follow_up
@@ -298,20 +298,21 @@ UPDATE inputs SET behavior = 'follow_up' WHERE session_id = :session_id AND wait
 
 -- name: take_input
 -- An input stands in the log from now on.
-UPDATE inputs SET waits = 0, taken_sequence = :sequence, turn_id = :turn_id, body = X'' WHERE id = :id;
+UPDATE inputs SET waits = 0, taken_sequence = :sequence, turn_id = :turn_id, body = X'', upload = NULL
+WHERE id = :id;
 
 -- name: withdraw_input
 -- An input does not wait any more, and was not taken.
-UPDATE inputs SET waits = 0, body = X'' WHERE id = :id;
+UPDATE inputs SET waits = 0, body = X'', upload = NULL WHERE id = :id;
 
 -- name: find_input
 -- An input that waits or has waited, by the id it waits under.
-SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs
+SELECT id, event_id, turn_id, behavior, body, upload, created_at, waits, taken_sequence FROM inputs
 WHERE session_id = :session_id AND event_id = :event_id;
 
 -- name: made_input
 -- The input that an idempotency key has made.
-SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs WHERE id = :id;
+SELECT id, event_id, turn_id, behavior, body, upload, created_at, waits, taken_sequence FROM inputs WHERE id = :id;
 
 -- name: taken_input
 -- An input of the log, and the turn that took it.
@@ -499,6 +500,60 @@ RETURNING id, fence, usage;
 -- Whether a turn has parked after a place of the log.
 SELECT 1 FROM events
 WHERE session_id = :session_id AND sequence > :sequence AND turn_id = :turn_id AND type = 'client_tool_pending' LIMIT 1;
+
+-- name: insert_artifact
+-- Add a file to a session.
+INSERT INTO artifacts (tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at,
+    expires_at)
+VALUES (:tenant_id, :session_id, :artifact_id, :name, :content_type, :size, :sha256, :ttl_days, :now, :expires_at);
+
+-- name: get_artifact
+-- One file of a session, unless its time is over.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND artifact_id = :artifact_id
+    AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: list_artifacts_desc
+-- Files of a session before a cursor, newest first.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND id < :cursor AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: list_artifacts_asc
+-- Files of a session after a cursor, oldest first.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND id > :cursor AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY id LIMIT :limit;
+
+-- name: count_artifacts
+-- How many files a session has, and their bytes.
+SELECT count(*), coalesce(sum(size), 0) FROM artifacts
+WHERE session_id = :session_id AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: expired_artifact
+-- Whether the time of some file is over.
+SELECT 1 FROM artifacts WHERE expires_at <= :now LIMIT 1;
+
+-- name: take_expired_artifacts
+-- Remove some files whose time is over, and tell which bytes they named.
+DELETE FROM artifacts WHERE id IN (
+    SELECT id FROM artifacts WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)
+RETURNING tenant_id, sha256;
+
+-- name: named_files
+-- Which of these bytes, given as a JSON list of tenant and hash, some file still names.
+SELECT json_extract(wanted.value, '$[0]'), json_extract(wanted.value, '$[1]') FROM json_each(:files) wanted
+WHERE EXISTS (SELECT 1 FROM artifacts a WHERE a.sha256 = json_extract(wanted.value, '$[1]')
+    AND a.tenant_id = json_extract(wanted.value, '$[0]'));
+
+-- name: expire_artifact
+-- The time of one file of a session is over.
+UPDATE artifacts SET expires_at = 0 WHERE session_id = :session_id AND artifact_id = :artifact_id;
+
+-- name: expire_artifacts
+-- The time of a slice of a session's files is over: the session is gone.
+UPDATE artifacts SET expires_at = 0 WHERE id IN (
+    SELECT id FROM artifacts WHERE session_id = :session_id AND coalesce(expires_at, 1) > 0 LIMIT :slice);
 
 -- name: next_purge
 -- What is to be removed next.

@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow, WaitingInput
+from sessile.rows import AgentRow, ApiKeyRow, ArtifactRow, SessionRow, TenantRow, TurnRow, WaitingInput
 
 Row = tuple[Any, ...]
 SESSION_COLUMNS = 21
 AGENT_COLUMNS = 8
+WAITING_COLUMNS = 7
 
 
 def tenant(row: Row) -> TenantRow:
@@ -73,14 +74,22 @@ def turn(row: Row) -> TurnRow:
     )
 
 
+def artifact(row: Row) -> ArtifactRow:
+    """The columns of `get_artifact`, in the order of the fields."""
+    return ArtifactRow(**dict(zip(ArtifactRow.__struct_fields__, row, strict=True)))
+
+
 def entry(session_key: str, row: Row) -> Entry:
     """id, sequence, turn_id, type, created_at, hidden, body"""
     return Entry(row[0], session_key, *row[1:7])
 
 
 def waiting_input(row: Row) -> WaitingInput:
-    """id, event_id, turn_id, behavior, body, created_at"""
-    return WaitingInput(event_id=row[1], turn_id=row[2], behavior=row[3], body=row[4], created_at=row[5])
+    """id, event_id, turn_id, behavior, body, upload, created_at"""
+    _, event_id, turn_id, behavior, body, upload, created_at = row[:WAITING_COLUMNS]
+    return WaitingInput(
+        event_id=event_id, turn_id=turn_id, behavior=behavior, body=body, upload=upload, created_at=created_at
+    )
 
 
 def stored_json(value: bytes | str) -> bytes:

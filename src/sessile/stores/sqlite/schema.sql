@@ -143,7 +143,8 @@ CREATE TABLE inputs (
     body BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     waits INTEGER NOT NULL,
-    taken_sequence INTEGER
+    taken_sequence INTEGER,
+    upload BLOB
 );
 
 CREATE INDEX inputs_of_session ON inputs (session_id, event_id);
@@ -181,3 +182,24 @@ CREATE TABLE secrets_key (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     key_id TEXT NOT NULL
 );
+
+CREATE TABLE artifacts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id INTEGER NOT NULL,
+    session_id INTEGER NOT NULL,
+    artifact_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    ttl_days INTEGER,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    UNIQUE (session_id, artifact_id)
+);
+
+CREATE INDEX artifacts_newest ON artifacts (session_id, id);
+
+CREATE INDEX artifacts_of_file ON artifacts (sha256, tenant_id);
+
+CREATE INDEX artifacts_expiring ON artifacts (expires_at) WHERE expires_at IS NOT NULL;

@@ -14,6 +14,7 @@ from sessile.stores.sqlite import functions
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
+from sessile.stores.sqlite.artifacts import Artifacts
 from sessile.stores.sqlite.client_tools import ClientTools
 from sessile.stores.sqlite.compactions import Compactions
 from sessile.stores.sqlite.copies import Copies, give_up_stale
@@ -46,6 +47,7 @@ class SqliteStore(
     Visibilities,
     Compactions,
     Secrets,
+    Artifacts,
 ):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
@@ -123,7 +125,7 @@ def _purge_slice(db: sqlite3.Connection, now: int) -> bool:
         of_session = {**slice, "scope": keys.inputs_of(session_id)}
         removed = max(
             db.execute(QUERIES[query], of_session).rowcount
-            for query in ("purge_events", "purge_turns", "purge_inputs", "purge_keys_of_inputs")
+            for query in ("purge_events", "purge_turns", "purge_inputs", "purge_keys_of_inputs", "expire_artifacts")
         )
         db.execute(QUERIES["delete_terms"], slice)
         db.execute(QUERIES["delete_session_secrets"], slice)

@@ -65,7 +65,7 @@ class Logs(Verbs):
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
         if cover is not None:
             return await self._writer.run(
-                lambda db: covering(db, fence, drafts, progress, end, cover, now, self._lease)
+                lambda db: covering(db, fence, drafts, progress, end, cover, now, self._lease), long=True
             )
         return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
 

@@ -4,12 +4,15 @@ import pytest
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import LogMovedOn, Store
-from sessile.rows import Claim, Cover, Rejoined, SessionRef, Span, Summary
+from sessile.rows import LEASE_SECONDS, Claim, Cover, Once, Rejoined, SessionRef, Span, Summary
+from sessile.testing.store_contract_client_tools import parked
 from sessile.testing.store_contract_once import ONCE
+from sessile.testing.store_contract_waiting import queue
 from sessile.testing.store_world import (
     DONE,
     NOTHING,
     Fixtures,
+    Harness,
     accept,
     admit_all,
     answered,
@@ -20,6 +23,7 @@ from sessile.testing.store_world import (
 from sessile.wire import ids
 from sessile.wire.errors import (
     FenceLost,
+    IdempotencyKeyReused,
     InvalidRequest,
     NothingToCompact,
     PreconditionFailed,
@@ -101,6 +105,63 @@ class CompactionContract(Fixtures):
         again = await order(store, ref, once=ONCE)
         assert isinstance(again, Rejoined)
         assert (again.turn_id, again.running, again.opened[0].id) == (claim.turn_id, True, claim.opened[0].id)
+
+    async def test_a_key_that_a_waiting_input_has_used(self, store: Store, ref: SessionRef) -> None:
+        await whole_turn(store, ref)
+        await accept(store, ref)
+        await queue(store, ref, once=ONCE)
+        with pytest.raises(IdempotencyKeyReused):
+            await order(store, ref, once=Once(ONCE.key, b"an order"))
+
+    async def test_a_turn_that_waits_for_a_client_takes_no_order(self, store: Store, ref: SessionRef) -> None:
+        await whole_turn(store, ref)
+        claim, _ = await parked(store, ref, "one")
+        with pytest.raises(SessionRunning) as refusal:
+            await order(store, ref)
+        assert refusal.value.id == claim.turn_id
+
+    async def test_an_order_whose_lease_has_run_out_is_taken_up(
+        self, harness: Harness, store: Store, ref: SessionRef
+    ) -> None:
+        await whole_turn(store, ref)
+        await whole_turn(store, ref)
+        claim = await order(store, ref)
+        assert await store.take_expired_turns() == []
+        await harness.clock.advance(LEASE_SECONDS)
+        (taken,) = await store.take_expired_turns()
+        assert (taken.turn_id, taken.opened, taken.waited) == (claim.turn_id, [], False)
+
+    async def test_the_commit_of_a_summary_that_ends_its_turn_takes_what_waits(
+        self, store: Store, ref: SessionRef
+    ) -> None:
+        agent = await store.get_agent(ref.tenant_id, ref.agent_key)
+        document = b'{"compaction":{"keep_recent_inputs":1}}'
+        await store.save_agent(ref.tenant_id, ref.agent_key, document, True, agent.version)
+        turns = [await whole_turn(store, ref) for _ in range(2)]
+        claim = await order(store, ref)
+        assert isinstance(claim, Claim)
+        await queue(store, ref, "Next", "steer")
+        span = await store.span(claim.session.id, through=turns[0][-1].sequence)
+        assert span is not None
+        cover = Cover(span, claim.opened[-1].sequence)
+        added = await store.append(claim.fence, [summary(span)], NOTHING, DONE, cover)
+        assert [entry.type for entry in added.entries] == ["compaction", "turn_ended"]
+        assert added.next is not None
+        assert [entry.type for entry in added.next.opened] == ["input_message", "turn_started"]
+        assert added.next.session.compaction == '{"keep_recent_inputs":1}'
+        entries = await read_all(store, claim.session.id)
+        assert [entry.sequence for entry in entries if entry.hidden] == [1, 3]
+        assert entries[-1].sequence == added.next.opened[-1].sequence
+
+    async def test_an_input_that_has_joined_a_turn_stays_with_it(self, store: Store, ref: SessionRef) -> None:
+        first = await whole_turn(store, ref)
+        claim = await accept(store, ref)
+        await queue(store, ref, "Now", "steer")
+        assert len(await store.take_steering(claim.fence)) == 1
+        await append(store, claim.fence, [answered()], NOTHING, DONE)
+        span = await store.span(claim.session.id, keep=1)
+        assert span is not None
+        assert (span.through, span.turns) == (first[-1].sequence, 1)
 
     async def test_what_is_covered_is_hidden_in_the_same_commit(self, store: Store, ref: SessionRef) -> None:
         first = await whole_turn(store, ref)

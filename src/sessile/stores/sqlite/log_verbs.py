@@ -68,7 +68,9 @@ class Logs(Verbs):
         if end is not None:
             drafts = [*drafts, draft(log.turn_ended(end, progress))]
         if cover is not None:
-            return await self._writer.run(lambda db: covering(db, fence, drafts, progress, end, cover, now, lease))
+            return await self._writer.run(
+                lambda db: covering(db, fence, drafts, progress, end, cover, now, lease), long=True
+            )
         return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, lease, artifacts))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:

@@ -93,12 +93,16 @@ async def every_operation(client: AsyncClient) -> None:
     assert await client.inputs.list(agent.key, session.key) == []
     with pytest.raises(sessile.NotFound):
         await client.inputs.withdraw(agent.key, session.key, answer.events[0].id)
+    assert await client.sessions.outstanding_client_tool_calls(agent.key, session.key) == []
+    assert (await client.events.hide(agent.key, session.key, logged[0].id)).hidden
+    assert not (await client.events.unhide(agent.key, session.key, logged[0].id)).hidden
     assert (await client.sessions.check(agent.key, session.key)).ok
     exported = await client.sessions.export(agent.key, session.key)
     assert (await client.sessions.import_(agent.key, exported, key="imported")).status == "stopped"
     for event in logged:
         assert not isinstance(event, UnknownEvent)
         assert await client.events.get(agent.key, session.key, event.id) == event
+    await client.events.delete(agent.key, session.key, logged[0].id)
     await client.sessions.delete(agent.key, session.key)
     await client.agents.delete(agent.key)
     assert await client.health()

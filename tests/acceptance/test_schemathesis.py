@@ -58,6 +58,7 @@ REFUSALS = {
     "idempotency_key_reused": "Which keys have come before, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
     "session_disabled": "An earlier request has disabled it.",
+    "tool_call_not_outstanding": "Which calls wait for a client, no document knows.",
     "unknown_tool": "Which functions a server has, no document knows.",
 }
 """Refusals of requests that the document allows. Besides: JSON Schema takes 1.0 for an integer, the server does not."""
@@ -234,7 +235,7 @@ def filter_failure(
     if failure.checks == ("positive_data_acceptance",):
         answer = response.json()
         not_integers = set(answer.get("field_errors", {}).values()) == {"Expected `int`, got `float`"}
-        # An interrupt takes no Idempotency-Key and no If-Match, which a schema cannot say of one kind of body.
+        # Interrupts take no Idempotency-Key, and like tool outputs no If-Match: a schema cannot say that.
         of_an_interrupt = answer["code"] == "not_supported" and "The header " in answer["messages"][0]
         return answer["code"] not in REFUSALS and not not_integers and not of_an_interrupt
     return True

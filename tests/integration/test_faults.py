@@ -169,7 +169,7 @@ async def test_a_stalled_worker_that_wakes_up_changes_nothing(world: World) -> N
     await world.next()
     log = await world.ended()
     stalled.life.resume()
-    await stalled.worker.drain(PATIENCE)
+    await stalled.worker.drain(0, PATIENCE)
     assert await world.now.log(SESSION) == log
     assert types(log) == DONE
 

@@ -384,8 +384,8 @@ class Sessions(RuleBasedStateMachine):
         def deleted() -> None:
             del self.expected[session]
 
-        # A turn that runs tries to end, and is refused.
-        refused = [NOTHING] if gone.turn else []
+        # A turn that runs tries to keep what some tools have answered, and is refused.
+        refused = [NOTHING] if gone.turn and any(call.code != "" for call in gone.turn.calls) else []
         lives = self.server.life
         self.act(lambda: self.server.sessions.delete(OWNER, AGENT, session, None), deleted, *refused)
         if session not in self.expected and self.server.life is lives:

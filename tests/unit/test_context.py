@@ -198,3 +198,20 @@ def test_what_is_hidden_of_an_interrupted_turn_gets_no_remark() -> None:
     assert read(said("Go", hidden=True), SessionInterruptedEvent(), ended()) == []
     before = [said("One"), answered("Two")]
     assert read(*before, said("Go", hidden=True), SessionInterruptedEvent()) == read(*before)
+
+
+def test_inputs_that_join_a_turn_stand_where_they_were_read() -> None:
+    first, second, third = (said(text, turn_id="t1") for text in ("a", "b", "c"))
+    assert read(first, second, called("1"), returned("1"), third, answered("d")) == [
+        UserMessage("a\nb"),
+        AssistantMessage("", (call("1"),)),
+        result("1"),
+        UserMessage("c"),
+        AssistantMessage("d"),
+    ]
+
+
+def test_a_turn_that_others_have_joined_is_dropped_and_kept_whole() -> None:
+    older = [said("x" * 100, turn_id="t1"), ended()]
+    last = [said("y" * 100, turn_id="t2"), called("1"), returned("1"), said("z" * 100, turn_id="t2")]
+    assert build("", [*older, *last], 10) == read(*last)

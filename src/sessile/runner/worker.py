@@ -127,7 +127,7 @@ class Worker:
         lost = await self._env.store.renew(held) if held else ()
         for turn, task in map(held.__getitem__, lost):
             turn.cancel(task)  # what it still writes is refused
-        if self._deadline is None:
+        if self._leave_at is None:
             await self._take_up(await self._env.store.take_expired_turns())
 
     async def _take_up(self, claims: list[Claim]) -> int:
@@ -189,7 +189,7 @@ class Worker:
         """Run the turn that the end of another one has started. While draining, it is left to the next start."""
         if ended.next is None:
             return
-        if self._deadline is None:
+        if self._leave_at is None:
             self._start(self._open(ended.next))
         else:
             self._abandoned.append(ended.next.fence)

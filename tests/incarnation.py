@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from sessile.auth.keyring import Keyring
+from sessile.auth.vault import Vault
 from sessile.live.hub import Hub
 from sessile.ports import Clock, Models, Principal, Tool
 from sessile.rows import EventQuery, SessionRef
@@ -58,7 +60,7 @@ class Incarnation:
         self.worker = Worker(env)
         self.inputs = Inputs(self.store, self.worker, self.sink, clock)
         self.agents = Agents(self.store, models, tools, self.worker, self.sink)
-        self.sessions = Sessions(self.store, self.worker, self.sink)
+        self.sessions = Sessions(self.store, self.worker, self.sink, Vault(self.store, Keyring(Path("unused"), None)))
         self.events = Events(self.store)
 
     @classmethod

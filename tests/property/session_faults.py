@@ -8,7 +8,7 @@ from hypothesis.stateful import precondition, rule
 from incarnation import AGENT, OWNER
 from property.session_follower import Follower
 from property.session_model import Commits
-from property.session_stage import SESSIONS, Stage, made, which
+from property.session_stage import SESSIONS, Stage, aside, disturbance, made, which
 from sessile.rows import LEASE_SECONDS
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.faults import When
@@ -20,17 +20,19 @@ PATIENCE = 20.0
 class Faults(Stage):
     """Kills, stops, stalls, what is lost, a clock that goes back; sessions that are deleted, and followers."""
 
-    @rule()
+    @precondition(lambda self: self.running)
+    @disturbance()
     def crash(self) -> None:
         self.runner.run(self.killed())
 
-    @rule(commit=st.integers(1, 3), when=st.sampled_from(["before", "after"]))
+    @disturbance(commit=st.integers(1, 3), when=st.sampled_from(["before", "after"]))
     def crash_at(self, commit: int, when: When) -> None:
         """The server will be killed at one of the next commits, whatever that is then."""
         self.fuse = commit, when
         self.server.life.kill_at(commit, when)
 
-    @rule(finishing=st.booleans())
+    @precondition(lambda self: self.running)
+    @disturbance(finishing=st.booleans())
     def stop(self, finishing: bool) -> None:
         """A polite stop, in which models may finish their answers, and the next start."""
         self.undisturbed(lambda: self._stop(finishing))
@@ -70,7 +72,8 @@ class Faults(Stage):
             self.expected[session].running.waits = False
         await self.clock.advance(seconds)
 
-    @rule()
+    @precondition(lambda self: self.running)
+    @disturbance()
     def let_leases_pass(self) -> None:
         """The worker keeps what it runs, and takes up what nobody runs."""
         self.undisturbed(self._let_leases_pass)
@@ -84,7 +87,7 @@ class Faults(Stage):
             made(self.expected[session].take_up())
 
     @precondition(lambda self: self.those("model", "tools", "time"))
-    @rule(writing=st.booleans())
+    @disturbance(writing=st.booleans())
     def stall(self, writing: bool) -> None:
         """The server stalls past its leases, perhaps right before it writes; another one takes its turns over."""
         self.undisturbed(lambda: self._stall(writing))
@@ -127,22 +130,25 @@ class Faults(Stage):
         assert not puppets.model.open
         await self.end_stalled()
 
-    @rule(announcements=st.integers(1, 3))
+    @disturbance(announcements=st.integers(1, 3))
     def lose_announcements(self, announcements: int) -> None:
         self.server.sink.lose(announcements)
 
-    @rule()
+    @disturbance()
     def set_the_clock_back(self) -> None:
         self.set_back += SETBACK_SECONDS
         self.shifted.shift(-SETBACK_SECONDS)
 
-    @rule(number=which)
+    @precondition(lambda self: len(self.expected) < len(SESSIONS))
+    @rule()
+    def make_anew(self) -> None:
+        """A session with the key of one that was deleted."""
+        self.create(next(session for session in SESSIONS if session not in self.expected))
+
+    @precondition(lambda self: self.expected)
+    @disturbance(number=which)
     def delete(self, number: int) -> None:
-        """Delete a session; one that is gone is made anew."""
-        session = SESSIONS[number % len(SESSIONS)]
-        if session not in self.expected:
-            self.create(session)
-            return
+        session = list(self.expected)[number % len(self.expected)]
         gone = self.expected[session]
         followers = [follower for follower in self.followers if follower.session == session]
 
@@ -168,7 +174,7 @@ class Faults(Stage):
     # Followers.
 
     @precondition(lambda self: self.expected and len(self.followers) < 4)
-    @rule(number=which, place=which)
+    @aside(number=which, place=which)
     def follow(self, number: int, place: int) -> None:
         """From any place of the log."""
         session = list(self.expected)[number % len(self.expected)]
@@ -182,7 +188,7 @@ class Faults(Stage):
         self.act(follow)
 
     @precondition(lambda self: self.followers)
-    @rule(number=which, how=st.sampled_from(["cut", "come back", "stop reading", "read"]))
+    @aside(number=which, how=st.sampled_from(["cut", "come back", "stop reading", "read"]))
     def move_follower(self, number: int, how: str) -> None:
         follower = self.followers[number % len(self.followers)]
         self.restless = None
@@ -200,6 +206,6 @@ class Faults(Stage):
         self.act(move)
 
     @precondition(lambda self: self.followers)
-    @rule(number=which, turns=st.integers(0, 12))
+    @aside(number=which, turns=st.integers(0, 12))
     def come_back_in_the_middle(self, number: int, turns: int) -> None:
         self.restless = self.followers[number % len(self.followers)], turns

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from incarnation import AGENT, OWNER, Incarnation, ToolBox
 from log_rules import problems
@@ -29,6 +30,8 @@ from sessile.wire.errors import NotFound, SessileError
 from sessile.wire.sessions import CreateSessionRequest
 
 SESSIONS = ("s0", "s1")
+QUIET_STEPS = 6
+"""Steps between two disturbances: with more of them most turns would end before anything has come of them."""
 HEARTBEAT = 0.01
 CALM = 40
 """Turns of the event loop in which nothing was under way."""
@@ -53,6 +56,30 @@ def content_of(body: bytes) -> str:
     return content
 
 
+def disturbance(**arguments: Any) -> Callable[[Callable[..., None]], Any]:
+    """A rule for what ends or loses something: it strikes after some quiet steps."""
+
+    def ruled(step: Callable[..., None]) -> Any:
+        @wraps(step)
+        def strike(self: "Stage", **given: Any) -> None:
+            self.quiet_steps = 0
+            step(self, **given)
+
+        return _only(lambda self: self.quiet_steps >= QUIET_STEPS, strike, arguments)
+
+    return ruled
+
+
+def aside(**arguments: Any) -> Callable[[Callable[..., None]], Any]:
+    """A rule for what changes no log: it does not come at every step."""
+    return lambda step: _only(lambda self: self.quiet_steps % 3 == 0, step, arguments)
+
+
+def _only(when: Callable[["Stage"], bool], step: Callable[..., None], arguments: dict[str, Any]) -> Any:
+    made: Any = rule(**arguments)(step)  # type: ignore[no-untyped-call]
+    return precondition(when)(made)
+
+
 class Stage(RuleBasedStateMachine):
     """One server, life after life, on one database with two sessions."""
 
@@ -74,6 +101,7 @@ class Stage(RuleBasedStateMachine):
         """A follower that comes back in the middle of the next step, after so many turns of the event loop."""
         self.sound = False
         """Whether the last step was as it should be."""
+        self.quiet_steps = 0
         self.count = 0
 
     @initialize()
@@ -241,6 +269,11 @@ class Stage(RuleBasedStateMachine):
         session = found[number % len(found)]
         return session, self.expected[session]
 
+    @property
+    def running(self) -> list[str]:
+        """Sessions with a turn that has not ended."""
+        return [session for session, expected in self.expected.items() if expected.turn]
+
     def a_name(self, prefix: str) -> str:
         self.count += 1
         return f"{prefix}{self.count}"
@@ -250,6 +283,7 @@ class Stage(RuleBasedStateMachine):
         if self.expected:
             self.runner.run(self._compare())
         self.sound = True
+        self.quiet_steps += 1
 
     async def _compare(self) -> None:
         for session, expected in self.expected.items():

@@ -15,7 +15,7 @@ from hypothesis.stateful import precondition, rule
 from incarnation import AGENT, OWNER
 from property.session_faults import Faults
 from property.session_model import MAX_RETRIES, Call, Input
-from property.session_stage import Doing, content_of, nothing, which
+from property.session_stage import Doing, aside, content_of, disturbance, nothing, which
 from sessile.domain.messages import ToolCall
 from sessile.live.tail import Tail
 from sessile.ports import ModelFault, TextDelta, ThinkingDelta
@@ -78,18 +78,18 @@ class Sessions(Faults):
         claim = self.act(self.post(session, input), expected.say(input, lost=lose), lose=lose)
         assert claim is None or isinstance(claim, Claim)
 
-    @precondition(lambda self: any(expected.turn for expected in self.expected.values()))
+    @precondition(lambda self: self.running)
     @rule(number=which, behavior=behaviors, keyed=st.booleans())
     def say_while_it_runs(self, number: int, behavior: Behavior | None, keyed: bool) -> None:
         """An input to a session whose turn runs, or waits for whatever."""
-        session = (running := [key for key, one in self.expected.items() if one.turn])[number % len(running)]
+        session = self.running[number % len(self.running)]
         input = self.an_input(session, behavior, keyed)
         commits = self.expected[session].say(input) if behavior else nothing()
         found = self.act(self.post(session, input), commits)
         assert found is None or isinstance(found, Queued if behavior else SessionRunning)
 
     @precondition(lambda self: any(expected.keys for expected in self.expected.values()))
-    @rule(number=which, same=st.booleans())
+    @aside(number=which, same=st.booleans())
     def send_again(self, number: int, same: bool) -> None:
         """The same key again: it comes to what the first one has become, or is refused when it is another request."""
         known = [input for expected in self.expected.values() for input in expected.keys.values()]
@@ -124,7 +124,7 @@ class Sessions(Faults):
         assert self.act(withdraw, expected.withdraw(expected.waiting[place])) is None
 
     @precondition(lambda self: any(expected.log for expected in self.expected.values()))
-    @rule(number=which, place=which)
+    @aside(number=which, place=which)
     def withdraw_too_late(self, number: int, place: int) -> None:
         """One that stands in the log, by the id that it has there."""
         session = (known := [key for key, one in self.expected.items() if one.log])[number % len(known)]
@@ -146,7 +146,7 @@ class Sessions(Faults):
         self.act(lambda: self.puppets.model.open[session].put(TextDelta(text)))
 
     @precondition(lambda self: self.those("model"))
-    @rule(number=which)
+    @aside(number=which)
     def think(self, number: int) -> None:
         session, expected = self.pick("model", number)
         expected.running.thinking += "hm "
@@ -159,7 +159,9 @@ class Sessions(Faults):
         self.act(lambda: self.puppets.model.open[session].put(None), expected.finish())
 
     @precondition(lambda self: self.those("model"))
-    @rule(number=which, kinds=st.lists(st.sampled_from(["once", "again", "ask", "nobody"]), min_size=1, max_size=3))
+    @rule(
+        number=which, kinds=st.lists(st.sampled_from(["once", "again", "ask", "ask", "nobody"]), min_size=1, max_size=3)
+    )
     def call_tools(self, number: int, kinds: list[str]) -> None:
         session, expected = self.pick("model", number)
         calls = [Call(self.a_name("call_"), kind, "tool_unknown" if kind == "nobody" else "") for kind in kinds]
@@ -239,7 +241,7 @@ class Sessions(Faults):
         assert found is None or isinstance(found, Answered)
 
     @precondition(lambda self: self.those("clients"))
-    @rule(number=which, how=st.sampled_from(["doubled", "unknown"]))
+    @aside(number=which, how=st.sampled_from(["doubled", "unknown"]))
     def answer_wrongly(self, number: int, how: str) -> None:
         """A call that waits, and with it one that does not: all or nothing."""
         session, expected = self.pick("clients", number)
@@ -249,7 +251,7 @@ class Sessions(Faults):
         assert refusal is None or isinstance(refusal, ToolCallNotOutstanding)
 
     @precondition(lambda self: any(one.called for one in self.expected.values()))
-    @rule(number=which, place=which)
+    @aside(number=which, place=which)
     def answer_too_late_or_too_early(self, number: int, place: int) -> None:
         """A call that does not wait for a client."""
         session = (known := [key for key, one in self.expected.items() if one.called])[number % len(known)]
@@ -262,7 +264,7 @@ class Sessions(Faults):
     # Interrupts.
 
     @precondition(lambda self: self.expected)
-    @rule(number=which, lose=rarely)
+    @disturbance(number=which, lose=rarely)
     def interrupt(self, number: int, lose: bool) -> None:
         session = list(self.expected)[number % len(self.expected)]
         commits = self.expected[session].interrupt(lost=lose)

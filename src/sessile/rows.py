@@ -185,6 +185,11 @@ class Fence(Struct, frozen=True):
     turn: int
     token: int
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Of two claims of one session the later one is greater."""
+        return self.turn, self.token
+
 
 class Claim(Struct, frozen=True, kw_only=True):
     """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.

@@ -159,6 +159,29 @@ async def test_a_lost_hand_off_costs_a_lease(pair: Pair, monkeypatch: pytest.Mon
     assert len(pair.first.model.calls) == 1
 
 
+async def test_a_hand_off_that_comes_when_the_next_turn_runs_changes_nothing(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims: list[Claim] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(pair.first.worker, "submit", claims.append)
+        await pair.first.post()
+    pair.first.model.add(say("At last.")).add(hang())
+    await pair.clock.advance(LEASE_SECONDS)
+    await pair.first.worker.tend_leases()
+    await pair.ended()
+    await pair.first.post("The next")
+    running = await pair.first.model.arrived(2)
+    pair.first.worker.submit(claims[0])
+    for _ in range(3):  # what it would do, it would do at once
+        await asyncio.sleep(0.005)
+    await pair.first.inputs.interrupt(OWNER, "a", "s", lambda found: None)
+    async with asyncio.timeout(PATIENCE):
+        await running.closed.wait()
+    assert last(await pair.ended()).stop_reason == "interrupted"
+    assert len(pair.first.model.calls) == 2
+
+
 async def test_a_take_over_closes_open_tool_calls_as_a_start_does(pair: Pair) -> None:
     pair.first.model.add(call("add", {"a": 1, "b": 2})).add(hang())
     pair.second.model.add(say("Three."))

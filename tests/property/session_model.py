@@ -82,8 +82,8 @@ class Expected:
 
     @property
     def state(self) -> str:
-        """What the session waits for: `input`, `model`, `tools`, `clients`, `worker` when nobody runs its turn, or `time`
-        before the model is called again."""
+        """What the session waits for: `input`, `model`, `tools`, `clients`, `worker` when nobody runs its turn, or
+        `time` before the model is called again."""
         if self.turn is None:
             return "input"
         if self.turn.lost:

@@ -144,8 +144,8 @@ class Worker:
 
     def _start(self, turn: OpenTurn) -> None:
         known, _ = self._running.get(turn.claim.session.id, (None, None))
-        if known is not None and known.turn_id == turn.turn_id and known.claim.fence.token > turn.claim.fence.token:
-            return  # a claim that came so late that the turn was taken up meanwhile
+        if known is not None and known.claim.fence.order > turn.claim.fence.order:
+            return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:

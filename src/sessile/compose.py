@@ -93,7 +93,7 @@ async def running(
     """
     with owned(_database(config)):
         models = model_registry(config, providers)
-        tools = ToolRegistry(config.tools, functions)
+        tools = ToolRegistry(config.tools, functions, config.web_get)
         clock = SystemClock()
         async with open_store(config) as store:
             hub = Hub(store, config.heartbeat_seconds)

@@ -3,7 +3,7 @@
 A port is cut at verbs of the domain. No port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -308,12 +308,29 @@ class Models(Protocol):
 
 
 class ToolFault(Exception):
-    """A tool call failed; the text is for the model. Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`."""
+    """A tool call failed; the text is for the model.
+
+    Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`, `tool_address_refused` (tools may not connect to
+    it), `tool_unreachable` (nobody answers there, or nothing that makes sense).
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class ToolContext(Struct, frozen=True, kw_only=True):
+    """Where a tool call comes from. A tool may be called without one, by a program of its own."""
+
+    agent: AgentRow
+    session: SessionRow
+    turn_id: str
+    tool_call_id: str
+    report: Callable[[str], None]
+    """Show the followers of the turn what the tool is doing; kept nowhere. Never blocks."""
+    fixed: frozenset[str] = frozenset()
+    """The arguments that the agent fixes, not the model."""
 
 
 class Tool(Protocol):
@@ -335,7 +352,7 @@ class Tool(Protocol):
     def idempotent(self) -> bool:
         """Whether running the same call again does no harm."""
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext | None = None) -> dict[str, Any]:
         """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
@@ -343,13 +360,16 @@ class Tool(Protocol):
 
 
 class Tools(Protocol):
-    """The tools that the server's configuration names."""
+    """The tools of this server."""
+
+    def built_in(self) -> Mapping[str, Tool]:
+        """The tools that stand behind a type of tool configurations, by type."""
 
     def get(self, name: str) -> Tool | None:
-        """The tool of this name, or None."""
+        """The tool that the configuration has under this name, or None."""
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """The names in the configuration, sorted."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):

@@ -96,12 +96,12 @@ async def test_an_agent_that_was_printed_can_be_sent_back(stage: Stage, tmp_path
 
 
 async def test_tools_that_the_server_does_not_run_are_told(stage: Stage) -> None:
-    document = {"name": "Reader", "model": {"name": "scripted"}, "tool_configurations": {"web": {"type": "web_get"}}}
+    document = {"name": "Reader", "model": {"name": "scripted"}, "tool_configurations": {"web": {"type": "image_read"}}}
     made = await done(stage, "agents", "create", "--file", "-", stdin=json.dumps(document).encode())
-    assert "web (web_get)" in made.stderr
+    assert "web (image_read)" in made.stderr
     key = made.stdout.strip()
-    assert dict((await done(stage, "agents", "get", key)).rows())["not run"] == "web (web_get)"
-    assert (await done(stage, "agents", "get", key, "--json")).json()["inactive_tools"] == {"web": "web_get"}
+    assert dict((await done(stage, "agents", "get", key)).rows())["not run"] == "web (image_read)"
+    assert (await done(stage, "agents", "get", key, "--json")).json()["inactive_tools"] == {"web": "image_read"}
 
 
 async def test_a_session_lives_its_whole_life(stage: Stage) -> None:

@@ -46,9 +46,10 @@ DELIBERATE = {
             "step_transition",
             "step_transition_limit_exceeded",
             "structured_output",
-            "tool_activity",
         )
     },
+    "answer ToolActivityEvent: no variant generic": "It is the only kind yet, so its tag is a field like others.",
+    "answer ToolActivityEvent: no variant sub_agent": NOT_EMITTED,
     "request Create*Request.description: maxLength 4000, contract None": BOUNDED,
     "request Update*Request.description: maxLength 4000, contract None": BOUNDED,
     "request *AgentSessionRequest.name: maxLength 255, contract None": BOUNDED,

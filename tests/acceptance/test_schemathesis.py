@@ -49,8 +49,9 @@ REFERENCES = {
     "UpdateAgentRequest": ("first_step_name",),
     **dict.fromkeys(("AgentStep", "FirstAgentStep"), ("next_steps", "reentry_step")),
     **dict.fromkeys(("UpdateAgentStep", "UpdateFirstAgentStep"), ("next_steps", "reentry_step")),
+    "WebGetToolConfiguration": ("argument_override",),
 }
-"""Fields that must name something elsewhere in the same document, which no schema can say."""
+"""Fields that must name something elsewhere in the same document, or a path, which no schema can say."""
 REFUSALS = {
     "invalid_json": "NUL, numbers beyond 64 bits and lone surrogates are JSON that this server does not take.",
     "precondition_failed": "Which version a session has, no document knows.",

@@ -69,6 +69,9 @@ class ToolBox:
     def get(self, name: str) -> Tool | None:
         return self._tools.get(name)
 
+    def built_in(self) -> dict[str, Tool]:
+        return {}
+
     def names(self) -> list[str]:
         return sorted(self._tools)
 

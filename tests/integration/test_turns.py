@@ -50,6 +50,9 @@ class OneTool:
     def get(self, name: str) -> Tool | None:
         return self._tool if name == self._tool.name else None
 
+    def built_in(self) -> dict[str, Tool]:
+        return {}
+
     def names(self) -> list[str]:
         return [self._tool.name]
 

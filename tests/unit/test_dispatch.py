@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from sessile.domain import overrides
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall
+from sessile.domain.overrides import Override, Resolved
 from sessile.ports import ToolFault
 from sessile.runner.dispatch import (
     OfferedTool,
@@ -31,11 +33,24 @@ class FakeTool:
     def __init__(self, run: Callable[[dict[str, Any]], Any] = lambda arguments: arguments) -> None:
         self._run = run
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: Any = None) -> dict[str, Any]:
         result = self._run(arguments)
         if asyncio.iscoroutine(result):
             result = await result
         return result  # type: ignore[no-any-return]
+
+
+class Nowhere:
+    """Surroundings of calls that need none."""
+
+    def context(self, call: PreparedCall) -> Any:
+        return None
+
+    async def resolve(self, override: Override) -> Resolved:
+        return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})
+
+    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+        return result
 
 
 def offered(tool: FakeTool) -> dict[str, OfferedTool]:
@@ -94,7 +109,7 @@ async def test_bad_arguments_are_data(text: str) -> None:
     assert list(event.tool_input) == ["unparsed"]
     assert len(event.tool_input["unparsed"]) <= 2000
     draft(event)
-    (outcome,) = await execute([call])
+    (outcome,) = await execute([call], Nowhere())
     output = finalize(call, outcome)
     assert output.error
     assert output.tool_output["code"] == "tool_arguments_invalid"
@@ -109,7 +124,7 @@ async def test_an_unknown_tool_is_data(name: str, stored: str) -> None:
     call = prepare(ToolCall("c1", name, '{"a": 1}'), offered(FakeTool()))
     event = call.event()
     assert (event.tool_configuration_name, event.tool_name, event.tool_input) == (stored, stored, {"a": 1})
-    (outcome,) = await execute([call])
+    (outcome,) = await execute([call], Nowhere())
     assert outcome.code == "tool_unknown"
     assert "plus" in outcome.message
     draft(event)
@@ -139,7 +154,7 @@ async def test_calls_run_at_once_and_answer_in_order() -> None:
 
         return wait
 
-    outcomes = await execute([prepared(run(n)) for n in range(3)])
+    outcomes = await execute([prepared(run(n)) for n in range(3)], Nowhere())
     assert [outcome.result for outcome in outcomes] == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert sorted(done) == [0, 1, 2]
 
@@ -157,7 +172,7 @@ async def test_calls_run_at_once_and_answer_in_order() -> None:
 )
 async def test_whatever_a_tool_raises_is_an_outcome_of_its_call_only(error: BaseException, code: str) -> None:
     good = prepared(lambda arguments: {"ok": True})
-    outcomes = await execute([prepared(raises(error)), good])
+    outcomes = await execute([prepared(raises(error)), good], Nowhere())
     assert [outcome.code for outcome in outcomes] == [code, None]
 
 
@@ -172,7 +187,7 @@ async def test_cancelling_cancels_every_call() -> None:
             cancelled.append(1)
             raise
 
-    task = asyncio.create_task(execute([prepared(wait), prepared(wait)]))
+    task = asyncio.create_task(execute([prepared(wait), prepared(wait)], Nowhere()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -183,7 +198,9 @@ async def test_cancelling_cancels_every_call() -> None:
 async def test_a_cancellation_loses_no_output_that_was_there() -> None:
     outputs: asyncio.Queue[ToolOutputEvent] = asyncio.Queue()
     hanging = prepared(lambda arguments: asyncio.Event().wait())
-    task = asyncio.create_task(execute([hanging, prepared(lambda arguments: {"ok": True})], outputs.put_nowait))
+    task = asyncio.create_task(
+        execute([hanging, prepared(lambda arguments: {"ok": True})], Nowhere(), outputs.put_nowait)
+    )
     output = await outputs.get()
     assert (output.tool_output, output.error) == ({"ok": True}, False)
     task.cancel()
@@ -193,7 +210,7 @@ async def test_a_cancellation_loses_no_output_that_was_there() -> None:
 
 
 async def test_no_calls() -> None:
-    assert await execute([]) == []
+    assert await execute([], Nowhere()) == []
 
 
 def test_finalize() -> None:

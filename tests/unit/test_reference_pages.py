@@ -10,7 +10,7 @@ import pytest
 
 import sessile
 from sessile.client import errors
-from sessile.config import Config, ModelConfig, ToolConfig
+from sessile.config import Config, ModelConfig, ToolConfig, WebGetConfig
 from sessile.models.providers import ENDPOINTS
 from sessile.wire.errors import SessileError
 
@@ -26,9 +26,10 @@ def first_column(text: str) -> set[str]:
 @pytest.mark.parametrize(
     ("section", "type", "elsewhere"),
     [
-        ("## Settings", Config, {"models", "tools"}),
+        ("## Settings", Config, {"models", "tools", "web_get"}),
         ("## `[models.NAME]`", ModelConfig, set()),
         ("## `[tools.NAME]`", ToolConfig, set()),
+        ("## `[web_get]`", WebGetConfig, set()),
     ],
 )
 def test_the_configuration_page_has_every_setting(section: str, type: Any, elsewhere: set[str]) -> None:

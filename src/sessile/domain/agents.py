@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
+from sessile.domain import overrides
 from sessile.wire import codec
 from sessile.wire.agents import CreateAgentRequest, UpdateAgentRequest
 from sessile.wire.errors import InvalidRequest
@@ -44,6 +45,7 @@ def normalize(request: Document) -> Document:
     document["first_step"] = _first_step(document)
     document["first_step_name"] = document["first_step"]["name"]
     _raise_if(dict(_name_errors(document)))
+    _raise_if(dict(_override_errors(document)))
     _raise_if(dict(_size_errors(document)))
     return document
 
@@ -85,9 +87,24 @@ def active_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def inactive_tools(document: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
-    """Name and type of every configuration that no model is offered; `known` are the tools of this server."""
+def built_in_tools(document: Mapping[str, Any], types: Collection[str]) -> list[tuple[str, str]]:
+    """Configuration name and type of every enabled configuration of one of these types."""
+    return [
+        (name, configuration["type"])
+        for name, configuration in document["tool_configurations"].items()
+        if configuration["type"] in types and configuration.get("enabled", True)
+    ]
+
+
+def inactive_tools(
+    document: Mapping[str, Any], known: Collection[str], built_in: Collection[str] = ()
+) -> dict[str, str]:
+    """Name and type of every configuration that no model is offered.
+
+    `known` are the functions of this server, `built_in` the types that it runs by itself.
+    """
     active = {name for name, tool in active_tools(document) if tool in known}
+    active |= {name for name, _ in built_in_tools(document, built_in)}
     configurations = document["tool_configurations"]
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
@@ -220,6 +237,16 @@ def _name_errors(document: Document) -> Iterator[tuple[str, str]]:
         for field, target in targets:
             if target != first and target not in steps:
                 yield field, f"There is no step {target[:100]!r}."
+
+
+def _override_errors(document: Document) -> Iterator[tuple[str, str]]:
+    """References of argument overrides that can never lead anywhere."""
+    for name, configuration in document["tool_configurations"].items():
+        if not _is_vendor(configuration):
+            for path in overrides.broken_references(configuration.get("argument_override")):
+                roots = ", ".join(overrides.ROOTS)
+                reason = f"The reference {path[:200]!r} is no path that starts with one of {roots}."
+                yield f"tool_configurations.{name}.argument_override", reason
 
 
 def _size_errors(document: Document) -> Iterator[tuple[str, str]]:

@@ -52,8 +52,11 @@ class Planner:
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:
         allowed = document["first_step"].get("allowed_tools")
         offered = {}
-        for name, tool_name in agents.active_tools(document):
-            tool = self._tools.get(tool_name)
+        built_in = self._tools.built_in()
+        tools = {name: self._tools.get(tool_name) for name, tool_name in agents.active_tools(document)}
+        tools |= {name: built_in[type] for name, type in agents.built_in_tools(document, built_in)}
+        for name, configuration in document["tool_configurations"].items():
+            tool = tools.get(name)
             if tool is not None and (allowed is None or name in allowed):
-                offered[name] = offer(name, document["tool_configurations"][name], tool)
+                offered[name] = offer(name, configuration, tool)
         return offered

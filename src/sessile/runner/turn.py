@@ -12,6 +12,7 @@ from sessile.runner.history import Histories
 from sessile.runner.model_call import call_model
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Planner
+from sessile.runner.surroundings import TurnSurroundings
 from sessile.wire import codec
 from sessile.wire.events import TurnError
 
@@ -40,10 +41,11 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     budget = history_chars(plan.model.context_window)
     history = turn.history = await env.histories.take(turn.claim, budget)
 
+    around = TurnSurroundings(turn, plan)
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         if calls:
-            outcomes = await dispatch.execute(calls, turn.answered)
+            outcomes = await dispatch.execute(calls, around, turn.answered)
             outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
             if turn.model_calls >= env.max_model_calls:
                 await turn.end("limit", outputs, _too_many(turn.model_calls))

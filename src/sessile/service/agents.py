@@ -120,4 +120,6 @@ class Agents:
             "created_at": codec.rfc3339(row.created_at),
             "updated_at": codec.rfc3339(row.updated_at),
         }
-        return AgentView(codec.encode(shown), agents.inactive_tools(document, self._tools.names()))
+        return AgentView(
+            codec.encode(shown), agents.inactive_tools(document, self._tools.names(), self._tools.built_in())
+        )

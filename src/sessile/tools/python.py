@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from sessile.config import ConfigError, ToolConfig
-from sessile.ports import ToolFault
+from sessile.ports import ToolContext, ToolFault
 from sessile.wire import codec
 from sessile.wire.limits import MAX_INTEGER, MAX_JSON_DEPTH, MAX_TOOL_OUTPUT_BYTES, MIN_INTEGER
 
@@ -66,7 +66,7 @@ class PythonTool:
         self._arguments, self.parameters = _arguments(name, function)
         self._slots = asyncio.Semaphore(MAX_THREADS)
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext | None = None) -> dict[str, Any]:
         """Call the function. An object (a dict, a dataclass, a Struct) is the result, else `{"result": value}`.
 
         Raises ToolFault: `tool_arguments_invalid`, `tool_timeout`, or `tool_failed` for whatever the function raises

@@ -1,6 +1,6 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
-Sessile keeps all of them. It runs `lambda`: a Python function that the server's configuration registers.
+Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and `web_get`.
 """
 
 from datetime import datetime
@@ -151,7 +151,7 @@ class WebGetParameters(Struct, forbid_unknown_fields=True):
 
 
 class WebGetToolConfiguration(_ToolConfiguration, kw_only=True, tag="web_get"):
-    """Fetch a page. Kept; not run yet."""
+    """Fetch a page of the web."""
 
     argument_override: WebGetParameters | UnsetType = UNSET
 

@@ -37,7 +37,9 @@ from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
-from sessile.tools.registry import ToolRegistry
+from sessile.tools.guard import Guard
+from sessile.tools.registry import Factory, ToolRegistry
+from sessile.tools.web_get import WebGetTool
 from sessile.wire.errors import StorageUnavailable
 
 DEFAULT_TENANT = "default"
@@ -93,7 +95,7 @@ async def running(
     """
     with owned(_database(config)):
         models = model_registry(config, providers)
-        tools = ToolRegistry(config.tools, functions, config.web_get)
+        tools = ToolRegistry(config.tools, functions, tool_factories(config))
         clock = SystemClock()
         async with open_store(config) as store:
             hub = Hub(store, config.heartbeat_seconds)
@@ -123,6 +125,23 @@ def model_registry(config: Config, providers: Mapping[str, Provider] | None = No
     """The models of a configuration; its caller closes it. Raises ConfigError."""
     known = {**default_providers(), **(providers or {})}
     return Registry(config.models, known, config.provider_models, choose(config.default_model))
+
+
+def tool_factories(config: Config) -> dict[str, Factory]:
+    """The tools that a server has by itself, by the type of the configurations that stand for them."""
+    factories: dict[str, Factory] = {}
+    if config.web_get.enabled:
+        web_get = WebGetTool(_guard("web_get", config.web_get.allow))
+        factories["web_get"] = lambda configuration: web_get
+    return factories
+
+
+def _guard(table: str, allow: list[str]) -> Guard:
+    """What the tools of one table may reach. Raises ConfigError."""
+    try:
+        return Guard(allow)
+    except ValueError as error:
+        raise ConfigError(f"{table}.allow: {error}") from None
 
 
 async def default_tenant(store: Store) -> TenantRow:

@@ -321,16 +321,16 @@ class ToolFault(Exception):
 
 
 class ToolContext(Struct, frozen=True, kw_only=True):
-    """Where a tool call comes from. A tool may be called without one, by a program of its own."""
+    """The call that a tool runs for. What a tool reads or writes for a session is this session's alone."""
 
-    agent: AgentRow
     session: SessionRow
+    """As it was when the turn started."""
     turn_id: str
     tool_call_id: str
-    report: Callable[[str], None]
-    """Show the followers of the turn what the tool is doing; kept nowhere. Never blocks."""
     fixed: frozenset[str] = frozenset()
     """The arguments that the agent fixes, not the model."""
+    report: Callable[[str], None] = lambda message: None
+    """Show the followers of the turn what the tool is doing; it is kept nowhere. Never blocks."""
 
 
 class Tool(Protocol):
@@ -352,7 +352,7 @@ class Tool(Protocol):
     def idempotent(self) -> bool:
         """Whether running the same call again does no harm."""
 
-    async def run(self, arguments: dict[str, Any], context: ToolContext | None = None) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
@@ -360,16 +360,16 @@ class Tool(Protocol):
 
 
 class Tools(Protocol):
-    """The tools of this server."""
+    """The functions that the server's configuration names, and the tools that the server has by itself."""
 
-    def built_in(self) -> Mapping[str, Tool]:
-        """The tools that stand behind a type of tool configurations, by type."""
-
-    def get(self, name: str) -> Tool | None:
-        """The tool that the configuration has under this name, or None."""
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
+        """The tool that an agent's configuration of this name stands for, or None when the server has no such tool."""
 
     def names(self) -> list[str]:
-        """The names in the configuration, sorted."""
+        """The names of all functions, sorted."""
+
+    def kinds(self) -> Collection[str]:
+        """The types of configurations, besides `lambda`, that stand for tools of the server."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):

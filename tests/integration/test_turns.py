@@ -1,7 +1,7 @@
 """Turns on a real store with a scripted model: what each way to end leaves in the log."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
+from sessile.domain.agents import function_of
 from sessile.domain.log import Entry, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.live.hub import Hub
@@ -47,14 +48,14 @@ class OneTool:
     def __init__(self, tool: PythonTool) -> None:
         self._tool = tool
 
-    def get(self, name: str) -> Tool | None:
-        return self._tool if name == self._tool.name else None
-
-    def built_in(self) -> dict[str, Tool]:
-        return {}
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
+        return self._tool if function_of(name, configuration) == self._tool.name else None
 
     def names(self) -> list[str]:
         return [self._tool.name]
+
+    def kinds(self) -> list[str]:
+        return []
 
 
 class Harness:

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -8,7 +8,8 @@ from sessile.domain import overrides
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall
 from sessile.domain.overrides import Override, Resolved
-from sessile.ports import ToolFault
+from sessile.ports import ToolContext, ToolFault
+from sessile.rows import SessionRow
 from sessile.runner.dispatch import (
     OfferedTool,
     PreparedCall,
@@ -33,7 +34,8 @@ class FakeTool:
     def __init__(self, run: Callable[[dict[str, Any]], Any] = lambda arguments: arguments) -> None:
         self._run = run
 
-    async def run(self, arguments: dict[str, Any], context: Any = None) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
+        self.context = context
         result = self._run(arguments)
         if asyncio.iscoroutine(result):
             result = await result
@@ -43,8 +45,8 @@ class FakeTool:
 class Nowhere:
     """Surroundings of calls that need none."""
 
-    def context(self, call: PreparedCall) -> Any:
-        return None
+    def context(self, call: PreparedCall) -> ToolContext:
+        return ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id=call.id)
 
     async def resolve(self, override: Override) -> Resolved:
         return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})

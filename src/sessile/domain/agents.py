@@ -78,34 +78,31 @@ def patched(document: Document, changes: Document) -> Document:
     return normalize(result)
 
 
+def function_of(name: str, configuration: Mapping[str, Any]) -> str:
+    """The name of the function that a `lambda` configuration of this name asks for."""
+    asked: str = configuration.get("tool_id", _TOOL_PREFIX + name)
+    return asked.removeprefix(_TOOL_PREFIX)
+
+
 def active_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Configuration name and tool name of every enabled `lambda` configuration."""
+    """Configuration name and function name of every enabled `lambda` configuration."""
     return [
-        (name, configuration.get("tool_id", _TOOL_PREFIX + name).removeprefix(_TOOL_PREFIX))
+        (name, function_of(name, configuration))
         for name, configuration in document["tool_configurations"].items()
         if configuration["type"] == "lambda" and configuration.get("enabled", True)
     ]
 
 
-def built_in_tools(document: Mapping[str, Any], types: Collection[str]) -> list[tuple[str, str]]:
-    """Configuration name and type of every enabled configuration of one of these types."""
-    return [
-        (name, configuration["type"])
-        for name, configuration in document["tool_configurations"].items()
-        if configuration["type"] in types and configuration.get("enabled", True)
-    ]
-
-
 def inactive_tools(
-    document: Mapping[str, Any], known: Collection[str], built_in: Collection[str] = ()
+    document: Mapping[str, Any], known: Collection[str], kinds: Collection[str] = frozenset()
 ) -> dict[str, str]:
     """Name and type of every configuration that no model is offered.
 
-    `known` are the functions of this server, `built_in` the types that it runs by itself.
+    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for.
     """
-    active = {name for name, tool in active_tools(document) if tool in known}
-    active |= {name for name, _ in built_in_tools(document, built_in)}
     configurations = document["tool_configurations"]
+    active = {name for name, function in active_tools(document) if function in known}
+    active |= {name for name, own in configurations.items() if own["type"] in kinds and own.get("enabled", True)}
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
 

@@ -149,7 +149,8 @@ async def execute(
 ) -> list[ToolOutcome]:
     """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call.
 
-    `ended` is told the output of each call as soon as there is one, so that a cancellation loses none of them.
+    `context` makes what a tool is told of its call, by the call's id. `ended` is told the output of each call as soon
+    as there is one, so that a cancellation loses none of them.
     """
 
     async def run(call: PreparedCall) -> ToolOutcome:

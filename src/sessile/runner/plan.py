@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sessile.domain import agents
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
 from sessile.ports import Model, Models, Tools
@@ -52,11 +51,9 @@ class Planner:
     def _offered(self, document: dict[str, Any]) -> dict[str, OfferedTool]:
         allowed = document["first_step"].get("allowed_tools")
         offered = {}
-        built_in = self._tools.built_in()
-        tools = {name: self._tools.get(tool_name) for name, tool_name in agents.active_tools(document)}
-        tools |= {name: built_in[type] for name, type in agents.built_in_tools(document, built_in)}
         for name, configuration in document["tool_configurations"].items():
-            tool = tools.get(name)
-            if tool is not None and (allowed is None or name in allowed):
-                offered[name] = offer(name, configuration, tool)
+            if configuration.get("enabled", True) and (allowed is None or name in allowed):
+                tool = self._tools.of(name, configuration)
+                if tool is not None:
+                    offered[name] = offer(name, configuration, tool)
         return offered

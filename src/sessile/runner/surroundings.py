@@ -38,7 +38,6 @@ class TurnSurroundings:
             )
 
         return ToolContext(
-            agent=turn.claim.agent,
             session=turn.claim.session,
             turn_id=turn.turn_id,
             tool_call_id=call.id,

@@ -120,6 +120,5 @@ class Agents:
             "created_at": codec.rfc3339(row.created_at),
             "updated_at": codec.rfc3339(row.updated_at),
         }
-        return AgentView(
-            codec.encode(shown), agents.inactive_tools(document, self._tools.names(), self._tools.built_in())
-        )
+        inactive = agents.inactive_tools(document, self._tools.names(), self._tools.kinds())
+        return AgentView(codec.encode(shown), inactive)

@@ -29,15 +29,18 @@ from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
+from sessile.runner.remote import RemoteOffers
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.tools.guard import Guard
+from sessile.tools.mcp import McpServers
 from sessile.tools.registry import Factory, ToolRegistry
 from sessile.tools.web_get import WebGetTool
 from sessile.wire.errors import StorageUnavailable
@@ -99,7 +102,10 @@ async def running(
         clock = SystemClock()
         async with open_store(config) as store:
             hub = Hub(store, config.heartbeat_seconds)
-            env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
+            sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
+            remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
+            planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
+            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
@@ -107,6 +113,8 @@ async def running(
                 sessions=Sessions(store, worker, hub),
                 inputs=inputs,
                 events=Events(store),
+                tool_servers=ToolServers(store, remote, sealer, mcp_guard.url),
+                tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
             )
@@ -134,6 +142,18 @@ def tool_factories(config: Config) -> dict[str, Factory]:
         web_get = WebGetTool(_guard("web_get", config.web_get.allow))
         factories["web_get"] = lambda configuration: web_get
     return factories
+
+
+class Unsealed:
+    """The `Sealer` that seals nothing."""
+
+    def seal(self, secret: bytes) -> bytes:
+        """The secret as it is."""
+        return secret
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The secret as it is."""
+        return sealed
 
 
 def _guard(table: str, allow: list[str]) -> Guard:

@@ -53,6 +53,15 @@ class WebGetConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """Addresses and networks that it may reach besides public ones, such as `10.0.0.0/8`."""
 
 
+class McpConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[mcp]`: what tool servers may be."""
+
+    allow: list[str] = field(default_factory=list)
+    """Addresses and networks that tool servers may have besides public ones, such as `127.0.0.1`."""
+    timeout_seconds: Positive = 60
+    """How long a call of a tool, or a sync, may take."""
+
+
 class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration of a server."""
 
@@ -80,6 +89,7 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     models: dict[str, ModelConfig] = field(default_factory=dict)
     tools: dict[str, ToolConfig] = field(default_factory=dict)
     web_get: WebGetConfig = field(default_factory=WebGetConfig)
+    mcp: McpConfig = field(default_factory=McpConfig)
 
 
 def load(path: str | None = None, overrides: dict[str, Any] | None = None, *, default_file: bool = True) -> Config:
@@ -116,7 +126,7 @@ def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Config):
         text = os.environ.get(f"SESSILE_{setting.name.upper()}")
-        if text is None or setting.name in ("models", "tools", "web_get"):
+        if text is None or setting.name in ("models", "tools", "web_get", "mcp"):
             continue
         value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
         try:

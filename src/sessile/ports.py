@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from sessile.domain.log import Draft, Entry
 from sessile.domain.messages import Message, ToolCall, ToolSpec
+from sessile.domain.tool_servers import Endpoint, RemoteTool
 from sessile.rows import (
     AgentRow,
     ApiKeyRow,
@@ -25,6 +26,8 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
     TenantRow,
+    ToolRow,
+    ToolServerRow,
     TurnEnd,
     TurnProgress,
     TurnRow,
@@ -176,7 +179,58 @@ class LogStore(Protocol):
         """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone."""
 
 
-class Store(AccountStore, AgentStore, SessionStore, LogStore, Protocol):
+class ToolServerStore(Protocol):
+    """Tool servers and their tools, durable. What `Store` promises holds here."""
+
+    async def create_tool_server(
+        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
+    ) -> ToolServerRow:
+        """Raises KeyTaken."""
+
+    async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
+        """Raises NotFound."""
+
+    async def list_tool_servers(
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+    ) -> Page[ToolServerRow]:
+        """Newest first."""
+
+    async def update_tool_server(
+        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
+    ) -> ToolServerRow:
+        """Replace `enabled`, `document` and `secret` by what `change` makes of the row, inside the commit.
+
+        What `change` raises is raised, and nothing is changed. Raises NotFound.
+        """
+
+    async def delete_tool_server(self, tenant_id: int, key: str) -> None:
+        """Delete a tool server and its tools. Raises NotFound."""
+
+    async def sync_tools(self, tenant_id: int, server_key: str, tools: Mapping[str, bytes]) -> None:
+        """Make these the tools of a tool server: name to document. Raises NotFound.
+
+        A tool that was there keeps its key and whether it is enabled; one that is not among these is removed.
+        """
+
+    async def get_tool(self, tenant_id: int, key: str) -> ToolRow:
+        """Raises NotFound."""
+
+    async def list_tools(
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, server_key: str | None
+    ) -> Page[ToolRow]:
+        """Newest first."""
+
+    async def enable_tool(self, tenant_id: int, key: str, enabled: bool) -> ToolRow:
+        """Say whether a tool may be used. Raises NotFound."""
+
+    async def delete_tool(self, tenant_id: int, key: str) -> None:
+        """Remove a tool until its server is synced again. Raises NotFound."""
+
+    async def usable_tools(self, tenant_id: int, keys: Collection[str]) -> dict[str, tuple[ToolRow, ToolServerRow]]:
+        """Those of these tools that are enabled and whose servers are, by key."""
+
+
+class Store(AccountStore, AgentStore, SessionStore, LogStore, ToolServerStore, Protocol):
     """Agents, sessions and logs, durable.
 
     Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
@@ -357,6 +411,26 @@ class Tool(Protocol):
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
         """
+
+
+class RemoteTools(Protocol):
+    """Tool servers elsewhere. Nothing they do harms more than the call that it answers."""
+
+    async def list(self, endpoint: Endpoint) -> dict[str, bytes]:
+        """What a server offers: names, and documents as the store keeps them. Raises ToolFault."""
+
+    def tool(self, endpoint: Endpoint, described: RemoteTool) -> Tool:
+        """A tool that calls the server; nothing is sent before it is run."""
+
+
+class Sealer(Protocol):
+    """Keeps secrets from whoever reads the database."""
+
+    def seal(self, secret: bytes) -> bytes:
+        """What is stored for a secret."""
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The secret again."""
 
 
 class Tools(Protocol):

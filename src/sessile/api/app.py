@@ -11,7 +11,16 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
-from sessile.api import docs, errors, openapi, routes_agents, routes_events, routes_server, routes_sessions
+from sessile.api import (
+    docs,
+    errors,
+    openapi,
+    routes_agents,
+    routes_events,
+    routes_server,
+    routes_sessions,
+    routes_tools,
+)
 from sessile.api.call import Call, JsonResponse, Services
 from sessile.api.gate import Gate
 from sessile.api.route import Route
@@ -24,6 +33,7 @@ ROUTES: tuple[Route, ...] = (
     *routes_events.ROUTES,
     *routes_sessions.ROUTES,
     *routes_agents.ROUTES,
+    *routes_tools.ROUTES,
     *routes_server.ROUTES,
 )
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._-]{1,100}")

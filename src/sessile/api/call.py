@@ -18,6 +18,7 @@ from sessile.service.agents import Agents
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
 from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN
@@ -36,6 +37,8 @@ class Services(Struct, frozen=True):
     sessions: Sessions
     inputs: Inputs
     events: Events
+    tool_servers: ToolServers
+    tools: ToolList
     hub: Hub
     store: Store
 

@@ -12,7 +12,14 @@ from sessile.api import examples
 from sessile.api.errors import BadRequestError, Error, NotFoundError
 from sessile.api.route import Route, Tag
 from sessile.wire.events import Event
-from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN, KEY_PATTERN, TURN_ID_PATTERN
+from sessile.wire.ids import (
+    EVENT_ID_PATTERN,
+    IDEMPOTENCY_KEY_PATTERN,
+    KEY_PATTERN,
+    TOOL_ID_PATTERN,
+    TOOL_SERVER_ID_PATTERN,
+    TURN_ID_PATTERN,
+)
 from sessile.wire.tool_configurations import VENDOR_TYPES
 
 _PREFIX = "#/components/schemas/"
@@ -46,8 +53,15 @@ _PATH_PARAMETERS = {
     "session_key": {"description": "The key of a session of this agent", "example": examples.SESSION_KEY},
     "event_id": {"description": "The id of an event of this session"},
     "turn_id": {"description": "The id of a turn of this session"},
+    "tool_server_id": {"description": "The id of a tool server"},
+    "tool_id": {"description": "The id of a tool"},
 }
-_PATH_PATTERNS = {"event_id": EVENT_ID_PATTERN, "turn_id": TURN_ID_PATTERN}
+_PATH_PATTERNS = {
+    "event_id": EVENT_ID_PATTERN,
+    "turn_id": TURN_ID_PATTERN,
+    "tool_server_id": TOOL_SERVER_ID_PATTERN,
+    "tool_id": TOOL_ID_PATTERN,
+}
 _HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "type": "string",

@@ -14,7 +14,19 @@ from sessile.client.events import Answer, AsyncEvents, Event, event_type
 from sessile.client.follower import AsyncFollower, Followed
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.sessions import AsyncSessions, Session
-from sessile.client.sync import Agents, Client, Events, Follower, Pages, Sessions, Turns, TurnStream
+from sessile.client.sync import (
+    Agents,
+    Client,
+    Events,
+    Follower,
+    Pages,
+    Sessions,
+    Tools,
+    ToolServers,
+    Turns,
+    TurnStream,
+)
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers, Tool, ToolServer
 from sessile.client.transport import Request, Response, Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame
 from sessile.client.turns import AsyncTurns
@@ -31,6 +43,8 @@ __all__ = [
     "AsyncFollower",
     "AsyncPages",
     "AsyncSessions",
+    "AsyncToolServers",
+    "AsyncTools",
     "AsyncTurnStream",
     "AsyncTurns",
     "Client",
@@ -49,6 +63,10 @@ __all__ = [
     "Session",
     "Sessions",
     "StreamBroken",
+    "Tool",
+    "ToolServer",
+    "ToolServers",
+    "Tools",
     "Transport",
     "Turn",
     "TurnError",

@@ -93,16 +93,30 @@ def active_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def remote_tools(document: Mapping[str, Any]) -> dict[str, str]:
+    """Configuration name and tool id of every enabled `mcp` configuration."""
+    return {
+        name: configuration.get("tool_id", _TOOL_PREFIX + name)
+        for name, configuration in document["tool_configurations"].items()
+        if configuration["type"] == "mcp" and configuration.get("enabled", True)
+    }
+
+
 def inactive_tools(
-    document: Mapping[str, Any], known: Collection[str], kinds: Collection[str] = frozenset()
+    document: Mapping[str, Any],
+    known: Collection[str],
+    kinds: Collection[str] = frozenset(),
+    remote: Collection[str] = frozenset(),
 ) -> dict[str, str]:
     """Name and type of every configuration that no model is offered.
 
-    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for.
+    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for, `remote` the ids
+    of the tools of tool servers that can be used.
     """
     configurations = document["tool_configurations"]
     active = {name for name, function in active_tools(document) if function in known}
     active |= {name for name, own in configurations.items() if own["type"] in kinds and own.get("enabled", True)}
+    active |= {name for name, id in remote_tools(document).items() if id in remote}
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
 

@@ -33,7 +33,7 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
 
     Raises ModelFault after the last retry, UnknownModel, TemplateInvalid, FenceLost; the worker ends the turn then.
     """
-    plan = env.planner.plan(turn.claim.agent)
+    plan = await env.planner.plan(turn.claim.agent)
     instructions = plan.instructions.constant
     if instructions is None:
         today = codec.rfc3339(env.clock.now())[:10]

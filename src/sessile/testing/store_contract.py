@@ -23,6 +23,7 @@ from sessile.rows import (
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_tools import ToolServerContract
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -332,5 +333,6 @@ class StoreContract(
     ConcurrencyContract,
     OnceContract,
     ConditionContract,
+    ToolServerContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

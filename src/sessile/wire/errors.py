@@ -8,7 +8,7 @@ SessileError
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, ToolServerFailed
 ├── Unavailable           StorageUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -202,6 +202,12 @@ class IdempotencyKeyReused(Unprocessable):
     """This Idempotency-Key came with another request before."""
 
     code = "idempotency_key_reused"
+
+
+class ToolServerFailed(Unprocessable):
+    """The tool server cannot be reached, or what it answers makes no sense."""
+
+    code = "tool_server_failed"
 
 
 class Unavailable(SessileError):

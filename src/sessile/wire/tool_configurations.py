@@ -1,6 +1,7 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
-Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and `web_get`.
+Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, `mcp`, a tool
+of a tool server, and `web_get`.
 """
 
 from datetime import datetime
@@ -49,7 +50,7 @@ class _ToolConfiguration(Struct, kw_only=True, tag_field="type", forbid_unknown_
 
 
 class McpToolConfiguration(_ToolConfiguration, kw_only=True, tag="mcp"):
-    """A tool of an MCP server. Kept; not run yet."""
+    """A tool of a tool server: `tool_id` is its id; without it, `tol_` and the name of the configuration."""
 
     tool_id: ToolId | UnsetType = UNSET
     argument_override: Arguments | UnsetType = UNSET

@@ -14,6 +14,7 @@ from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
+from sessile.stores.sqlite.tool_servers import ToolServers
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire.errors import StorageUnavailable
 
@@ -22,7 +23,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs):
+class SqliteStore(Accounts, Agents, Sessions, Logs, ToolServers):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod

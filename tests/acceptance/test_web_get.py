@@ -137,3 +137,16 @@ async def test_a_web_get_tool_is_not_inactive(stage: Stage) -> None:
     )
     shown = await stage.client.get(f"/v2/agents/{agent}")
     assert shown.headers["x-sessile-inactive"] == "off=web_get"
+
+
+async def test_a_large_output_is_cut_as_the_agent_says(stage: Stage, upstream: Upstream, page: str) -> None:
+    agent = await stage.agent(
+        tool_configurations={"web": {"type": "web_get", "argument_override": {"headers": {"x-key": "k" * 3_000}}}},
+        tool_output_offloading={"enabled": True, "mode": "truncate", "max_threshold_bytes": 1_024},
+    )
+    session = await stage.session(agent)
+    upstream.add(call("web", {"url": page}, "c1"))
+    upstream.add(say("Done."))
+    told = (await stage.post(session))["events"][2]["tool_output"]
+    assert (told["truncated"], told["content"].startswith('{"url"')) == (True, True)
+    assert len(json.dumps(told)) < 1_400

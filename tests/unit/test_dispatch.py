@@ -19,6 +19,7 @@ from sessile.runner.dispatch import (
     offer,
     prepare,
     prepare_all,
+    take_up,
     unanswered,
 )
 from sessile.wire.events import ToolOutputEvent
@@ -229,3 +230,43 @@ def test_unanswered_calls_are_closed() -> None:
     output = unanswered(call.event(), "tool_interrupted", "It was interrupted.")
     assert (output.tool_call_id, output.error) == ("c1", True)
     assert output.tool_output == {"error": "It was interrupted.", "code": "tool_interrupted"}
+
+
+async def test_what_the_agent_fixes_is_put_in_and_secrets_are_masked() -> None:
+    schema = {"type": "object", "properties": {"key": {}, "session": {}, "own": {}}, "required": ["key", "own"]}
+    tool = FakeTool(lambda arguments: {"echo": arguments, "text": "it was s3cret"})
+    tool.parameters = schema
+    override = {"key": {"$ref": "secrets.key"}, "session": {"$ref": "session.key"}}
+    plus = offer("plus", {"type": "lambda", "argument_override": override}, tool)
+    assert plus.spec.parameters == {"type": "object", "properties": {"own": {}}, "required": ["own"]}
+    call = prepare(ToolCall("c1", "plus", '{"own": 1, "key": "chosen"}'), {"plus": plus})
+    assert call.event().argument_override_paths == ["key", "session"]
+    assert call.event().tool_input == {"own": 1, "key": "chosen"}
+    (outcome,) = await execute([call], Nowhere())
+    output = finalize(call, outcome)
+    assert output.tool_output == {"echo": {"own": 1, "key": "***", "session": "s"}, "text": "it was ***"}
+    assert output.resolved_argument_overrides == {"key": "***", "session": "s"}
+
+
+async def test_a_secret_is_not_in_an_error() -> None:
+    tool = FakeTool(raises(ToolFault("tool_failed", "wrong key s3cret")))
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, tool)
+    call = prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})
+    (outcome,) = await execute([call], Nowhere())
+    assert finalize(call, outcome).tool_output == {"error": "wrong key ***", "code": "tool_failed"}
+
+
+async def test_a_fixed_argument_without_a_value_answers_the_call() -> None:
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.lost"}}}, FakeTool())
+    call = prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})
+    (outcome,) = await execute([call], Nowhere())
+    assert (outcome.code, "secrets.lost" in outcome.message) == ("tool_override_unresolved", True)
+
+
+async def test_a_call_that_is_taken_up_gets_what_the_agent_fixes() -> None:
+    tool = FakeTool()
+    tool.idempotent = True
+    plus = offer("plus", {"argument_override": {"key": "fixed"}}, tool)
+    event = prepare(ToolCall("c1", "plus", '{"own": 1}'), {"plus": plus}).event()
+    (outcome,) = await execute(take_up([event], {"plus": plus}), Nowhere())
+    assert outcome.result == {"own": 1, "key": "fixed"}

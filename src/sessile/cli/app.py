@@ -19,6 +19,9 @@ COMMANDS = {
         "sessile.cli.events", "Events of a session: send an input, interrupt its turn, follow, list, get.", TALK
     ),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
+    "tool-servers": Lazy(
+        "sessile.cli.tool_servers", "Tool servers (MCP): list, get, create, sync, tools, delete.", TALK
+    ),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),
     "models": Lazy("sessile.cli.models", "What models are configured, and whether they answer.", SERVER),

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sessile.domain import agents
+from sessile.domain import agents, large_outputs
 from sessile.domain.instructions import Instructions
 from sessile.domain.recent import Recent
 from sessile.ports import Model, Models, Tools
@@ -15,7 +15,7 @@ from sessile.rows import AgentRow
 from sessile.runner.dispatch import OfferedTool, offer
 from sessile.runner.remote import RemoteOffers
 from sessile.wire import codec
-from sessile.wire.agents import AgentModel
+from sessile.wire.agents import AgentModel, ToolOutputOffloading
 
 _REMEMBERED = 512
 
@@ -27,6 +27,10 @@ class Plan(Struct, frozen=True):
     settings: AgentModel
     instructions: Instructions
     offered: Mapping[str, OfferedTool]
+    output_limit: int | None = None
+    """How many bytes a tool's output may have, if the agent sets a bound."""
+    output_share: float = large_outputs.DEFAULT_HEADROOM
+    """What share of that is kept of a larger one."""
     remote: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
     """Tool ids and configurations of tools of tool servers, by name: these are looked up for each turn."""
 
@@ -52,11 +56,16 @@ class Planner:
     def _make(self, agent: AgentRow) -> Plan:
         document: dict[str, Any] = msgspec.json.decode(agent.document)
         settings = codec.convert(document["model"], AgentModel)
+        model = self._models.get(settings.name)
+        given = document.get("tool_output_offloading")
+        offloading = None if given is None else codec.convert(given, ToolOutputOffloading)
         return Plan(
-            model=self._models.get(settings.name),
+            model=model,
             settings=settings,
             instructions=Instructions.of(agent.key, document),
             offered=self._offered(document),
+            output_limit=large_outputs.threshold(offloading, model.context_window),
+            output_share=large_outputs.headroom(offloading),
             remote=_remote(document),
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sessile.domain import overrides
+from sessile.domain import large_outputs, overrides
 from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved
 from sessile.ports import ToolContext
 from sessile.runner.dispatch import PreparedCall
@@ -60,7 +60,7 @@ class TurnSurroundings:
 
     def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result, cut as the agent's `tool_output_offloading` says."""
-        return result
+        return large_outputs.fitted(result, self._plan.output_limit, self._plan.output_share)
 
     async def _secrets(self) -> Mapping[str, str]:
         """The secrets of the agent and the session by name. There are none yet."""

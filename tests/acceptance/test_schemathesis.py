@@ -16,6 +16,7 @@ from schemathesis.engine import from_schema
 from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
 from schemathesis.hooks import unregister
 
+from acceptance import tool_server_process
 from acceptance.stage import WAIT_SECONDS, Stage
 from sessile.testing.script import say, usage
 from sessile.testing.upstream import Decide
@@ -41,7 +42,7 @@ NOT_BUILT = {
     "InputMessageRequest": ("since", "behavior"),
 }
 """Fields of the contract that are documented, and answered 400 `not_supported` until they are built."""
-NOT_BUILT_PARAMETERS = ("filter", "metadata_filter")
+NOT_BUILT_PARAMETERS = ("filter", "metadata_filter", "category")
 OF_A_STREAM = ("since", "deltas")
 """Parameters of the operation that answers in two forms, which the list refuses; test_follow.py has them."""
 REFERENCES = {
@@ -58,6 +59,7 @@ REFUSALS = {
     "idempotency_key_reused": "Which keys have come before, no document knows.",
     "agent_disabled": "An earlier request has disabled it.",
     "session_disabled": "An earlier request has disabled it.",
+    "tool_server_failed": "Which tool servers answer, no document knows.",
     "unknown_tool": "Which functions a server has, no document knows.",
 }
 """Refusals of requests that the document allows. Besides: JSON Schema takes 1.0 for an integer, the server does not."""
@@ -78,7 +80,13 @@ def tools() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tool_settings() -> str:
-    return '[tools.ping]\nfunction = "tools:ping"\n'
+    return '[tools.ping]\nfunction = "tools:ping"\n[mcp]\nallow = ["127.0.0.1"]\n'
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[str]:
+    with tool_server_process.echo() as uri:
+        yield uri
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +134,10 @@ def _describe_the_frames(stream: Document) -> None:
 class Seeds:
     """Things that are there, made through the API; mutating requests get their own."""
 
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, headers: dict[str, str], tool_server: str) -> None:
+        self._tool_server = {"name": "Echo", "type": "mcp", "uri": tool_server, "transport": "streamable-http"}
         self._client = httpx.Client(base_url=url, headers=headers, timeout=WAIT_SECONDS)
-        self._shared = self._fresh()
+        self._shared = self._fresh() | self._tools()
 
     def close(self) -> None:
         self._client.close()
@@ -143,6 +152,8 @@ class Seeds:
             case.body = {**case.body, "key": keys["agent_key"] if case.method == "PUT" else secrets.token_hex(8)}
 
     def _fresh(self, *names: str) -> dict[str, str]:
+        if {"tool_server_id", "tool_id"} & set(names):
+            return self._tools()
         agent = self._post("/v2/agents", {"name": "Seed", "model": {"name": "scripted"}})["key"]
         if names == ("agent_key",):
             return {"agent_key": agent}
@@ -152,6 +163,12 @@ class Seeds:
         turn = self._post(f"/v2/agents/{agent}/sessions/{session}/events", {"content": "Hello"})
         event_id = turn["events"][0]["id"]
         return {"agent_key": agent, "session_key": session, "event_id": event_id, "turn_id": turn["turn_id"]}
+
+    def _tools(self) -> dict[str, str]:
+        server = self._post("/v2/tool_servers", self._tool_server)["id"]
+        assert self._client.post(f"/v2/tool_servers/{server}/sync").status_code == 204
+        tools = self._client.get("/v2/tools", params={"tool_server_id": server}).json()["tools"]
+        return {"tool_server_id": server, "tool_id": tools[0]["id"]}
 
     def _post(self, path: str, body: Document) -> Any:
         answer = self._client.post(path, json=body)
@@ -235,8 +252,8 @@ async def document(stage: Stage) -> Document:
 
 
 @with_the_stage
-async def test_every_operation_keeps_to_the_document(stage: Stage, document: Document) -> None:
-    seeds = await asyncio.to_thread(Seeds, stage.server.url, stage.server.headers)
+async def test_every_operation_keeps_to_the_document(stage: Stage, document: Document, echo: str) -> None:
+    seeds = await asyncio.to_thread(Seeds, stage.server.url, stage.server.headers, echo)
 
     def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Document) -> None:
         seeds.fill(case)
@@ -278,6 +295,7 @@ async def test_every_link_of_the_document_leads_to_what_was_made(stage: Stage, d
         "createAgent": {"name": "Linked", "model": {"name": "scripted"}},
         "createAgentSession": {},
         "createAgentInput": {"content": "Hello"},
+        "createToolServer": {"name": "T", "type": "mcp", "uri": "http://127.0.0.1:1/", "transport": "sse"},
     }
     operations = {
         operation["operationId"]: (method, path, operation)
@@ -300,4 +318,6 @@ async def test_every_link_of_the_document_leads_to_what_was_made(stage: Stage, d
             followed.add(link["operationId"])
             if method == "get":
                 assert (await stage.client.get(target.format(**found))).status_code == 200
-    assert followed == {name for name, (_, path, _) in operations.items() if "{" in path}
+    of_tools = {name for name, (_, path, _) in operations.items() if "{tool_id}" in path}
+    assert of_tools, "nothing that is created names a tool: a sync finds them"
+    assert followed | of_tools == {name for name, (_, path, _) in operations.items() if "{" in path}

@@ -115,6 +115,7 @@ _OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive", "X-Turn-Id", "X-Even
 _ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _MADE_BY = {
     "createAgent": {"agent_key": "$response.body#/key"},
+    "createToolServer": {"tool_server_id": "$response.body#/id"},
     "createAgentSession": {"agent_key": "$request.path.agent_key", "session_key": "$response.body#/key"},
     "createAgentInput": {
         "agent_key": "$request.path.agent_key",

@@ -13,6 +13,7 @@ from sessile.rows import Page, ToolRow, ToolServerRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotFound, NotSupported, ToolServerFailed
 from sessile.wire.tool_servers import (
+    ClientCredentialsAuth,
     CreateToolServerRequest,
     FunctionDefinition,
     LambdaTool,
@@ -59,7 +60,7 @@ class ToolServers:
     async def create(self, principal: Principal, body: Any) -> ToolServer:
         """Raises InvalidRequest."""
         request = codec.convert(body, CreateToolServerRequest)
-        self._checked_uri(request.uri)
+        self._check_addresses(request)
         document, secret = tool_servers.split(request)
         key = ids.tool_server_id(request.name)
         return self._shown(
@@ -83,8 +84,7 @@ class ToolServers:
     async def update(self, principal: Principal, key: str, body: Any) -> ToolServer:
         """Change what was sent. Raises InvalidRequest, NotFound."""
         changes = codec.convert(body, UpdateToolServerRequest)
-        if changes.uri is not UNSET:
-            self._checked_uri(changes.uri)
+        self._check_addresses(changes)
 
         def change(row: ToolServerRow) -> ToolServerRow:
             document, secret = tool_servers.changed(row.document, self._sealer.unseal(row.secret), changes)
@@ -106,11 +106,14 @@ class ToolServers:
             raise ToolServerFailed(fault.message) from None
         await self._store.sync_tools(principal.tenant_id, key, tools)
 
-    def _checked_uri(self, uri: str) -> None:
-        try:
-            self._check_uri(uri)
-        except OSError as error:
-            raise InvalidRequest(f"uri: {error}", field_errors={"uri": str(error)}) from None
+    def _check_addresses(self, request: CreateToolServerRequest | UpdateToolServerRequest) -> None:
+        endpoint = request.auth.token_endpoint if isinstance(request.auth, ClientCredentialsAuth) else UNSET
+        for field, uri in (("uri", request.uri), ("auth.token_endpoint", endpoint)):
+            try:
+                if isinstance(uri, str):
+                    self._check_uri(uri)
+            except OSError as error:
+                raise InvalidRequest(f"{field}: {error}", field_errors={field: str(error)}) from None
 
     def _shown(self, row: ToolServerRow) -> ToolServer:
         secret = self._sealer.unseal(row.secret)
@@ -155,6 +158,8 @@ class ToolList:
         """Enable or disable a tool of a tool server. Raises InvalidRequest, NotFound, NotSupported."""
         if isinstance(body, dict) and body.get("type") in ("lambda", "client"):
             raise not_supported("type")
+        if isinstance(body, dict) and "type" not in body:  # the tag of a struct that stands alone may be missing
+            raise InvalidRequest("type: This field is required.", field_errors={"type": "This field is required."})
         changes = codec.convert(body, UpdateMcpToolRequest)
         self._refuse_function(key)
         if changes.enabled is UNSET:

@@ -20,20 +20,22 @@ Transport = Literal["sse", "streamable-http"]
 Uri = Annotated[str, Meta(min_length=1, max_length=MAX_URI_CHARS, extra_json_schema={"format": "uri"})]
 Description = Annotated[str, Meta(max_length=MAX_DESCRIPTION_CHARS)]
 Secret = Annotated[str, Meta(max_length=MAX_HEADER_VALUE_CHARS)]
-Headers = Annotated[dict[str, Secret], Meta(max_length=MAX_TOOL_SERVER_HEADERS)]
+HeaderName = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}\Z")]
+HeaderValue = Annotated[str, Meta(pattern=r"^[\t -~\u0080-\u00ff]*\Z", max_length=MAX_HEADER_VALUE_CHARS)]
+Headers = Annotated[dict[HeaderName, HeaderValue], Meta(max_length=MAX_TOOL_SERVER_HEADERS)]
 
 
 class BearerAuth(Struct, tag_field="type", tag="bearer", forbid_unknown_fields=True):
     """A bearer token."""
 
-    token: Secret
+    token: HeaderValue
 
 
 class HeaderAuth(Struct, tag_field="type", tag="header", forbid_unknown_fields=True):
     """A header of the caller's choice."""
 
-    header: Secret
-    value: Secret
+    header: HeaderName
+    value: HeaderValue
 
 
 class ClientCredentialsAuth(Struct, tag_field="type", tag="oauth_client_credentials", forbid_unknown_fields=True):

@@ -32,6 +32,7 @@ session of it, post an input. `PROTOCOL.md` says all that is promised beyond wha
 _TAGS: dict[Tag, str] = {
     "Agents": "A model, instructions and tools, as one document",
     "Sessions": "Conversations, each with one agent",
+    "Tools": "Tools that agents can name, and the servers that they come from",
     "Events": "Inputs, the turns that answer them, and the log of a session",
     "Server": "Whether it is alive and ready",
 }

@@ -19,6 +19,7 @@ from sessile.service.artifacts import Artifacts
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
@@ -40,6 +41,8 @@ class Services(Struct, frozen=True):
     events: Events
     artifacts: Artifacts
     visibility: Visibility
+    tool_servers: ToolServers
+    tools: ToolList
     hub: Hub
     store: Store
 

@@ -26,6 +26,7 @@ from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_leases import LeaseContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_tools import ToolServerContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
@@ -347,5 +348,6 @@ class StoreContract(
     WaitingContract,
     LeaseContract,
     ArtifactContract,
+    ToolServerContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

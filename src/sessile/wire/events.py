@@ -307,6 +307,18 @@ class StreamingAgentOutputEnd(
     event_id: str | UnsetType = UNSET
 
 
+class GenericToolActivity(Struct, kw_only=True, tag_field="type", tag="tool_activity"):
+    """A running tool says what it is doing."""
+
+    activity_type: Literal["generic"] = "generic"
+    message: str
+    tool_call_id: str
+    tool_configuration_name: str
+    tool_name: str
+    turn_id: str
+    created_at: Timestamp
+
+
 class ContextConsumed(Struct, kw_only=True, tag_field="type", tag="context_consumed"):
     """How full the model's window was in the call that just ended."""
 
@@ -348,6 +360,7 @@ LiveFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | GenericToolActivity
     | SessionState
     | StreamError
     | StreamEnd
@@ -368,6 +381,7 @@ StreamFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | GenericToolActivity
     | StreamError
     | StreamEnd
 )
@@ -384,6 +398,7 @@ FollowFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | GenericToolActivity
     | StreamEnd
 )
 """What a stream that follows a session may hold."""

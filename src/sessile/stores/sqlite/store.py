@@ -18,6 +18,7 @@ from sessile.stores.sqlite.input_verbs import Inputs
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.sessions import Sessions
+from sessile.stores.sqlite.tool_servers import ToolServers
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.stores.sqlite.visibility import Visibilities
 from sessile.wire.errors import StorageUnavailable
@@ -27,7 +28,7 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities, Artifacts):
+class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities, Artifacts, ToolServers):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod

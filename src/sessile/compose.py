@@ -33,6 +33,7 @@ from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
+from sessile.runner.remote import RemoteOffers
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
@@ -42,12 +43,16 @@ from sessile.service.inputs import Inputs
 from sessile.service.portable import Portable
 from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.tools.artifacts import factories as artifact_tools
-from sessile.tools.registry import ToolRegistry
+from sessile.tools.guard import Guard
+from sessile.tools.mcp import McpServers
+from sessile.tools.registry import Factory, ToolRegistry
+from sessile.tools.web_get import WebGetTool
 from sessile.wire.errors import StorageUnavailable
 
 DEFAULT_TENANT = "default"
@@ -104,13 +109,16 @@ async def running(
     """
     with owned(_database(config)):
         models = model_registry(config, providers)
-        tools = ToolRegistry(config.tools, functions)
+        tools = ToolRegistry(config.tools, functions, tool_factories(config))
         clock = SystemClock()
         files = LocalFiles(_files(config), clock)
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)
-            env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
+            sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
+            remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
+            planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
+            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))
@@ -124,6 +132,8 @@ async def running(
                 portable=Portable(store, clock),
                 visibility=Visibility(store, worker, hub),
                 artifacts=artifacts,
+                tool_servers=ToolServers(store, remote, sealer, mcp_guard.url),
+                tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
             )
@@ -159,6 +169,35 @@ def model_registry(config: Config, providers: Mapping[str, Provider] | None = No
     """The models of a configuration; its caller closes it. Raises ConfigError."""
     known = {**default_providers(), **(providers or {})}
     return Registry(config.models, known, config.provider_models, choose(config.default_model))
+
+
+def tool_factories(config: Config) -> dict[str, Factory]:
+    """The tools that a server has by itself, by the type of the configurations that stand for them."""
+    factories: dict[str, Factory] = {}
+    if config.web_get.enabled:
+        web_get = WebGetTool(_guard("web_get", config.web_get.allow))
+        factories["web_get"] = lambda configuration: web_get
+    return factories
+
+
+class Unsealed:
+    """The `Sealer` that seals nothing."""
+
+    def seal(self, secret: bytes) -> bytes:
+        """The secret as it is."""
+        return secret
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The secret as it is."""
+        return sealed
+
+
+def _guard(table: str, allow: list[str]) -> Guard:
+    """What the tools of one table may reach. Raises ConfigError."""
+    try:
+        return Guard(allow)
+    except ValueError as error:
+        raise ConfigError(f"{table}.allow: {error}") from None
 
 
 async def default_tenant(store: Store) -> TenantRow:

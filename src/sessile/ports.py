@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
+from sessile.domain.tool_servers import Endpoint, RemoteTool
 from sessile.rows import Claim, FileName, HeldFile, NewArtifact, SessionRow
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
 from sessile.store_ports import LogMovedOn as LogMovedOn
@@ -201,7 +202,11 @@ class Models(Protocol):
 
 
 class ToolFault(Exception):
-    """A tool call failed; the text is for the model. Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`."""
+    """A tool call failed; the text is for the model.
+
+    Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`, `tool_address_refused` (tools may not connect to
+    it), `tool_unreachable` (nobody answers there, or nothing that makes sense).
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -218,6 +223,10 @@ class ToolContext(Struct, frozen=True, kw_only=True):
     tool_call_id: str
     add_artifact: Callable[[NewArtifact], None]
     """Make a file an artifact of the session, in the commit that holds the output of the call, if it succeeds."""
+    fixed: frozenset[str] = frozenset()
+    """The arguments that the agent fixes, not the model."""
+    report: Callable[[str], None] = lambda message: None
+    """Show the followers of the turn what the tool is doing; it is kept nowhere. Never blocks."""
 
 
 class Tool(Protocol):
@@ -244,6 +253,26 @@ class Tool(Protocol):
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
         """
+
+
+class RemoteTools(Protocol):
+    """Tool servers elsewhere. Nothing they do harms more than the call that it answers."""
+
+    async def list(self, endpoint: Endpoint) -> dict[str, bytes]:
+        """What a server offers: names, and documents as the store keeps them. Raises ToolFault."""
+
+    def tool(self, endpoint: Endpoint, described: RemoteTool) -> Tool:
+        """A tool that calls the server; nothing is sent before it is run."""
+
+
+class Sealer(Protocol):
+    """Keeps secrets from whoever reads the database."""
+
+    def seal(self, secret: bytes) -> bytes:
+        """What is stored for a secret."""
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The secret again."""
 
 
 class Tools(Protocol):

@@ -54,6 +54,32 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     updated_at: int
 
 
+class ToolServerRow(Struct, frozen=True, kw_only=True):
+    """A stored tool server. `document` is JSON; `secret` is what nobody is shown, sealed."""
+
+    id: int
+    tenant_id: int
+    key: str
+    enabled: bool
+    document: bytes
+    secret: bytes
+    created_at: int
+    updated_at: int
+
+
+class ToolRow(Struct, frozen=True, kw_only=True):
+    """A stored tool of a tool server. `document` is what the server says of it, JSON."""
+
+    id: int
+    key: str
+    name: str
+    enabled: bool
+    document: bytes
+    created_at: int
+    updated_at: int
+    server_key: str
+
+
 class SessionRow(Struct, frozen=True):
     """A stored session. `metadata`, `usage` and `context_usage` are JSON; times are microseconds."""
 

@@ -1,6 +1,6 @@
 """The port of storage: the verbs of a store, by noun. The docstrings are the contract; `sessile.testing` checks it."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
@@ -33,6 +33,8 @@ from sessile.rows import (
     Span,
     Summary,
     TenantRow,
+    ToolRow,
+    ToolServerRow,
     TurnEnd,
     TurnProgress,
     TurnRow,
@@ -468,6 +470,57 @@ class ArtifactStore(Protocol):
         """Those of these files that some artifact names."""
 
 
+class ToolServerStore(Protocol):
+    """Tool servers and their tools, durable. What `Store` promises holds here."""
+
+    async def create_tool_server(
+        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
+    ) -> ToolServerRow:
+        """Raises KeyTaken."""
+
+    async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
+        """Raises NotFound."""
+
+    async def list_tool_servers(
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+    ) -> Page[ToolServerRow]:
+        """Newest first."""
+
+    async def update_tool_server(
+        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
+    ) -> ToolServerRow:
+        """Replace `enabled`, `document` and `secret` by what `change` makes of the row, inside the commit.
+
+        What `change` raises is raised, and nothing is changed. Raises NotFound.
+        """
+
+    async def delete_tool_server(self, tenant_id: int, key: str) -> None:
+        """Delete a tool server and its tools. Raises NotFound."""
+
+    async def sync_tools(self, tenant_id: int, server_key: str, tools: Mapping[str, bytes]) -> None:
+        """Make these the tools of a tool server: name to document. Raises NotFound.
+
+        A tool that was there keeps its key and whether it is enabled; one that is not among these is removed.
+        """
+
+    async def get_tool(self, tenant_id: int, key: str) -> ToolRow:
+        """Raises NotFound."""
+
+    async def list_tools(
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, server_key: str | None
+    ) -> Page[ToolRow]:
+        """Newest first."""
+
+    async def enable_tool(self, tenant_id: int, key: str, enabled: bool) -> ToolRow:
+        """Say whether a tool may be used. Raises NotFound."""
+
+    async def delete_tool(self, tenant_id: int, key: str) -> None:
+        """Remove a tool until its server is synced again. Raises NotFound."""
+
+    async def usable_tools(self, tenant_id: int, keys: Collection[str]) -> dict[str, tuple[ToolRow, ToolServerRow]]:
+        """Those of these tools that are enabled and whose servers are, by key."""
+
+
 class Store(
     AccountStore,
     AgentStore,
@@ -480,6 +533,7 @@ class Store(
     CompactionStore,
     SecretStore,
     ArtifactStore,
+    ToolServerStore,
     Protocol,
 ):
     """Agents, sessions and logs, durable.

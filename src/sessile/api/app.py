@@ -23,6 +23,7 @@ from sessile.api import (
     routes_secrets,
     routes_server,
     routes_sessions,
+    routes_tools,
     routes_visibility,
 )
 from sessile.api.call import Call, JsonResponse, Services
@@ -42,6 +43,7 @@ ROUTES: tuple[Route, ...] = (
     *routes_artifacts.ROUTES,
     *routes_agents.ROUTES,
     *routes_secrets.ROUTES,
+    *routes_tools.ROUTES,
     *routes_server.ROUTES,
 )
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._-]{1,100}")

@@ -21,6 +21,7 @@ from sessile.service.inputs import Inputs
 from sessile.service.portable import Portable
 from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
@@ -44,6 +45,8 @@ class Services(Struct, frozen=True):
     portable: Portable
     artifacts: Artifacts
     visibility: Visibility
+    tool_servers: ToolServers
+    tools: ToolList
     hub: Hub
     store: Store
 

@@ -17,6 +17,8 @@ from sessile.wire.ids import (
     EVENT_ID_PATTERN,
     IDEMPOTENCY_KEY_PATTERN,
     KEY_PATTERN,
+    TOOL_ID_PATTERN,
+    TOOL_SERVER_ID_PATTERN,
     TURN_ID_PATTERN,
 )
 from sessile.wire.tool_configurations import VENDOR_TYPES
@@ -32,6 +34,7 @@ session of it, post an input. `PROTOCOL.md` says all that is promised beyond wha
 _TAGS: dict[Tag, str] = {
     "Agents": "A model, instructions and tools, as one document",
     "Sessions": "Conversations, each with one agent",
+    "Tools": "Tools that agents can name, and the servers that they come from",
     "Events": "Inputs, the turns that answer them, and the log of a session",
     "Artifacts": "Files of a session: those that came with inputs, and those that tools have made",
     "Server": "Whether it is alive and ready",
@@ -57,8 +60,16 @@ _PATH_PARAMETERS = {
     "event_id": {"description": "The id of an event of this session, or of an input that waits"},
     "turn_id": {"description": "The id of a turn of this session"},
     "artifact_id": {"description": "The id of a file of this session"},
+    "tool_server_id": {"description": "The id of a tool server"},
+    "tool_id": {"description": "The id of a tool"},
 }
-_PATH_PATTERNS = {"event_id": EVENT_ID_PATTERN, "turn_id": TURN_ID_PATTERN, "artifact_id": ARTIFACT_ID_PATTERN}
+_PATH_PATTERNS = {
+    "event_id": EVENT_ID_PATTERN,
+    "turn_id": TURN_ID_PATTERN,
+    "artifact_id": ARTIFACT_ID_PATTERN,
+    "tool_server_id": TOOL_SERVER_ID_PATTERN,
+    "tool_id": TOOL_ID_PATTERN,
+}
 _HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "type": "string",
@@ -115,6 +126,7 @@ _OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive", "X-Turn-Id", "X-Even
 _ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _MADE_BY = {
     "createAgent": {"agent_key": "$response.body#/key"},
+    "createToolServer": {"tool_server_id": "$response.body#/id"},
     "createAgentSession": {"agent_key": "$request.path.agent_key", "session_key": "$response.body#/key"},
     "createAgentInput": {
         "agent_key": "$request.path.agent_key",

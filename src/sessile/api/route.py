@@ -11,7 +11,7 @@ from sessile.api.examples import Example
 from sessile.auth.roles import RequiredRoles
 
 Handler = Callable[[Call], Awaitable[Response]]
-Tag = Literal["Agents", "Sessions", "Events", "Artifacts", "Server"]
+Tag = Literal["Agents", "Sessions", "Events", "Artifacts", "Tools", "Server"]
 
 
 class Streaming(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,9 @@ COMMANDS = {
     "inputs": Lazy("sessile.cli.inputs", "Inputs of a session that wait while a turn runs: list, withdraw.", TALK),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
     "artifacts": Lazy("sessile.cli.artifacts", "Files of a session: list, get.", TALK),
+    "tool-servers": Lazy(
+        "sessile.cli.tool_servers", "Tool servers (MCP): list, get, create, sync, tools, delete.", TALK
+    ),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
     "secrets": Lazy("sessile.cli.secrets", "Secrets of agents: list, set, remove; rotate their key.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),

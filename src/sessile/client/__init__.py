@@ -16,7 +16,21 @@ from sessile.client.follower import AsyncFollower, Followed
 from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.sessions import AsyncSessions, Session
-from sessile.client.sync import Agents, Artifacts, Client, Events, Follower, Inputs, Pages, Sessions, Turns, TurnStream
+from sessile.client.sync import (
+    Agents,
+    Artifacts,
+    Client,
+    Events,
+    Follower,
+    Inputs,
+    Pages,
+    Sessions,
+    Tools,
+    ToolServers,
+    Turns,
+    TurnStream,
+)
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers, Tool, ToolServer
 from sessile.client.transport import Request, Response, Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame
 from sessile.client.turns import AsyncTurns
@@ -39,6 +53,8 @@ __all__ = [
     "AsyncInputs",
     "AsyncPages",
     "AsyncSessions",
+    "AsyncToolServers",
+    "AsyncTools",
     "AsyncTurnStream",
     "AsyncTurns",
     "Client",
@@ -59,6 +75,10 @@ __all__ = [
     "Session",
     "Sessions",
     "StreamBroken",
+    "Tool",
+    "ToolServer",
+    "ToolServers",
+    "Tools",
     "Transport",
     "Turn",
     "TurnError",

@@ -12,6 +12,7 @@ from sessile.client.events import AsyncEvents
 from sessile.client.inputs import AsyncInputs
 from sessile.client.reading import decoded
 from sessile.client.sessions import AsyncSessions
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers
 from sessile.client.transport import Transport
 from sessile.client.turns import AsyncTurns
 from sessile.wire.errors import StorageUnavailable
@@ -68,6 +69,8 @@ class AsyncClient:
         self.inputs = AsyncInputs(self._caller)
         self.turns = AsyncTurns(self._caller)
         self.artifacts = AsyncArtifacts(self._caller)
+        self.tool_servers = AsyncToolServers(self._caller)
+        self.tools = AsyncTools(self._caller)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._transport!r})"

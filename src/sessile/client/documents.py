@@ -112,6 +112,32 @@ class SessionDocument(SessionChanges, total=False):
     from_session: FromSessionDocument
 
 
+class ToolServerChanges(TypedDict, total=False):
+    """The fields of a tool server to change; each is replaced whole. A header sent as `***` keeps its value."""
+
+    name: str
+    description: str
+    uri: str
+    headers: Mapping[str, str]
+    transport: Literal["sse", "streamable-http"]
+    auth: Mapping[str, Any]
+    enabled: bool
+    metadata: Mapping[str, Any]
+
+
+class ToolServerDocument(TypedDict, total=False):
+    """A new tool server."""
+
+    name: Required[str]
+    description: str
+    uri: Required[str]
+    headers: Mapping[str, str]
+    transport: Required[Literal["sse", "streamable-http"]]
+    auth: Mapping[str, Any]
+    enabled: bool
+    metadata: Mapping[str, Any]
+
+
 class TextPart(TypedDict):
     """A text of the user."""
 

@@ -15,6 +15,7 @@ from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.portal import Portal
 from sessile.client.sessions import AsyncSessions
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers
 from sessile.client.transport import Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame, TurnState
 from sessile.client.turns import AsyncTurns
@@ -217,6 +218,26 @@ class Artifacts(Face[AsyncArtifacts]):
     download = called(AsyncArtifacts.download)
 
 
+class ToolServers(Face[AsyncToolServers]):
+    __doc__ = AsyncToolServers.__doc__
+
+    create = called(AsyncToolServers.create)
+    get = called(AsyncToolServers.get)
+    list = paged(AsyncToolServers.list)
+    update = called(AsyncToolServers.update)
+    delete = called(AsyncToolServers.delete)
+    sync = called(AsyncToolServers.sync)
+
+
+class Tools(Face[AsyncTools]):
+    __doc__ = AsyncTools.__doc__
+
+    get = called(AsyncTools.get)
+    list = paged(AsyncTools.list)
+    update = called(AsyncTools.update)
+    delete = called(AsyncTools.delete)
+
+
 class Client(Face[AsyncClient]):
     """A client of a Sessile server, with plain calls.
 
@@ -263,6 +284,8 @@ class Client(Face[AsyncClient]):
         self.inputs = Inputs(portal, client.inputs)
         self.turns = Turns(portal, client.turns)
         self.artifacts = Artifacts(portal, client.artifacts)
+        self.tool_servers = ToolServers(portal, client.tool_servers)
+        self.tools = Tools(portal, client.tools)
 
     def __repr__(self) -> str:
         return repr(self._behind).removeprefix("Async")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
+from sessile.domain import overrides
 from sessile.domain.structured import schema_error
 from sessile.wire import codec
 from sessile.wire.agents import CreateAgentRequest, UpdateAgentRequest
@@ -46,6 +47,7 @@ def normalize(request: Document) -> Document:
     document["first_step_name"] = document["first_step"]["name"]
     _raise_if(dict(_name_errors(document)))
     _raise_if(dict(_argument_errors(document)))
+    _raise_if(dict(_override_errors(document)))
     _raise_if(dict(_size_errors(document)))
     _raise_if(dict(_output_errors(document)))
     return document
@@ -103,17 +105,31 @@ def client_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def remote_tools(document: Mapping[str, Any]) -> dict[str, str]:
+    """Configuration name and tool id of every enabled `mcp` configuration."""
+    return {
+        name: configuration.get("tool_id", _TOOL_PREFIX + name)
+        for name, configuration in document["tool_configurations"].items()
+        if configuration["type"] == "mcp" and configuration.get("enabled", True)
+    }
+
+
 def inactive_tools(
-    document: Mapping[str, Any], known: Collection[str], kinds: Collection[str] = frozenset()
+    document: Mapping[str, Any],
+    known: Collection[str],
+    kinds: Collection[str] = frozenset(),
+    remote: Collection[str] = frozenset(),
 ) -> dict[str, str]:
     """Name and type of every configuration that no model is offered.
 
-    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for.
+    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for, `remote` the ids
+    of the tools of tool servers that can be used.
     """
     configurations = document["tool_configurations"]
     active = {name for name, function in active_tools(document) if function in known}
     active.update(name for name, _ in client_tools(document))
     active |= {name for name, own in configurations.items() if own["type"] in kinds and own.get("enabled", True)}
+    active |= {name for name, id in remote_tools(document).items() if id in remote}
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
 
@@ -253,6 +269,16 @@ def _argument_errors(document: Document) -> Iterator[tuple[str, str]]:
         schema = configuration.get("input_schema", {}) if configuration["type"] == "client" else {}
         if schema.get("type", "object") != "object":
             yield f"tool_configurations.{name}.input_schema", "The arguments of a tool are an object."
+
+
+def _override_errors(document: Document) -> Iterator[tuple[str, str]]:
+    """References of argument overrides that can never lead anywhere."""
+    for name, configuration in document["tool_configurations"].items():
+        if not _is_vendor(configuration):
+            for path in overrides.broken_references(configuration.get("argument_override")):
+                roots = ", ".join(overrides.ROOTS)
+                reason = f"The reference {path[:200]!r} is no path that starts with one of {roots}."
+                yield f"tool_configurations.{name}.argument_override", reason
 
 
 def _size_errors(document: Document) -> Iterator[tuple[str, str]]:

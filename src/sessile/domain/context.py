@@ -4,6 +4,7 @@ Whatever the log holds, every tool call in the result is answered exactly once, 
 """
 
 from collections import deque
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -138,6 +139,16 @@ class Conversation:
         """By how many characters all that was said is longer than what the model may read; negative when it fits."""
         summary = 0 if self._summary is None else chars(self._summary)
         return self.chars + summary + len(instructions) - max_chars
+
+    def last_output(self, configuration_name: str) -> dict[str, Any] | None:
+        """The newest visible output of a tool that is no error, among the turns that are remembered."""
+        for turn in reversed(self._turns):
+            answers = [item for item in reversed(turn.items) if isinstance(item, _Answer)]
+            for call in (call for answer in answers for call in reversed(answer.calls)):
+                wanted = call.visible and call.input.tool_configuration_name == configuration_name
+                if wanted and call.output is not None and not call.output.error:
+                    return call.output.tool_output
+        return None
 
     def _settle(self, turn: _Turn) -> None:
         self._settled += turn.messages()

@@ -10,7 +10,7 @@ from msgspec import Struct
 from sessile.domain.client_tools import pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, LogMovedOn, Store, ToolContext
+from sessile.ports import Clock, LiveSink, LogMovedOn, Store
 from sessile.rows import Appended, Claim, Cover, NewArtifact, TurnEnd, TurnProgress
 from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
@@ -165,12 +165,9 @@ class OpenTurn:
         ]
         await self._append([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
 
-    def context(self, tool_call_id: str) -> ToolContext:
-        """What a tool is told of its call."""
-        made = self.made.setdefault(tool_call_id, [])
-        return ToolContext(
-            session=self.claim.session, turn_id=self.turn_id, tool_call_id=tool_call_id, add_artifact=made.append
-        )
+    def making(self, tool_call_id: str) -> Callable[[NewArtifact], None]:
+        """Takes the files that a call makes, for the commit that holds its output."""
+        return self.made.setdefault(tool_call_id, []).append
 
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""

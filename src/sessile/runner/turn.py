@@ -16,6 +16,7 @@ from sessile.runner.history import Histories, History
 from sessile.runner.model_call import call_model
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Planner
+from sessile.runner.surroundings import TurnSurroundings
 from sessile.wire import codec
 from sessile.wire.errors import AgentDisabled, SessionDisabled
 from sessile.wire.events import ContextLimitExceededEvent, TurnError
@@ -40,7 +41,7 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     """
     if turn.claim.waited:
         _check_enabled(turn.claim)
-    plan = env.planner.plan(turn.claim.agent)
+    plan = await env.planner.plan(turn.claim.agent)
     instructions = plan.instructions.constant
     if instructions is None:
         today = codec.rfc3339(env.clock.now())[:10]
@@ -57,10 +58,11 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     turn.history = await env.histories.take(turn.claim, compactor.budget)
 
     repairs: list[Message] = []
+    around = TurnSurroundings(turn, plan)
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         ours = [call for call in calls if not call.waits]
-        outcomes = await dispatch.execute(ours, turn.context, turn.answered) if ours else []
+        outcomes = await dispatch.execute(ours, around, turn.answered) if ours else []
         outputs = [dispatch.finalize(call, outcome) for call, outcome in zip(ours, outcomes, strict=True)]
         if len(ours) < len(calls):
             await turn.park(outputs)

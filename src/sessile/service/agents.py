@@ -1,5 +1,6 @@
 """Use-cases over agents: check the document, store it, show it."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -40,11 +41,13 @@ class Agents:
             admit = partial(self._check, document, body.get("key", ""))
         encoded, enabled = codec.encode(document), document["enabled"]
         key = body["key"] if "key" in body else ids.agent_key(document["name"])
-        return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled, once, admit))
+        return await self._whole(
+            await self._store.create_agent(principal.tenant_id, key, encoded, enabled, once, admit)
+        )
 
     async def get(self, principal: Principal, key: str) -> AgentView:
         """Raises NotFound."""
-        return self._view(await self._store.get_agent(principal.tenant_id, key))
+        return await self._whole(await self._store.get_agent(principal.tenant_id, key))
 
     async def list(
         self,
@@ -68,7 +71,7 @@ class Agents:
             )
         else:
             page = await self._list_own(principal, cursor, limit, enabled, pattern)
-        return Page([self._view(row) for row in page.rows], page.next)
+        return Page([self._view(row, msgspec.json.decode(row.document)) for row in page.rows], page.next)
 
     async def update(self, principal: Principal, key: str, changes: Any) -> AgentView:
         """Change what was sent. Raises as `create`, and NotFound."""
@@ -100,7 +103,7 @@ class Agents:
         saved = await self._store.save_agent(
             row.tenant_id, row.key, codec.encode(document), document["enabled"], row.version
         )
-        return self._view(saved) if saved else None
+        return await self._whole(saved) if saved else None
 
     async def _list_own(
         self, principal: Principal, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None
@@ -127,8 +130,14 @@ class Agents:
             raise UnknownTool(f"No tool is configured as {', '.join(unknown)}. Configured tools: {known}.")
         Instructions.of(key, document)
 
-    def _view(self, row: AgentRow) -> AgentView:
+    async def _whole(self, row: AgentRow) -> AgentView:
+        """An agent, and which of its tools of tool servers cannot be used now."""
         document: dict[str, Any] = msgspec.json.decode(row.document)
+        asked = agents.remote_tools(document)
+        usable = await self._store.usable_tools(row.tenant_id, asked.values()) if asked else {}
+        return self._view(row, document, usable)
+
+    def _view(self, row: AgentRow, document: dict[str, Any], usable: Collection[str] = frozenset()) -> AgentView:
         shown = {
             "id": row.key,
             "key": row.key,
@@ -136,7 +145,7 @@ class Agents:
             "created_at": codec.rfc3339(row.created_at),
             "updated_at": codec.rfc3339(row.updated_at),
         }
-        inactive = agents.inactive_tools(document, self._tools.names(), self._tools.kinds())
+        inactive = agents.inactive_tools(document, self._tools.names(), self._tools.kinds(), usable)
         return AgentView(codec.encode(shown), inactive)
 
 

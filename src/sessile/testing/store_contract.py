@@ -31,6 +31,7 @@ from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_contract_secrets import SecretContract
+from sessile.testing.store_contract_tools import ToolServerContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
@@ -363,5 +364,6 @@ class StoreContract(
     SecretContract,
     CompactionContract,
     ArtifactContract,
+    ToolServerContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -54,7 +54,7 @@ class CompactionConfig(Struct, forbid_unknown_fields=True):
 
 
 class ToolOutputOffloading(Struct, forbid_unknown_fields=True):
-    """What happens to large tool outputs. Kept; not acted on yet."""
+    """What happens to large tool outputs: they are cut. `mode` is kept."""
 
     enabled: bool | UnsetType = UNSET
     mode: Literal["artifact", "truncate"] | UnsetType = UNSET

@@ -11,7 +11,7 @@ SessileError
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed, RangeNotSatisfiable
 ├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs,
-│                         TranscriptInvalid, SessionFull
+│                         TranscriptInvalid, SessionFull, ToolServerFailed
 ├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
@@ -276,6 +276,12 @@ class TooManyInputs(Unprocessable):
     """As many inputs wait as may wait in one session."""
 
     code = "too_many_inputs"
+
+
+class ToolServerFailed(Unprocessable):
+    """The tool server cannot be reached, or what it answers makes no sense."""
+
+    code = "tool_server_failed"
 
 
 class Unavailable(SessileError):

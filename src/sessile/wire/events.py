@@ -321,6 +321,18 @@ class StreamingAgentOutputEnd(
     event_id: str | UnsetType = UNSET
 
 
+class GenericToolActivity(Struct, kw_only=True, tag_field="type", tag="tool_activity"):
+    """A running tool says what it is doing."""
+
+    activity_type: Literal["generic"] = "generic"
+    message: str
+    tool_call_id: str
+    tool_configuration_name: str
+    tool_name: str
+    turn_id: str
+    created_at: Timestamp
+
+
 class ContextConsumed(Struct, kw_only=True, tag_field="type", tag="context_consumed"):
     """How full the model's window was in the call that just ended."""
 
@@ -372,6 +384,7 @@ LiveFrame = (
     | StreamingAgentOutputEnd
     | ContextConsumed
     | CompactionStarted
+    | GenericToolActivity
     | SessionState
     | StreamError
     | StreamEnd
@@ -395,6 +408,7 @@ StreamFrame = (
     | StreamingAgentOutputEnd
     | ContextConsumed
     | CompactionStarted
+    | GenericToolActivity
     | StreamError
     | StreamEnd
 )
@@ -412,6 +426,7 @@ FollowFrame = (
     | StreamingAgentOutputEnd
     | ContextConsumed
     | CompactionStarted
+    | GenericToolActivity
     | StreamEnd
 )
 """What a stream that follows a session may hold."""

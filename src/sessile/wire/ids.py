@@ -14,6 +14,8 @@ KEY_PATTERN = r"^[0-9a-zA-Z_-]+\Z"
 EVENT_ID_PATTERN = r"^aev_[0-9a-zA-Z_-]+\Z"
 TURN_ID_PATTERN = r"^trn_[0-9a-f]+\Z"
 ARTIFACT_ID_PATTERN = r"^art_[a-z0-9_-]+\Z"
+TOOL_SERVER_ID_PATTERN = r"^tsr_[0-9a-zA-Z_-]+\Z"
+TOOL_ID_PATTERN = r"^tol_[0-9a-zA-Z_-]+\Z"
 IDEMPOTENCY_KEY_PATTERN = rf"^[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}\Z"
 
 Key = Annotated[str, Meta(pattern=KEY_PATTERN, min_length=1, max_length=MAX_KEY_CHARS)]
@@ -107,6 +109,16 @@ def idempotency_key() -> str:
 def agent_key(name: str) -> str:
     """A new agent key: a slug of the name and a random tail."""
     return _slugged("agt", name)
+
+
+def tool_server_id(name: str) -> str:
+    """A new id of a tool server: a slug of the name and a random tail."""
+    return _slugged("tsr", name)
+
+
+def tool_id(name: str) -> str:
+    """A new id of a tool of a tool server: a slug of the name and a random tail."""
+    return _slugged("tol", name)
 
 
 def session_key(name: str) -> str:

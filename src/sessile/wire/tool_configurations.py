@@ -1,7 +1,8 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
-Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and those for
-the files of a session; and it offers `client`, which whoever talks to the session runs.
+Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, `mcp`, a tool
+of a tool server, `web_get`, and those for the files of a session; and it offers `client`, which whoever talks to the
+session runs.
 """
 
 from datetime import datetime
@@ -50,7 +51,7 @@ class _ToolConfiguration(Struct, kw_only=True, tag_field="type", forbid_unknown_
 
 
 class McpToolConfiguration(_ToolConfiguration, kw_only=True, tag="mcp"):
-    """A tool of an MCP server. Kept; not run yet."""
+    """A tool of a tool server: `tool_id` is its id; without it, `tol_` and the name of the configuration."""
 
     tool_id: ToolId | UnsetType = UNSET
     argument_override: Arguments | UnsetType = UNSET
@@ -153,7 +154,7 @@ class WebGetParameters(Struct, forbid_unknown_fields=True):
 
 
 class WebGetToolConfiguration(_ToolConfiguration, kw_only=True, tag="web_get"):
-    """Fetch a page. Kept; not run yet."""
+    """Fetch a page of the web."""
 
     argument_override: WebGetParameters | UnsetType = UNSET
 

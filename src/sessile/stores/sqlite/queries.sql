@@ -78,6 +78,72 @@ WHERE id = :id AND version = :expected_version;
 -- Remove an agent's row.
 DELETE FROM agents WHERE id = :id;
 
+-- name: insert_tool_server
+-- Add a tool server.
+INSERT INTO tool_servers (tenant_id, key, enabled, document, secret, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, :document, :secret, :now, :now) RETURNING id;
+
+-- name: get_tool_server
+-- One tool server by its key.
+SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key;
+
+-- name: list_tool_servers
+-- Tool servers of a tenant before a cursor, newest first.
+SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+FROM tool_servers WHERE tenant_id = :tenant_id AND id < :cursor AND (:enabled IS NULL OR enabled = :enabled)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: save_tool_server
+-- Replace what a caller may change.
+UPDATE tool_servers SET enabled = :enabled, document = :document, secret = :secret, updated_at = :now WHERE id = :id;
+
+-- name: delete_tool_server
+-- Remove a tool server's row.
+DELETE FROM tool_servers WHERE id = :id;
+
+-- name: delete_tools_of_server
+-- Remove the tools of a tool server.
+DELETE FROM tools WHERE server_id = :id;
+
+-- name: keep_tool
+-- Add a tool of a tool server, or renew what the server says of it; its key and whether it is enabled stay.
+INSERT INTO tools (tenant_id, server_id, key, name, enabled, document, created_at, updated_at)
+VALUES (:tenant_id, :server_id, :key, :name, 1, :document, :now, :now)
+ON CONFLICT (server_id, name) DO UPDATE SET document = :document, updated_at = :now WHERE document <> :document;
+
+-- name: forget_tools
+-- Remove the tools of a tool server whose names are not in a JSON list.
+DELETE FROM tools WHERE server_id = :server_id AND name NOT IN (SELECT value FROM json_each(:names));
+
+-- name: get_tool
+-- One tool by its key.
+SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key
+FROM tools t JOIN tool_servers s ON s.id = t.server_id WHERE t.tenant_id = :tenant_id AND t.key = :key;
+
+-- name: list_tools
+-- Tools of a tenant, or of one of its tool servers, before a cursor, newest first.
+SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key
+FROM tools t JOIN tool_servers s ON s.id = t.server_id
+WHERE t.tenant_id = :tenant_id AND t.id < :cursor AND (:enabled IS NULL OR t.enabled = :enabled)
+    AND (:server_key IS NULL OR s.key = :server_key)
+ORDER BY t.id DESC LIMIT :limit;
+
+-- name: enable_tool
+-- Whether a tool may be used.
+UPDATE tools SET enabled = :enabled, updated_at = :now WHERE tenant_id = :tenant_id AND key = :key;
+
+-- name: delete_tool
+-- Remove a tool's row.
+DELETE FROM tools WHERE tenant_id = :tenant_id AND key = :key;
+
+-- name: usable_tools
+-- The tools in a JSON list of keys that are enabled, with their tool servers that are.
+SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key,
+    s.id, s.tenant_id, s.key, s.enabled, s.document, s.secret, s.created_at, s.updated_at
+FROM tools t JOIN tool_servers s ON s.id = t.server_id
+WHERE t.tenant_id = :tenant_id AND t.key IN (SELECT value FROM json_each(:keys)) AND t.enabled AND s.enabled;
+
 -- name: insert_session
 -- Add a session to an agent; no row comes back when the agent is not there.
 INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,

@@ -5,12 +5,23 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.rows import AgentRow, ApiKeyRow, ArtifactRow, SessionRow, TenantRow, TurnRow, WaitingInput
+from sessile.rows import (
+    AgentRow,
+    ApiKeyRow,
+    ArtifactRow,
+    SessionRow,
+    TenantRow,
+    ToolRow,
+    ToolServerRow,
+    TurnRow,
+    WaitingInput,
+)
 
 Row = tuple[Any, ...]
 SESSION_COLUMNS = 21
 AGENT_COLUMNS = 8
 WAITING_COLUMNS = 7
+TOOL_COLUMNS = 8
 
 
 def tenant(row: Row) -> TenantRow:
@@ -42,6 +53,34 @@ def agent(row: Row) -> AgentRow:
         document=row[5],
         created_at=row[6],
         updated_at=row[7],
+    )
+
+
+def tool_server(row: Row) -> ToolServerRow:
+    """id, tenant_id, key, enabled, document, secret, created_at, updated_at"""
+    return ToolServerRow(
+        id=row[0],
+        tenant_id=row[1],
+        key=row[2],
+        enabled=bool(row[3]),
+        document=row[4],
+        secret=row[5],
+        created_at=row[6],
+        updated_at=row[7],
+    )
+
+
+def tool(row: Row) -> ToolRow:
+    """id, key, name, enabled, document, created_at, updated_at, the key of its server"""
+    return ToolRow(
+        id=row[0],
+        key=row[1],
+        name=row[2],
+        enabled=bool(row[3]),
+        document=row[4],
+        created_at=row[5],
+        updated_at=row[6],
+        server_key=row[7],
     )
 
 

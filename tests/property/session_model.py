@@ -36,6 +36,8 @@ class Turn:
     """Whether it waits to call the model again."""
     takes: int = 1
     interrupted: bool = False
+    asks: bool = False
+    """Whether it has yet to ask for inputs that wait to join it: whoever was told of them does not run it any more."""
 
 
 class Expected:
@@ -82,6 +84,11 @@ class Expected:
         turn.text = turn.thinking = ""
 
     @property
+    def asks_next(self) -> bool:
+        """Whether a commit that asks for inputs follows the outputs of its tools."""
+        return self.running.asks and self.running.answers < MAX_MODEL_CALLS
+
+    @property
     def tools_done(self) -> bool:
         """Whether all tools have answered and the log does not say so yet."""
         return bool(self.running.calls) and all(call.code != "" for call in self.running.calls)
@@ -94,7 +101,7 @@ class Expected:
             self._end("limit", "model_call_limit", outputs, answer_calls=False)
         else:
             self.log += outputs
-            turn.calls, turn.failures = [], 0
+            turn.calls, turn.failures, turn.asks = [], 0, False
 
     def fail(self, code: str) -> None:
         """The model has failed for good; what was shown stays."""
@@ -123,6 +130,7 @@ class Expected:
             for call in calls:
                 if not call.idempotent:
                     call.code = "tool_outcome_unknown"
+            self.turn.asks = bool(calls)
             if self.tools_done:
                 self.tool_outputs()
 

@@ -338,7 +338,8 @@ class Sessions(RuleBasedStateMachine):
             self.tools["again" if call.idempotent else "once"].end(call.id, code)
 
         done = [expected.tool_outputs] if len(calls) == 1 else []
-        self.act(end, *done)
+        asks = [NOTHING] if done and expected.asks_next else []
+        self.act(end, *done, *asks)
 
     # Interrupts, faults, the end.
 

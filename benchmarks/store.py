@@ -15,12 +15,15 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
+from sessile.domain.filter_parser import parse
 from sessile.domain.log import Draft, draft
-from sessile.rows import NewSession, SessionRef, TurnEnd, TurnProgress
+from sessile.domain.turn import history_chars
+from sessile.rows import Claim, Cover, NewSession, SessionQuery, SessionRef, SessionRow, TurnEnd, TurnProgress
+from sessile.runner.history import Histories
 from sessile.stores.queries import load_queries
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.wire import ids
-from sessile.wire.events import AgentOutputEvent, InputMessageEvent, TextPart
+from sessile.wire.events import AgentOutputEvent, CompactionEvent, InputMessageEvent, TextPart
 from sessile.wire.sessions import Usage
 
 LONG = "long"
@@ -32,7 +35,27 @@ _LAST_TURNS = 200
 _QUESTION = "Where is the order of last week, and when is it going to be delivered to the new address?"
 _ANSWER = "It left the warehouse on Monday; the carrier expects to deliver it on Thursday before noon."
 _TIMES = 1500
-_READING = ("get_session", "locate_session", "list_sessions", "list_events_asc", "list_events_desc", "get_event")
+_WINDOW = 128_000
+_FEW_TIMES = 100
+_PER_USER = PAGE
+INDEXED, SCANNED = "channel = 'web' AND end_user_id = 'user_17'", "end_user_id LIKE 'user\\_17' ESCAPE '\\'"
+"""Two filters that find the same page of old sessions: by the index of equal values, and one after the other."""
+FORKED = "forked"
+_FORKED_TURN, _FORKED_TURNS = 23, 400
+"""Turns of 25 events: 10,000 in all."""
+_FORKS = 5
+_READING = (
+    "get_session",
+    "locate_session",
+    "list_sessions",
+    "list_events_asc",
+    "list_events_desc",
+    "get_event",
+    "summaries",
+)
+_LISTS = tuple(
+    f"candidates_{kind}" for kind in ("running", "of_agent", "of_tenant", "of_agent_by_term", "of_tenant_by_term")
+)
 _TURN = ("session_for_input", "fenced_turn", "start_turn", "advance_session", "stop_session", "end_turn")
 
 
@@ -47,6 +70,20 @@ class Findings(Struct):
     store_us: float
     store_few_us: float
     """The same page for the agent `flat`, which has few sessions."""
+    indexed_us: float
+    scanned_us: float
+    """A page with a filter that has to look at sessions one after the other, as many as a page may."""
+    all_agents_us: float
+    """A page of all agents' sessions."""
+    fork_events: int
+    fork_ms: float
+    """A fork of a session of so many events."""
+    fork_wait_ms: float
+    """The longest that another writer had to wait for its commit meanwhile."""
+    cover_ms: float
+    """The commit of a summary that covers all these events at once."""
+    history_ms: float
+    """Reading what a model is given afterwards."""
 
 
 class SystemClock:
@@ -70,7 +107,12 @@ async def fill(store: SqliteStore, agent: str, sessions: int, events: int) -> in
     await _talk(store, SessionRef(tenant.id, "flat", LONG), turns)
     for start in range(0, sessions, 2000):
         keys = [f"many_{number}" for number in range(start, min(start + 2000, sessions))]
-        await asyncio.gather(*(store.create_session(tenant.id, agent, _new_session(key)) for key in keys))
+        await asyncio.gather(
+            *(
+                store.create_session(tenant.id, agent, _new_session(key, number // _PER_USER))
+                for number, key in enumerate(keys, start)
+            )
+        )
     return tenant.id
 
 
@@ -87,12 +129,37 @@ async def _talk(store: SqliteStore, ref: SessionRef, turns: list[int]) -> None:
         await store.append(claim.fence, answers, progress, TurnEnd("end_turn"))
 
 
-def _new_session(key: str) -> NewSession:
+async def _compaction_ms(store: SqliteStore, tenant_id: int, events: int) -> tuple[float, float]:
+    """Milliseconds to cover a log that was never compacted, and to read its history then."""
+    await store.create_session(tenant_id, "flat", _new_session("compacted"))
+    ref = SessionRef(tenant_id, "flat", "compacted")
+    await _talk(store, ref, [_BULK_TURN] * (events // _BULK_TURN) + [2])
+    claim = await store.accept_compaction(ref, None, None, ids.turn_id(), lambda agent, session: None)
+    assert isinstance(claim, Claim)
+    span = await store.span(claim.session.id, keep=1)
+    assert span is not None
+    summary = CompactionEvent(
+        turns_compacted=span.turns,
+        events_compacted=span.events,
+        summary_key=ids.summary_key(),
+        summary_text=_ANSWER,
+        up_to_event_id=span.last_event_id,
+    )
+    progress = TurnProgress(turn_usage=Usage(), session_usage=Usage(), context_usage=None)
+    cover = Cover(span, claim.opened[-1].sequence)
+    start = time.perf_counter()
+    await store.append(claim.fence, [draft(summary)], progress, TurnEnd("end_turn"), cover)
+    covered = time.perf_counter()
+    await Histories(store).read(claim.session.id, history_chars(_WINDOW))
+    return (covered - start) * 1e3, (time.perf_counter() - covered) * 1e3
+
+
+def _new_session(key: str, user: int = 0) -> NewSession:
     return NewSession(
         key=key,
         name="A session of the benchmark",
         description=None,
-        metadata=b'{"end_user_id":"user_17","channel":"web"}',
+        metadata=b'{"end_user_id":"user_%d","channel":"web"}' % user,
         enabled=True,
         tti_minutes=0,
     )
@@ -102,7 +169,7 @@ def bad_steps(connection: sqlite3.Connection) -> dict[str, list[str]]:
     """Steps that scan or sort, in the queries of pages and turns."""
     queries = load_queries("sessile.stores.sqlite")
     found = {}
-    for name in (*_READING, *_TURN):
+    for name in (*_READING, *_LISTS, *_TURN):
         query = queries[name]
         values: Any = _Anything() if ":" in query else [1] * query.count("?")
         steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", values)]
@@ -115,13 +182,32 @@ class _Anything(dict[str, int]):
         return 1
 
 
-async def _median_us(verb: Callable[[], Awaitable[object]]) -> float:
+async def _median_us(verb: Callable[[], Awaitable[object]], times: int = _TIMES) -> float:
     spent = []
-    for _ in range(_TIMES):
+    for _ in range(times):
         start = time.perf_counter()
         await verb()
         spent.append(time.perf_counter() - start)
     return statistics.median(spent) * 1e6
+
+
+async def _fork(store: SqliteStore, tenant_id: int) -> tuple[int, float, float]:
+    """Fork a session several times: its events, the median of the times, and the longest wait of another writer."""
+    source = SessionRef(tenant_id, "flat", FORKED)
+    await store.create_session(tenant_id, "flat", _new_session(FORKED))
+    await _talk(store, source, [_FORKED_TURN] * _FORKED_TURNS)
+    spent, waits = [], []
+    for number in range(_FORKS):
+        new = _new_session(f"{FORKED}_{number}")
+        start = time.perf_counter()
+        forking = asyncio.ensure_future(store.fork_session(tenant_id, "flat", new, source, None))
+        while not forking.done():
+            asked = time.perf_counter()
+            await store.ping()
+            waits.append(time.perf_counter() - asked)
+        made = await forking
+        spent.append(time.perf_counter() - start)
+    return made.last_sequence, statistics.median(spent) * 1e3, max(waits) * 1e3
 
 
 async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
@@ -140,7 +226,15 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
     async def raw_here() -> None:
         raw()
 
+    async def listed(where: str | None = None) -> list[SessionRow]:
+        agents = None if where is None else [agent]
+        query = SessionQuery(limit=PAGE, agent_keys=agents, metadata=None if where is None else parse(where))
+        return (await store.find_sessions(tenant_id, query)).rows
+
+    assert len(await listed(INDEXED)) == PAGE
     await _median_us(raw_here)
+    fork_events, fork_ms, fork_wait_ms = await _fork(store, tenant_id)
+    cover_ms, history_ms = await _compaction_ms(store, tenant_id, events)
     findings = Findings(
         sessions=sessions,
         events=events,
@@ -148,7 +242,15 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
         raw_us=await _median_us(raw_here),
         raw_on_thread_us=await _median_us(lambda: loop.run_in_executor(None, raw)),
         store_us=await _median_us(lambda: store.list_sessions(tenant_id, agent, cursor=None, limit=PAGE)),
+        fork_events=fork_events,
+        fork_ms=fork_ms,
+        fork_wait_ms=fork_wait_ms,
         store_few_us=await _median_us(lambda: store.list_sessions(tenant_id, "flat", cursor=None, limit=PAGE)),
+        indexed_us=await _median_us(lambda: listed(INDEXED)),
+        scanned_us=await _median_us(lambda: listed(SCANNED), _FEW_TIMES),
+        all_agents_us=await _median_us(listed),
+        cover_ms=cover_ms,
+        history_ms=history_ms,
     )
     connection.close()
     await store.close()

@@ -12,6 +12,7 @@ BROAD_EXCEPT = {
     "runner/worker.py": "a defect in a turn ends the turn",
     "runner/dispatch.py": "a tool is foreign code",
     "tools/python.py": "a tool is foreign code",
+    "tools/mcp_session.py": "a tool server, and the library that speaks to it, are foreign code",
     "stores/sqlite/lanes.py": "a defect in a verb goes to its caller, not to the writer thread",
     "stores/postgres/lanes.py": "a defect in a call goes to its caller, not to the batch",
 }

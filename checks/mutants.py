@@ -109,16 +109,16 @@ MUTANTS = (
     Mutant(
         "an idempotency key that is not kept",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
+        "        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)\n",
         "        pass\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py",
     ),
     Mutant(
         "an idempotency key in a commit of its own",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
+        "        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)\n",
         '        db.execute("COMMIT")\n        db.execute("BEGIN IMMEDIATE")\n'
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
+        "        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
     ),
     Mutant(
@@ -211,6 +211,13 @@ MUTANTS = (
         "t.outstanding IS NULL AND t.lease_until <= :by",
         "t.outstanding IS NULL AND :by",
         "tests/contract/test_stores.py tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "a hand-off that comes late takes the place of the turn that runs",
+        "runner/worker.py",
+        "        if known is not None and known.claim.fence.order > turn.claim.fence.order:\n",
+        "        if False:\n",
+        "tests/integration/test_leases.py -k hand_off",
     ),
     Mutant(
         "a queued input taken in a commit of its own",

@@ -1,4 +1,4 @@
-"""What tests of several kinds share: one PostgreSQL server a run, started when the first test asks for it."""
+"""What all tests share: one PostgreSQL server a run, and no property depends on how fast a machine is."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,10 +6,14 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.postgres import PostgresServer, postgres_server
+
+settings.register_profile("sessile", deadline=None)
+settings.load_profile("sessile")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sessile.auth.keyring import Keyring
+from sessile.auth.vault import Vault
 from sessile.live.hub import Hub
 from sessile.ports import Clock, Models, Principal, Tool
 from sessile.rows import EventQuery, SessionRef
@@ -20,7 +22,7 @@ from sessile.service.events import Events
 from sessile.service.inputs import Inputs
 from sessile.service.sessions import Sessions
 from sessile.stores.sqlite.store import SqliteStore
-from sessile.testing.faults import Life, LossySink, mortal
+from sessile.testing.faults import Life, LossyQueue, LossySink, mortal
 
 AGENT = "a"
 OWNER = Principal(tenant_id=1, key_id=None, roles=frozenset({"owner"}), agent_roles={})
@@ -36,8 +38,11 @@ class ToolBox:
     def __init__(self, tools: Mapping[str, Tool]) -> None:
         self._tools = tools
 
-    def get(self, name: str) -> Tool | None:
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
         return self._tools.get(name)
+
+    def kinds(self) -> Collection[str]:
+        return ("lambda",)
 
     def names(self) -> list[str]:
         return sorted(self._tools)
@@ -56,16 +61,20 @@ class Incarnation:
             self.store, Planner(models, tools), Histories(self.store), self.sink, clock, MAX_MODEL_CALLS
         )
         self.worker = Worker(env)
-        self.inputs = Inputs(self.store, self.worker, self.sink, clock)
+        self.queue = LossyQueue(self.worker)
+        self.inputs = Inputs(self.store, self.queue, self.sink, clock)
         self.agents = Agents(self.store, models, tools, self.worker, self.sink)
-        self.sessions = Sessions(self.store, self.worker, self.sink)
+        self.sessions = Sessions(self.store, self.worker, self.sink, Vault(self.store, Keyring(Path("unused"), None)))
         self.events = Events(self.store)
 
     @classmethod
     async def first(
         cls, folder: Path, models: Models, tools: ToolBox, clock: Clock, heartbeat: float = 0.01
     ) -> "Incarnation":
-        """On a new database with one agent, which may use all tools and retries a model call once."""
+        """On a new database with one agent, which retries a model call once.
+
+        It may use all tools, and `ask`, which clients answer.
+        """
         database = await SqliteStore.open(folder / "s.db", clock)
         await database.create_tenant("default", "Default")
         made = cls(database, models, tools, clock, heartbeat)
@@ -74,10 +83,19 @@ class Incarnation:
             "key": AGENT,
             "name": "A",
             "model": {"name": "scripted", "retry_configuration": retries},
-            "tool_configurations": {name: {"type": "lambda"} for name in tools.names()},
+            "tool_configurations": {
+                **{name: {"type": "lambda"} for name in tools.names()},
+                "ask": {"type": "client", "tool_id": "tol_ask"},
+            },
         }
         await made.agents.create(OWNER, body)
         return made
+
+    async def stop(self, patience: float = 0) -> None:
+        """End this life politely: turns go on for so many seconds, and those that have not ended are left."""
+        self.inputs.drain()
+        await self.worker.drain(patience, DRAIN_SECONDS)
+        self.hub.drain()
 
     async def kill(self) -> None:
         """End this life: nothing of it is written any more, and its turns stay as they are in the log."""

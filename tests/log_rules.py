@@ -34,8 +34,8 @@ def _turns(log: Log) -> list[Log]:
 def _turn_problems(turn: Log, may_run: bool) -> list[str]:
     types = [event["type"] for event in turn]
     found = []
-    if types[:2] != ["input_message", "turn_started"] or types.count("input_message") != 1:  # a steer comes in later
-        found.append("it does not begin with its one input")
+    if types[:2] != ["input_message", "turn_started"] or types.count("turn_started") != 1:
+        found.append("it does not begin with its input")
     elif turn[1]["input_event_id"] != turn[0]["id"]:
         found.append("it names another input")
     ended = types[-1] == "turn_ended"
@@ -59,19 +59,25 @@ def _end_problems(turn: Log, types: list[str]) -> list[str]:
 
 
 def _call_problems(turn: Log, ended: bool) -> list[str]:
-    """Each call is answered once, in the order of the calls, before the model is called again."""
-    found, waiting, seen = [], [], set()
+    """Each call is answered once, before the model is called again; what waits for clients is what is open."""
+    found: list[str] = []
+    waiting: dict[str, str] = {}
+    seen = set()
     for event in turn:
         match event["type"]:
             case "tool_input":
                 if event["tool_call_id"] in seen:
                     found.append("a call stands twice")
                 seen.add(event["tool_call_id"])
-                waiting.append(event["tool_call_id"])
+                waiting[event["tool_call_id"]] = event["id"]
             case "tool_output":
-                if not waiting or waiting.pop(0) != event["tool_call_id"]:
-                    found.append("an output answers no open call, or out of order")
-            case "thinking" | "agent_output" | "turn_ended" | "session_interrupted" if waiting:
+                if waiting.pop(event["tool_call_id"], None) is None:
+                    found.append("an output answers no open call")
+            case "client_tool_pending":
+                pending = [call["event_id"] for call in event["pending_calls"]]
+                if pending != list(waiting.values()) or not pending:
+                    found.append("it waits for other calls than those that are open")
+            case "input_message" | "thinking" | "agent_output" | "turn_ended" | "session_interrupted" if waiting:
                 found.append(f"calls are open before {event['type']}")
     if ended and waiting:
         found.append("calls are open at its end")
@@ -79,11 +85,13 @@ def _call_problems(turn: Log, ended: bool) -> list[str]:
 
 
 def _output_problems(turn: Log) -> list[str]:
-    """At most one whole output after the last call; what was cut off stands last before the end."""
+    """At most one whole output after the last call, and no input; what was cut off stands last before the end."""
     whole, partial = 0, False
     for event in turn:
         if event["type"] in ("tool_input", "tool_output"):
             whole = 0
+        elif event["type"] == "input_message" and (whole or partial):
+            return ["an input joins after the last output"]
         elif event["type"] in ("agent_output", "thinking"):
             if partial:
                 return ["the model was called again after an output that was cut off"]

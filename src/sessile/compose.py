@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import math
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from sessile.api.call import Services
 from sessile.api.gate import Gate
 from sessile.api.server import HttpServer
 from sessile.auth import keys
+from sessile.auth.keyring import VARIABLE, Keyring
+from sessile.auth.vault import Vault, rotate
 from sessile.clock import SystemClock
 from sessile.config import Config, ConfigError, is_url
 from sessile.live.hub import Hub
@@ -30,20 +34,31 @@ from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
+from sessile.runner.remote import RemoteOffers
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
+from sessile.service.artifacts import Artifacts
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.portable import Portable
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
+from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
-from sessile.tools.registry import ToolRegistry
+from sessile.tools.artifacts import factories as artifact_tools
+from sessile.tools.guard import Guard
+from sessile.tools.mcp import McpServers
+from sessile.tools.registry import Factory, ToolRegistry
+from sessile.tools.web_get import WebGetTool
 from sessile.wire.errors import KeyTaken, StorageUnavailable
 
 DEFAULT_TENANT = "default"
-_PURGE_IDLE_SECONDS = 1.0
+_SWEEP_IDLE_SECONDS = 1.0
+_SWEEP_SECONDS = 60 * 60
 _STRAY_SECONDS = 0.3
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
@@ -99,31 +114,46 @@ async def running(
     shared = is_url(config.database)
     with contextlib.nullcontext() if shared else owned(_database(config)):
         models = model_registry(config, providers)
-        tools = ToolRegistry(config.tools, functions)
+        tools = ToolRegistry(config.tools, functions, tool_factories(config))
         clock = SystemClock()
+        files = LocalFiles(_files(config), clock)
         async with open_store(config) as store:
+            vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)
-            env = TurnEnvironment(store, Planner(models, tools), Histories(store), hub, clock, config.max_model_calls)
+            sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
+            remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
+            planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
+            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
+            artifacts = Artifacts(store, files)
+            tools.add(artifact_tools(store, files))
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub),
+                sessions=Sessions(store, worker, hub, vault),
+                secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
+                portable=Portable(store, clock),
                 visibility=Visibility(store, worker, hub),
+                artifacts=artifacts,
+                tool_servers=ToolServers(store, remote, sealer, mcp_guard.url),
+                tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
             )
             await worker.recover(alone=not shared)
-            sweeper = asyncio.create_task(_purge_for_ever(store))
-            keeper = asyncio.create_task(worker.keep_leases(config.lease_seconds))
+            keepers = [
+                asyncio.create_task(_sweep_for_ever(services.sessions)),
+                asyncio.create_task(_tidy_for_ever(artifacts)),
+                asyncio.create_task(worker.keep_leases(config.lease_seconds)),
+            ]
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
                 yield runtime
             finally:
-                sweeper.cancel()
-                keeper.cancel()
+                for keeper in keepers:
+                    keeper.cancel()
                 await runtime.drain(config)
                 await models.close()
 
@@ -138,10 +168,51 @@ def _postgres() -> Any:
         raise ConfigError("PostgreSQL needs the extra `postgres`: pip install 'sessile[postgres]'.") from None
 
 
+def keyring(config: Config) -> Keyring:
+    """The keys of the secrets in a database: of the environment, or of a file beside it."""
+    database = _database(config)
+    return Keyring(database.with_name(f"{database.name}.secrets-key"), os.environ.get(VARIABLE))
+
+
+async def rotate_secrets_key(config: Config) -> int:
+    """Encrypt all secrets with a new key; returns how many. Raises SecretsUnavailable, StorageUnavailable."""
+    async with open_store(config) as store:
+        return await rotate(store, keyring(config))
+
+
 def model_registry(config: Config, providers: Mapping[str, Provider] | None = None) -> Registry:
     """The models of a configuration; its caller closes it. Raises ConfigError."""
     known = {**default_providers(), **(providers or {})}
     return Registry(config.models, known, config.provider_models, choose(config.default_model))
+
+
+def tool_factories(config: Config) -> dict[str, Factory]:
+    """The tools that a server has by itself, by the type of the configurations that stand for them."""
+    factories: dict[str, Factory] = {}
+    if config.web_get.enabled:
+        web_get = WebGetTool(_guard("web_get", config.web_get.allow))
+        factories["web_get"] = lambda configuration: web_get
+    return factories
+
+
+class Unsealed:
+    """The `Sealer` that seals nothing."""
+
+    def seal(self, secret: bytes) -> bytes:
+        """The secret as it is."""
+        return secret
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The secret as it is."""
+        return sealed
+
+
+def _guard(table: str, allow: list[str]) -> Guard:
+    """What the tools of one table may reach. Raises ConfigError."""
+    try:
+        return Guard(allow)
+    except ValueError as error:
+        raise ConfigError(f"{table}.allow: {error}") from None
 
 
 async def default_tenant(store: Store) -> TenantRow:
@@ -260,17 +331,37 @@ async def _end_stray_tasks() -> None:
         os._exit(0)
 
 
-async def _purge_for_ever(store: Store) -> None:
-    """Remove what was deleted, slice by slice, and leave the writer to others in between."""
+async def _sweep_for_ever(sessions: Sessions) -> None:
+    """Delete what is idle and remove what was deleted, slice by slice, and leave the writer to others in between."""
     while True:
         more = False
         with contextlib.suppress(StorageUnavailable):
-            more = await store.purge()
-        await asyncio.sleep(0.005 if more else _PURGE_IDLE_SECONDS)
+            more = await sessions.sweep()
+        await asyncio.sleep(0.005 if more else _SWEEP_IDLE_SECONDS)
+
+
+async def _tidy_for_ever(artifacts: Artifacts) -> None:
+    """Remove the bytes of files that nobody names any more; at first, and once an hour, also what a crash has left."""
+    swept = -math.inf
+    while True:
+        more = False
+        with contextlib.suppress(StorageUnavailable):
+            if time.monotonic() - swept > _SWEEP_SECONDS:
+                swept = time.monotonic()
+                await artifacts.sweep()
+            more = await artifacts.tidy()
+        await asyncio.sleep(0.005 if more else _SWEEP_IDLE_SECONDS)
+
+
+def _files(config: Config) -> Path:
+    """The folder for files, beside the database file."""
+    database = _database(config).resolve()
+    return database.with_name(f"{database.name}.files")
 
 
 def _database(config: Config) -> Path:
-    if config.database is None:
+    """The database file; with a server's database, the file that files and keys would stand beside."""
+    if config.database is None or is_url(config.database):
         folder = Path(config.data)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / "sessile.db"

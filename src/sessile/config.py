@@ -33,6 +33,8 @@ class ModelConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """Tokens the model can read and write in one call; by default 128 000, and for a local model what it is given."""
     parameters: dict[str, Any] = field(default_factory=dict)
     """Sent with every call, such as `temperature`; an agent's own parameters win."""
+    structured_output: Literal["json_schema", "json_object", "none"] | None = None
+    """How the provider is asked for output of a JSON schema; by default in the way it is known to take."""
     timeout_seconds: Positive = 120
     """Longest wait for the first and for each further chunk of an answer."""
 
@@ -44,6 +46,23 @@ class ToolConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     description: str | None = None
     timeout_seconds: Positive = 30
     idempotent: bool = False
+
+
+class WebGetConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[web_get]`: what the tool `web_get` may do."""
+
+    enabled: bool = True
+    allow: list[str] = field(default_factory=list)
+    """Addresses and networks that it may reach besides public ones, such as `10.0.0.0/8`."""
+
+
+class McpConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[mcp]`: what tool servers may be."""
+
+    allow: list[str] = field(default_factory=list)
+    """Addresses and networks that tool servers may have besides public ones, such as `127.0.0.1`."""
+    timeout_seconds: Positive = 60
+    """How long a call of a tool, or a sync, may take."""
 
 
 class Config(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -78,6 +97,8 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """What the model name `default` stands for; without it, the best that is there (`models/default.py`)."""
     models: dict[str, ModelConfig] = field(default_factory=dict)
     tools: dict[str, ToolConfig] = field(default_factory=dict)
+    web_get: WebGetConfig = field(default_factory=WebGetConfig)
+    mcp: McpConfig = field(default_factory=McpConfig)
 
 
 def is_url(database: str | None) -> bool:
@@ -127,7 +148,7 @@ def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Config):
         text = os.environ.get(f"SESSILE_{setting.name.upper()}")
-        if text is None or setting.name in ("models", "tools"):
+        if text is None or setting.name in ("models", "tools", "web_get", "mcp"):
             continue
         value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
         try:

@@ -1,306 +1,77 @@
-"""Every port of Sessile, in one file. The docstrings are the contract; `sessile.testing` has suites that check it.
+"""Every port of Sessile; that of storage is large, and has its verbs in `store_ports.py`.
 
-A port is cut at verbs of the domain. No port knows which adapter stands behind it.
+The docstrings are the contract; `sessile.testing` has suites that check it. A port is cut at verbs of the domain. No
+port knows which adapter stands behind it.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from sessile.domain.client_tools import CallOutput
-from sessile.domain.log import Draft, Entry
-from sessile.domain.messages import Message, ToolCall, ToolSpec
-from sessile.rows import (
-    AgentRow,
-    Answered,
-    ApiKeyRow,
-    Appended,
-    Claim,
-    EventQuery,
-    Fence,
-    Interruption,
-    NewSession,
-    Once,
-    Page,
-    Queued,
-    Rejoined,
-    SessionChanges,
-    SessionRef,
-    SessionRow,
-    Shown,
-    TenantRow,
-    TurnEnd,
-    TurnProgress,
-    TurnRow,
-    WaitingInput,
-)
+from sessile.domain.log import Entry
+from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
+from sessile.domain.tool_servers import Endpoint, RemoteTool
+from sessile.rows import Claim, FileName, HeldFile, NewArtifact, SessionRow
+from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
+from sessile.store_ports import LogMovedOn as LogMovedOn
+from sessile.store_ports import Seal as Seal
+from sessile.store_ports import SecretStore as SecretStore
+from sessile.store_ports import StaleKey as StaleKey
+from sessile.store_ports import Store as Store
 from sessile.wire.events import LiveFrame
-from sessile.wire.inputs import Behavior
 
-# A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
-Admit = Callable[[AgentRow, SessionRow], None]
+Result = TypeVar("Result")
 
 
-class AccountStore(Protocol):
-    """Tenants and API keys, durable. What `Store` promises holds here."""
+class Upload(Protocol):
+    """A file that is being written. Raises StorageUnavailable when it cannot be; then nothing of it is left."""
 
-    async def create_tenant(self, key: str, name: str) -> TenantRow:
-        """Raises KeyTaken."""
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
 
-    async def list_tenants(self) -> list[TenantRow]:
-        """All tenants, oldest first."""
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 in hex of the bytes so far."""
 
-    async def create_key(self, key: ApiKeyRow, digest: bytes) -> None:
-        """Store a key under the hash of its secret. An existing digest is left as it is."""
+    async def write(self, data: bytes) -> None:
+        """Go on."""
 
-    async def list_keys(self, tenant_id: int) -> list[ApiKeyRow]:
-        """All keys of a tenant, revoked ones too, oldest first."""
+    async def keep(self) -> HeldFile:
+        """Make it durable under the hash of its bytes. It is held until it is released."""
 
-    async def revoke_key(self, tenant_id: int, key_id: str) -> ApiKeyRow:
-        """Revoke a key for ever; a second time changes nothing. Raises NotFound."""
-
-    async def find_key(self, digest: bytes) -> ApiKeyRow | None:
-        """The key whose secret has this hash, revoked or not."""
+    async def discard(self) -> None:
+        """Forget what is not kept."""
 
 
-class AgentStore(Protocol):
-    """Agents, durable. What `Store` promises holds here."""
+Named = Callable[[Sequence[FileName]], Awaitable[Collection[FileName]]]
+"""Tells which of some files are still wanted."""
 
-    async def create_agent(
-        self,
-        tenant_id: int,
-        key: str,
-        document: bytes,
-        enabled: bool,
-        once: Once | None = None,
-        admit: Callable[[], None] | None = None,
-    ) -> AgentRow:
-        """Raises KeyTaken, and what `admit` raises inside the commit; NotFound when what `once` made was deleted.
 
-        Keys of `once` are the tenant's, for agents.
+class Files(Protocol):
+    """The bytes of files, by tenant and hash: what a tenant has twice is stored once, and tenants share nothing."""
+
+    def create(self, tenant_id: int) -> Upload:
+        """Start a file."""
+
+    async def read(self, name: FileName, start: int, length: int) -> bytes:
+        """Bytes from a place on; fewer than `length` at the end only. Raises StorageUnavailable."""
+
+    def hold(self, name: FileName) -> HeldFile:
+        """Keep a file from being removed."""
+
+    def release(self, held: HeldFile) -> None:
+        """Hold a file no longer; a second time does nothing. Whoever forgets it lets go of the object some day."""
+
+    async def remove(self, names: Collection[FileName], named: Named) -> set[FileName]:
+        """Remove files, but not those that `named` names; returns those that somebody holds, to be tried again.
+
+        A file that is kept again while this runs stays.
         """
 
-    async def get_agent(self, tenant_id: int, key: str) -> AgentRow:
-        """Raises NotFound."""
-
-    async def list_agents(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
-    ) -> Page[AgentRow]:
-        """Newest first. Filtered pages examine a bounded number of rows."""
-
-    async def save_agent(
-        self, tenant_id: int, key: str, document: bytes, enabled: bool, expected_version: int
-    ) -> AgentRow | None:
-        """Replace the document if its version is still the expected one, else return None. Raises NotFound."""
-
-    async def delete_agent(self, tenant_id: int, key: str) -> int:
-        """Delete an agent and all its sessions; returns the internal id. Raises NotFound.
-
-        At once nothing of it can be reached; `purge` removes the rows.
-        """
-
-
-class SessionStore(Protocol):
-    """Sessions, durable, without their logs. What `Store` promises holds here."""
-
-    async def create_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, once: Once | None = None
-    ) -> SessionRow:
-        """Raises NotFound for the agent, KeyTaken for the session; NotFound too when what `once` made was deleted.
-
-        Keys of `once` are the tenant's, for sessions.
-        """
-
-    async def get_session(self, ref: SessionRef) -> SessionRow:
-        """Raises NotFound."""
-
-    async def list_sessions(
-        self, tenant_id: int, agent_key: str, *, cursor: int | None, limit: int
-    ) -> Page[SessionRow]:
-        """Newest first, the same cost however many there are, reading no event. Raises NotFound for the agent."""
-
-    async def update_session(self, ref: SessionRef, changes: SessionChanges, if_match: int | None) -> SessionRow:
-        """Change fields and increment the version. Raises NotFound, or PreconditionFailed for another version."""
-
-    async def delete_session(self, ref: SessionRef, if_match: int | None) -> int:
-        """Delete a session and its log; returns the internal id. Raises as `update_session`.
-
-        At once nothing of it can be reached; `purge` removes the rows.
-        """
-
-
-class LogStore(Protocol):
-    """Logs of sessions, and the turns that write them, durable. What `Store` promises holds here."""
-
-    async def accept_input(
-        self,
-        ref: SessionRef,
-        input: Draft,
-        turn_id: str,
-        admit: Admit,
-        once: Once | None = None,
-        if_match: str | None = None,
-        behavior: Behavior | None = None,
-    ) -> Claim | Rejoined | Queued:
-        """Append the input and its `turn_started`, and claim the turn, in one commit.
-
-        While another turn runs, an input with a `behavior` waits instead (`InputStore`). Raises TooManyInputs when
-        MAX_WAITING_INPUTS wait already; InputWithdrawn when the input of `once` was withdrawn.
-
-        `admit` runs inside the commit; what it raises is raised here and nothing is written. Raises NotFound,
-        SessionRunning with the turn's id while another turn runs, or PreconditionFailed when the session's last event
-        is not `if_match` (`start`: it has none). Keys of `once` are the session's; only with one there is a Rejoined.
-        Given again, one that waits is Queued again.
-        """
-
-    async def interrupt(self, ref: SessionRef) -> Interruption:
-        """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
-
-        From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
-        """
-
-    async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
-    ) -> Appended:
-        """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
-
-        The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
-        its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
-
-        Raises FenceLost when the fence is not the turn's current one, the turn has ended or is parked, or the
-        session is gone.
-        """
-
-    async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
-        """A page of a session's log, the same cost however long the log is. Raises NotFound for the session.
-
-        What stands in the place of deleted events has no text; it is left out unless the query asks for it.
-        """
-
-    async def read_log(self, session_id: int, query: EventQuery) -> Page[Entry]:
-        """As `list_events`, for a caller that holds the internal id; empty when the session is gone."""
-
-    async def heads(self, session_ids: Collection[int]) -> dict[int, int]:
-        """The newest sequence of each of these sessions, 0 in an empty log; a session that is gone is left out."""
-
-    async def get_event(self, ref: SessionRef, event_id: str) -> Entry:
-        """One event; also what stands in the place of a deleted one. Raises NotFound.
-
-        The id that an input has waited under names it too, once it was taken.
-        """
-
-    async def get_turn(self, ref: SessionRef, turn_id: str) -> TurnRow:
-        """Raises NotFound."""
-
-    async def take_unfinished_turns(self) -> list[Claim]:
-        """Claim every running turn under a new fence: for a start, when whoever ran them is known to be gone.
-
-        Parked turns are left alone. The claims count the takes.
-        """
-
-    async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
-        """Let these claims hold for another lease, in one commit; returns those that are not the turn's current one.
-
-        Every claim holds for a lease, whoever gave it. A lease that has run out only lets others claim the turn: what
-        may be written is decided by the fence alone, so a clock that is moved harms nothing.
-        """
-
-    async def take_expired_turns(self) -> list[Claim]:
-        """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
-
-    async def hand_over(self, fences: Collection[Fence]) -> None:
-        """These turns are left running on purpose: anybody may take them up at once, and that take does not count."""
-
-
-class ClientToolStore(Protocol):
-    """Turns that are parked: they wait for outputs of client tools, and nobody runs them. What `Store` promises holds.
-
-    The session of a parked turn says `stopped` and `requires_action`; the turn is still its turn.
-    """
-
-    async def park(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, outstanding: Sequence[str]
-    ) -> list[Entry] | None:
-        """As `append`, and in the same commit park the turn until outputs for the events `outstanding` have come.
-
-        Returns None, with nothing written, when a caller wants the turn stopped. Raises FenceLost as `append`.
-        """
-
-    async def answer_calls(
-        self, ref: SessionRef, outputs: Sequence[CallOutput], admit: Admit, once: Once | None = None
-    ) -> Answered | Rejoined:
-        """Append the outputs to the log of the parked turn, in one commit.
-
-        When no call is left without one, the same commit claims the turn under a new fence. Else it also appends
-        `client_tool_pending` with the calls that are left. `admit` and `once` as in `accept_input`.
-
-        Raises NotFound, ToolCallNotOutstanding, and SessionRunning for a call of a running turn that has not parked.
-        """
-
-    async def outstanding_calls(self, ref: SessionRef) -> list[Entry]:
-        """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
-
-
-class VisibilityStore(Protocol):
-    """Hiding, unhiding and deleting events, durable. What `Store` promises holds here.
-
-    A change and its record, which goes to the end of the log and belongs to no turn, are one commit. What is so
-    already is left as it is, without a record. `last_event_id` stays. Events of a turn that has not ended can be
-    neither hidden nor deleted: SessionRunning with the turn's id. Raises NotFound, for deleted events too, and
-    RecordFixed for records.
-    """
-
-    async def set_hidden(self, ref: SessionRef, event_id: str, hidden: bool) -> Shown:
-        """Hide an event from models and readers, or show it again. One that a summary covers is hidden already."""
-
-    async def delete_event(self, ref: SessionRef, event_id: str) -> Shown:
-        """Erase an event for good. Its place in the log stays, with what the transcript rules need and no text."""
-
-
-class InputStore(Protocol):
-    """Inputs that wait for the running turn of their session, durable. What `Store` promises holds here.
-
-    They stand in no log until they are taken, and then under an event id with the random part of the id they waited
-    under. A session in which inputs wait always has a running turn: the commit that ends one starts the next.
-    """
-
-    async def take_steering(self, fence: Fence) -> list[Entry]:
-        """Append the inputs that wait to join the running turn to its log, in one commit; without any, do nothing.
-
-        Raises FenceLost as `append`.
-        """
-
-    async def list_waiting(self, ref: SessionRef) -> list[WaitingInput]:
-        """All inputs that wait, in the order of acceptance. Raises NotFound for the session."""
-
-    async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
-        """Let an input wait no more; returns the internal id of its session.
-
-        Raises InputTaken when a turn has taken it, NotFound when none waits under this id.
-        """
-
-
-class Store(AccountStore, AgentStore, SessionStore, LogStore, InputStore, ClientToolStore, VisibilityStore, Protocol):
-    """Agents, sessions and logs, durable.
-
-    Every verb is atomic. When a writing verb returns, its effect survives the loss of the process and of power; when
-    it raises StorageUnavailable, it had no effect. Rows of another tenant do not exist: NotFound. Verbs may be called
-    by any number of tasks at once.
-    """
-
-    async def close(self) -> None:
-        """Finish what was queued and let go of the files."""
-
-    async def ping(self) -> None:
-        """Raise StorageUnavailable unless the store can commit."""
-
-    async def purge(self) -> bool:
-        """Remove a slice of what was deleted, or of idempotency keys whose time is over; True when more is left.
-
-        Each call holds the writer a few milliseconds.
-        """
+    async def sweep(self, named: Named) -> int:
+        """Remove what a crash has left: files that `named` does not name, older than a safe age; returns how many."""
 
 
 class TurnQueue(Protocol):
@@ -373,18 +144,23 @@ ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
-    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given."""
+    """One model call. `parameters` are the agent's own (temperature and so on), passed to the provider as given.
+
+    With `output`, the answer is to be JSON of this schema: a model that can be held to one is, others read of it.
+    """
 
     messages: list[Message]
     tools: list[ToolSpec]
     parameters: dict[str, Any]
+    output: OutputSchema | None = None
 
 
 class ModelFault(Exception):
     """A model call failed. `retryable` says whether the same call may succeed later.
 
     Codes: `model_unavailable`, `model_timeout`, `model_rate_limited`, `model_rejected` (the request is wrong),
-    `model_unauthorized`, `model_protocol` (the answer makes no sense).
+    `model_unauthorized`, `model_protocol` (the answer makes no sense), `model_context_exceeded` (the request is longer
+    than the model's window).
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
@@ -426,12 +202,31 @@ class Models(Protocol):
 
 
 class ToolFault(Exception):
-    """A tool call failed; the text is for the model. Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`."""
+    """A tool call failed; the text is for the model.
+
+    Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`, `tool_address_refused` (tools may not connect to
+    it), `tool_unreachable` (nobody answers there, or nothing that makes sense).
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class ToolContext(Struct, frozen=True, kw_only=True):
+    """The call that a tool runs for. What a tool reads or writes for a session is this session's alone."""
+
+    session: SessionRow
+    """As it was when the turn started."""
+    turn_id: str
+    tool_call_id: str
+    add_artifact: Callable[[NewArtifact], None]
+    """Make a file an artifact of the session, in the commit that holds the output of the call, if it succeeds."""
+    fixed: frozenset[str] = frozenset()
+    """The arguments that the agent fixes, not the model."""
+    report: Callable[[str], None] = lambda message: None
+    """Show the followers of the turn what the tool is doing; it is kept nowhere. Never blocks."""
 
 
 class Tool(Protocol):
@@ -453,21 +248,44 @@ class Tool(Protocol):
     def idempotent(self) -> bool:
         """Whether running the same call again does no harm."""
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
         """
 
 
-class Tools(Protocol):
-    """The tools that the server's configuration names."""
+class RemoteTools(Protocol):
+    """Tool servers elsewhere. Nothing they do harms more than the call that it answers."""
 
-    def get(self, name: str) -> Tool | None:
-        """The tool of this name, or None."""
+    async def list(self, endpoint: Endpoint) -> dict[str, bytes]:
+        """What a server offers: names, and documents as the store keeps them. Raises ToolFault."""
+
+    def tool(self, endpoint: Endpoint, described: RemoteTool) -> Tool:
+        """A tool that calls the server; nothing is sent before it is run."""
+
+
+class Sealer(Protocol):
+    """Keeps secrets from whoever reads the database."""
+
+    def seal(self, secret: bytes) -> bytes:
+        """What is stored for a secret."""
+
+    def unseal(self, sealed: bytes) -> bytes:
+        """The secret again."""
+
+
+class Tools(Protocol):
+    """The functions that the server's configuration names, and the tools that the server has by itself."""
+
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
+        """The tool that an agent's configuration of this name stands for, or None when the server has no such tool."""
 
     def names(self) -> list[str]:
-        """All names, sorted."""
+        """The names of all functions, sorted."""
+
+    def kinds(self) -> Collection[str]:
+        """The types of configurations, besides `lambda`, that stand for tools of the server."""
 
 
 class Principal(Struct, frozen=True, kw_only=True):
@@ -484,6 +302,16 @@ class Authenticator(Protocol):
 
     async def authenticate(self, secret: str | None) -> Principal:
         """Raises Unauthenticated."""
+
+
+class Vault(Protocol):
+    """Secrets in the clear, for whoever must have them: they go into no log, no event and no answer."""
+
+    async def write(self, values: Mapping[str, str | None], verb: Callable[[Seal], Awaitable[Result]]) -> Result:
+        """Run a verb of the store with these secrets encrypted. Raises SecretsUnavailable, and what the verb raises."""
+
+    async def reveal(self, agent_id: int, session_id: int) -> dict[str, str]:
+        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable."""
 
 
 class Clock(Protocol):

@@ -3,14 +3,16 @@
 Frozen data without behaviour of its own. Times are microseconds since the epoch.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType, json
 
-from sessile.domain.log import Entry
-from sessile.wire.events import TurnError
+from sessile.domain.log import Draft, Entry
+from sessile.domain.metadata_filter import Filter
+from sessile.wire.events import ArtifactReference, CompactionOrder, TurnError
 from sessile.wire.inputs import Behavior
+from sessile.wire.limits import MAX_INTEGER, MIN_INTEGER
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
@@ -52,6 +54,32 @@ class AgentRow(Struct, frozen=True, kw_only=True):
     updated_at: int
 
 
+class ToolServerRow(Struct, frozen=True, kw_only=True):
+    """A stored tool server. `document` is JSON; `secret` is what nobody is shown, sealed."""
+
+    id: int
+    tenant_id: int
+    key: str
+    enabled: bool
+    document: bytes
+    secret: bytes
+    created_at: int
+    updated_at: int
+
+
+class ToolRow(Struct, frozen=True, kw_only=True):
+    """A stored tool of a tool server. `document` is what the server says of it, JSON."""
+
+    id: int
+    key: str
+    name: str
+    enabled: bool
+    document: bytes
+    created_at: int
+    updated_at: int
+    server_key: str
+
+
 class SessionRow(Struct, frozen=True):
     """A stored session. `metadata`, `usage` and `context_usage` are JSON; times are microseconds."""
 
@@ -74,6 +102,10 @@ class SessionRow(Struct, frozen=True):
     context_usage: bytes | None
     created_at: int
     updated_at: int
+    origin: bytes | None = None
+    """JSON of the session that this one was forked from, if it was."""
+    compaction: str | None = None
+    """How the agent wants its sessions compacted, JSON; None when its document does not say."""
     running_turn: str | None = None
     """The turn that runs, or waits for client tools."""
 
@@ -97,6 +129,7 @@ class NewSession(Struct, frozen=True, kw_only=True):
     metadata: bytes
     enabled: bool
     tti_minutes: int
+    origin: bytes | None = None
 
 
 class SessionChanges(Struct, frozen=True, kw_only=True):
@@ -109,12 +142,48 @@ class SessionChanges(Struct, frozen=True, kw_only=True):
     tti_minutes: int | UnsetType = UNSET
 
 
+class SessionQuery(Struct, frozen=True, kw_only=True):
+    """Which sessions of a tenant to list: those before `cursor`, at most `limit`; what is None does not matter.
+
+    Times are exclusive. `pattern` is one of `domain.name_filter`, on names and descriptions. The store examines a
+    bounded number of rows, so a page may hold fewer than `limit` sessions and still have a `next`.
+    """
+
+    cursor: int | None = None
+    limit: int
+    agent_keys: Collection[str] | None = None
+    status: Status | None = None
+    created_after: int = MIN_INTEGER
+    created_before: int = MAX_INTEGER
+    updated_after: int = MIN_INTEGER
+    updated_before: int = MAX_INTEGER
+    pattern: str | None = None
+    metadata: Filter | None = None
+
+
 class SessionRef(Struct, frozen=True):
     """How a caller names a session."""
 
     tenant_id: int
     agent_key: str
     session_key: str
+
+
+class SealedSecret(Struct, frozen=True, kw_only=True):
+    """A stored secret, encrypted with the key that `key_id` names. An agent's own have the session 0."""
+
+    agent_id: int
+    session_id: int
+    name: str
+    key_id: str
+    value: bytes
+
+
+class SealedSecrets(Struct, frozen=True):
+    """Secrets to be stored for one owner, by name, all encrypted with one key; None removes one."""
+
+    key_id: str
+    values: dict[str, bytes | None]
 
 
 class TurnRow(Struct, frozen=True, kw_only=True):
@@ -142,6 +211,11 @@ class Fence(Struct, frozen=True):
     turn: int
     token: int
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """Of two claims of one session the later one is greater."""
+        return self.turn, self.token
+
 
 class Claim(Struct, frozen=True, kw_only=True):
     """A turn that the caller now owns, with all it needs to start. `opened`: the events of the accepting commit.
@@ -161,18 +235,22 @@ class Claim(Struct, frozen=True, kw_only=True):
     interrupted: bool = False
     takes: int = 0
     waited: bool = False
+    order: CompactionOrder | None = None
+    """The turn is a compaction that a caller has ordered."""
 
 
 class WaitingInput(Struct, frozen=True, kw_only=True):
     """An input that was accepted while a turn ran, and that no turn has taken yet. `body` is that of its event.
 
-    `turn_id`: the turn that it will be, unless it joins the one that runs.
+    `turn_id`: the turn that it will be, unless it joins the one that runs. `upload`: the body of the `artifact_upload`
+    that follows it, when files came with it.
     """
 
     event_id: str
     turn_id: str
     behavior: Behavior
     body: bytes
+    upload: bytes | None = None
     created_at: int
 
 
@@ -247,6 +325,93 @@ class Once(Struct, frozen=True):
 
     key: str
     fingerprint: bytes
+
+
+class Summary(Struct, frozen=True):
+    """What stands for the beginning of a log: a text, and the place up to which it covers it; no text when none does.
+
+    `stale_through`: a newer summary that covered the log up to there is stale and has to be made again; 0 without one.
+    """
+
+    text: str | None = None
+    through: int = 0
+    stale_through: int = 0
+
+
+class Span(Struct, frozen=True):
+    """A part of a log to be summarised: the places after one and up to another, the id there, and what is in it."""
+
+    after: int
+    through: int
+    last_event_id: str
+    turns: int
+    events: int
+
+
+class Cover(Struct, frozen=True):
+    """What the summary in an append covers, when nothing was hidden, unhidden or deleted after the place `seen`."""
+
+    span: Span
+    seen: int
+
+
+class FileName(Struct, frozen=True):
+    """What the bytes of files are known by: a tenant, and their SHA-256 in hex."""
+
+    tenant_id: int
+    sha256: str
+
+
+class HeldFile(Struct, weakref=True, eq=False):
+    """A file that stays where it is for as long as somebody holds this object and has not released it."""
+
+    name: FileName
+
+
+class NewArtifact(Struct, frozen=True, kw_only=True):
+    """A file whose bytes are durable already, to become an artifact of a session."""
+
+    artifact_id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    ttl_days: int | None = None
+    held: HeldFile | None = None
+    """Keeps the bytes until the commit that names them."""
+
+    def reference(self) -> ArtifactReference:
+        """What an event says of it."""
+        return ArtifactReference(
+            artifact_id=self.artifact_id, filename=self.name, mime_type=self.content_type, size_bytes=self.size
+        )
+
+
+class Uploaded(Struct, frozen=True):
+    """Files that come with an input, and the `artifact_upload` event that tells of them."""
+
+    event: Draft
+    artifacts: Sequence[NewArtifact]
+
+
+class ArtifactRow(Struct, frozen=True, kw_only=True):
+    """A stored artifact."""
+
+    id: int
+    tenant_id: int
+    session_id: int
+    artifact_id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    ttl_days: int | None
+    created_at: int
+
+    @property
+    def file(self) -> FileName:
+        """Where its bytes are."""
+        return FileName(self.tenant_id, self.sha256)
 
 
 class TurnProgress(Struct, frozen=True, kw_only=True):

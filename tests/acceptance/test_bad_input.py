@@ -189,6 +189,8 @@ async def test_a_body_that_is_not_an_object_is_refused(stage: Stage, place: Plac
 async def test_a_wrong_content_type_is_refused(stage: Stage, place: Place, content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     for path in (f"/v2/agents/{place.agent}/sessions", f"{place.session}/events", "/v2/agents"):
+        if path == f"{place.session}/events" and content_type and content_type.startswith("multipart/"):
+            continue  # an input may come so: test_artifacts.py
         answer = await stage.client.post(path, content=b'{"name": "a"}', headers=headers)
         refused(answer, 415, "unsupported_media_type")
 

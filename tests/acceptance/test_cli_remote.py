@@ -98,12 +98,12 @@ async def test_an_agent_that_was_printed_can_be_sent_back(stage: Stage, tmp_path
 
 
 async def test_tools_that_the_server_does_not_run_are_told(stage: Stage) -> None:
-    document = {"name": "Reader", "model": {"name": "scripted"}, "tool_configurations": {"web": {"type": "web_get"}}}
+    document = {"name": "Reader", "model": {"name": "scripted"}, "tool_configurations": {"web": {"type": "image_read"}}}
     made = await done(stage, "agents", "create", "--file", "-", stdin=json.dumps(document).encode())
-    assert "web (web_get)" in made.stderr
+    assert "web (image_read)" in made.stderr
     key = made.stdout.strip()
-    assert dict((await done(stage, "agents", "get", key)).rows())["not run"] == "web (web_get)"
-    assert (await done(stage, "agents", "get", key, "--json")).json()["inactive_tools"] == {"web": "web_get"}
+    assert dict((await done(stage, "agents", "get", key)).rows())["not run"] == "web (image_read)"
+    assert (await done(stage, "agents", "get", key, "--json")).json()["inactive_tools"] == {"web": "image_read"}
 
 
 async def test_a_session_lives_its_whole_life(stage: Stage) -> None:
@@ -411,3 +411,23 @@ async def test_what_is_not_there_is_exit_code_four(missing: dict[str, Done], lin
 async def test_an_url_that_is_none_is_wrong_usage(url: str) -> None:
     refused = await run(environment(url), "health")
     assert (refused.code, refused.stdout) == (2, "")
+
+
+async def test_tool_servers(stage: Stage, tmp_path: Path) -> None:
+    document = {"name": "Clock", "uri": "http://127.0.0.1:1/mcp", "headers": {"x-key": "s3cret-value"}}
+    (tmp_path / "server.json").write_text(json.dumps(document))
+    made = await done(stage, "tool-servers", "create", "--file", str(tmp_path / "server.json"), "--name", "Watch")
+    key = made.stdout.strip()
+    assert key.startswith("tsr_watch_")
+    shown = dict((await done(stage, "tool-servers", "get", key)).rows())
+    assert (shown["name"], shown["headers"], shown["transport"]) == ("Watch", "x-key", "streamable-http")
+    listed = await done(stage, "tool-servers", "list", "--json")
+    assert key in listed.stdout
+    assert "s3cret-value" not in listed.stdout + made.stdout + made.stderr
+    refused = await sessile(stage, "tool-servers", "sync", key)
+    assert refused.code == 1
+    assert "not a public address" in refused.stderr
+    assert "tol_stock" in (await done(stage, "tool-servers", "tools")).stdout
+    assert (await done(stage, "tool-servers", "tools", key, "--json")).stdout == ""
+    await done(stage, "tool-servers", "delete", key, "--yes")
+    assert (await sessile(stage, "tool-servers", "get", key)).code == 4

@@ -10,6 +10,7 @@ import pytest_asyncio
 from starlette.routing import compile_path
 
 import sessile
+from acceptance import tool_server_process
 from acceptance.stage import Stage, instructions, lambdas
 from sessile.api.app import ROUTES
 from sessile.client import AsyncClient, Client, Request, Response, UnknownEvent, event_type
@@ -37,7 +38,7 @@ def tools() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tool_settings() -> str:
-    return '[tools.order]\nfunction = "client_tools:order"'
+    return '[tools.order]\nfunction = "client_tools:order"\n[mcp]\nallow = ["127.0.0.1"]\n'
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -81,23 +82,53 @@ async def every_operation(client: AsyncClient) -> None:
     assert (await client.sessions.get(agent.key, session.key)).name == "A talk"
     assert (await client.sessions.update(agent.key, session.key, name="Talk")).name == "Talk"
     assert [shown.key async for shown in client.sessions.list(agent.key)] == [session.key]
-    answer = await client.events.send(agent.key, session.key, "Hello")
+    assert [shown.key for shown in (await client.sessions.list(limit=1).page()).items] == [session.key]
+    assert await client.agents.get_secrets(agent.key) == {}
+    assert (await client.agents.replace_secrets(agent.key, {"a": "1"})).keys() == {"a"}
+    assert (await client.agents.update_secrets(agent.key, {"a": None, "b": "2"})).keys() == {"b"}
+    answer = await client.events.send(agent.key, session.key, "Hello", files=[("a.txt", b"abc")])
     assert (await client.turns.get(agent.key, session.key, answer.turn_id)).stop_reason == "end_turn"
     logged = [event async for event in client.events.list(agent.key, session.key)]
     assert logged == answer.events
+    (artifact,) = [shown async for shown in client.artifacts.list(agent.key, session.key)]
+    assert (await client.artifacts.get(agent.key, session.key, artifact.artifact_id)).data == b"abc"
     assert (await client.events.interrupt(agent.key, session.key)).turn_id == ""
     assert await client.inputs.list(agent.key, session.key) == []
     with pytest.raises(sessile.NotFound):
         await client.inputs.withdraw(agent.key, session.key, answer.events[0].id)
+    assert await client.sessions.outstanding_client_tool_calls(agent.key, session.key) == []
+    assert (await client.events.hide(agent.key, session.key, logged[0].id)).hidden
+    assert not (await client.events.unhide(agent.key, session.key, logged[0].id)).hidden
     assert (await client.sessions.check(agent.key, session.key)).ok
+    exported = await client.sessions.export(agent.key, session.key)
+    assert (await client.sessions.import_(agent.key, exported, key="imported")).status == "stopped"
     for event in logged:
         assert not isinstance(event, UnknownEvent)
         assert await client.events.get(agent.key, session.key, event.id) == event
+    await client.events.delete(agent.key, session.key, logged[0].id)
     await client.sessions.delete(agent.key, session.key)
     await client.agents.delete(agent.key)
+    with tool_server_process.echo() as uri:
+        await every_operation_on_tools(client, uri)
     assert await client.health()
     assert await client.ready()
     assert (await client.openapi())["openapi"].startswith("3.1")
+
+
+async def every_operation_on_tools(client: AsyncClient, uri: str) -> None:
+    server = await client.tool_servers.create(name="Echo", uri=uri, transport="streamable-http", headers={"x-a": "b"})
+    assert (server.headers, server.enabled) == ({"x-a": "***"}, True)
+    await client.tool_servers.sync(server.id)
+    assert (await client.tool_servers.update(server.id, name="Other")).name == "Other"
+    assert (await client.tool_servers.get(server.id)).headers == {"x-a": "***"}
+    assert server.id in {shown.id async for shown in client.tool_servers.list(limit=100)}
+    tools = {tool.name: tool async for tool in client.tools.list(tool_server_id=server.id, limit=3)}
+    assert tools["echo"].server_id == server.id
+    assert (await client.tools.update(tools["echo"].id, enabled=False)).enabled is False
+    assert (await client.tools.get(tools["echo"].id)).enabled is False
+    await client.tools.delete(tools["echo"].id)
+    assert [tool.id async for tool in client.tools.list(type="lambda")] == ["tol_order"]
+    await client.tool_servers.delete(server.id)
 
 
 async def test_the_client_makes_every_operation_of_the_server_and_no_other(stage: Stage) -> None:

@@ -23,34 +23,45 @@ BUILT = {
     *((method, EVENTS) for method in ("get", "post")),
     *((method, EVENTS + "/{event_id}") for method in ("get", "delete")),
     *(("post", EVENTS + "/{event_id}/" + verb) for verb in ("hide", "unhide")),
+    ("get", EVENTS + "/{event_id}"),
+    ("get", EVENTS.removesuffix("events") + "artifacts"),
+    ("get", EVENTS.removesuffix("events") + "artifacts/{artifact_id}"),
 }
 
 BOUNDED = "Every text and list has a limit here, and PROTOCOL.md lists it."
 NOT_BUILT = "Not built yet."
 NOT_EMITTED = "Not built yet, and until then no stream holds such a frame."
 DELIBERATE = {
-    "request CreateInputRequest: no variant compact": NOT_BUILT,
-    f"request POST {EVENTS} body: no multipart/form-data": NOT_BUILT,
     f"answer POST {EVENTS} 502: no such answer": "A durable input is never answered 5xx: a model fault is a 201.",
     "answer InputMessageEvent.message_diffs: no such property": "Input is never rewritten: no diff to tell.",
     "answer JsonSchemaDefinition*": "A JSON schema is kept and shown as its caller gave it, whatever its keywords.",
     **{
         f"answer AgentStreamedResponse: no variant {tag}": NOT_EMITTED
         for tag in (
-            "artifact_upload",
-            "compaction",
-            "compaction_started",
             "image_read",
             "skill_load",
             "step_transition",
             "step_transition_limit_exceeded",
-            "structured_output",
-            "tool_activity",
         )
     },
+    "answer LambdaTool.*: no such property": "Optional, and a function of the server has none of it.",
+    "answer FunctionDefinition.*: no such property": "Optional, and a function of the server has none of it.",
+    "answer McpTool.*: no such property": "Optional, and MCP servers tell none of it.",
+    "answer Tool: no variant *": "Tools of other types need no id: agents name them by their type.",
+    "request UpdateToolRequest: no variant *": "Functions are changed in the configuration of the server.",
+    "request *Auth.*: m* *, contract None": BOUNDED,
+    "request *Auth.*: pattern *, contract None": "What no header can hold is refused when it is given.",
+    "request *ToolServerRequest.*: m* *, contract None": BOUNDED,
+    "request *ToolServerRequest.headers*: pattern *, contract None": "What no header can hold is refused at once.",
+    "request *ToolServerRequest.headers: only certain names": "What no header can be called is refused at once.",
+    "request GET /v2/tools query.category: string where the contract has array": NOT_BUILT,
+    "answer ToolActivityEvent: no variant generic": "It is the only kind yet, so its tag is a field like others.",
+    "answer ToolActivityEvent: no variant sub_agent": NOT_EMITTED,
     "request Create*Request.description: maxLength 4000, contract None": BOUNDED,
     "request Update*Request.description: maxLength 4000, contract None": BOUNDED,
     "request *AgentSessionRequest.name: maxLength 255, contract None": BOUNDED,
+    "request CreateAgentSessionRequest.from_session.*_key: m??Length *, contract None": "They are keys.",
+    "request CreateAgentSessionRequest.from_session.*: pattern *, contract None": "They are keys and event ids.",
     "request *AgentSessionRequest.tti_minutes: maximum 5256000, contract None": "Ten years: a time must stay a date.",
     "request AgentModel.name: maxLength 255, contract None": BOUNDED,
     "request AgentModel.name: minLength 1, contract None": "No model has an empty name.",
@@ -60,10 +71,16 @@ DELIBERATE = {
     "request *AgentRequest.tool_configurations: only certain names": "Models are told these names, and take no others.",
     "request CreateInputMessageRequest.messages: m??Items *, contract None": BOUNDED,
     "request ClientToolOutputRequest.tool_outputs: m??Items *, contract None": BOUNDED,
+    "request CreateCompactRequest.compact*: maxLength *, contract None": BOUNDED,
+    "request CreateCompactRequest.compact*: minLength 1, contract None": "An empty one says nothing.",
+    "request MultipartInputEvent.*: m* *, contract None": BOUNDED,
     "request InstructionTemplate: maxLength 100000, contract None": BOUNDED,
     "request ToolDescriptionTemplate: maxLength 10000, contract None": BOUNDED,
     "request ToolId: maxLength 255, contract None": BOUNDED,
     "request ToolId: pattern ^tol_.*$, contract ^tol_.*": "An identifier is one line.",
+    "request *AgentSecretsRequest.secrets: only certain names": "The contract bounds the same names of sessions.",
+    "request *AgentSecretsRequest.secrets.additionalProperties: minLength 1, contract None": "As those of sessions.",
+    "request GET * query.filter: maxLength 1000, contract None": BOUNDED,
     "request GET * query.page_key: maxLength 200, contract None": "Opaque, and the server makes none that is longer.",
 }
 

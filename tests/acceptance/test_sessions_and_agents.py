@@ -389,27 +389,3 @@ async def test_what_is_not_there_is_named(stage: Stage) -> None:
         assert "id" in refused(await stage.client.delete(url), 404, "not_found")
         assert "id" in refused(await stage.client.post(f"{url}/events", json={"content": "x"}), 404, "not_found")
     assert refused(await stage.client.post("/v2/agents/nobody/sessions", json={}), 404, "not_found")["id"] == "nobody"
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({"type": "compact"}, "type"),
-    ],
-)
-async def test_inputs_that_are_not_built_yet_say_so(stage: Stage, body: dict[str, Any], field: str) -> None:
-    path = await stage.conversation()
-    refused(await stage.client.post(f"{path}/events", json=body), 400, "not_supported", field)
-    assert await stage.log(path, records="true") == []
-
-
-async def test_fields_and_filters_that_are_not_built_yet_say_so(stage: Stage) -> None:
-    agent = await stage.agent()
-    sessions = f"/v2/agents/{agent}/sessions"
-    for fields in ({"secrets": {"a": "b"}}, {"from_session": {"session_key": "x"}}):
-        refused(await stage.client.post(sessions, json=fields), 400, "not_supported", *fields)
-    path = await stage.session(agent)
-    refused(await stage.client.patch(path, json={"secrets": {"a": None}}), 400, "not_supported", "secrets")
-    for name in ("filter", "metadata_filter"):
-        refused(await stage.client.get(sessions, params={name: "a"}), 400, "not_supported", name)
-    refused(await stage.client.get("/v2/agents", params={"filter": "a"}), 400, "not_supported", "filter")

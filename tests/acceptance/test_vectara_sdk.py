@@ -18,6 +18,7 @@ from vectara.agent_events.types import (
     CreateAgentEventsRequestBody_Interrupt,
     CreateAgentEventsStreamRequestBody_InputMessage,
 )
+from vectara.agent_sessions.types import CreateAgentSessionRequestFromSession
 from vectara.core.api_error import ApiError
 from vectara.environment import VectaraEnvironment
 from vectara.version import __version__ as sdk_version
@@ -47,6 +48,7 @@ STREAM_CLASSES = {
     "thinking": sdk.AgentStreamedResponse_Thinking,
     "tool_input": sdk.AgentStreamedResponse_ToolInput,
     "tool_output": sdk.AgentStreamedResponse_ToolOutput,
+    "structured_output": sdk.AgentStreamedResponse_StructuredOutput,
     "streaming_thinking": sdk.AgentStreamedResponse_StreamingThinking,
     "streaming_thinking_end": sdk.AgentStreamedResponse_StreamingThinkingEnd,
     "streaming_agent_output": sdk.AgentStreamedResponse_StreamingAgentOutput,
@@ -62,6 +64,7 @@ LOG_CLASSES = {
     "tool_input": sdk.AgentEvent_ToolInput,
     "tool_output": sdk.AgentEvent_ToolOutput,
     "agent_output": sdk.AgentEvent_AgentOutput,
+    "structured_output": sdk.AgentEvent_StructuredOutput,
 }
 
 
@@ -263,6 +266,51 @@ async def test_a_turn_is_the_same_answered_whole_listed_and_read_one_by_one(
         listed = [event for page in pages for event in page.items or []]
         assert listed == answer.events
         assert [vectara.agent_events.get(*session, event.id) for event in listed] == listed
+
+    await asyncio.to_thread(ask)
+
+
+@with_the_upstream
+async def test_a_session_is_forked(vectara: Vectara, session: tuple[str, str], upstream: Upstream) -> None:
+    play_a_whole_turn(upstream)
+
+    def ask() -> None:
+        events = vectara.agent_events.create(*session, request=text_input("Where is A-1?")).events
+        source = CreateAgentSessionRequestFromSession(
+            session_key=session[1], include_up_to_event_id=events[-1].id, compact_up_to_event_id=None
+        )
+        copy = vectara.agent_sessions.create(session[0], from_session=source)
+        assert (copy.status, copy.key != session[1]) == ("stopped", True)
+        assert extra(copy, "from_session")["session_key"] == session[1]
+        listed = [
+            event for page in vectara.agent_events.list(session[0], copy.key).iter_pages() for event in page.items or []
+        ]
+        assert [(event.type, event.created_at) for event in listed] == [(e.type, e.created_at) for e in events]
+        assert not {event.id for event in listed} & {event.id for event in events}
+
+    await asyncio.to_thread(ask)
+
+
+@with_the_upstream
+async def test_an_answer_follows_a_schema(vectara: Vectara, upstream: Upstream) -> None:
+    upstream.add(say('{"status": 7}')).add(say('{"status": "shipped"}')).add(say('{"status": "lost"}'))
+    schema = sdk.JsonSchemaDefinition(
+        type="object", properties={"status": sdk.JsonSchemaDefinition(type="string")}, required=["status"]
+    )
+    parser = sdk.AgentOutputParser_Structured(json_schema=sdk.JsonSchemaSpec(name="order", schema=schema, strict=True))
+
+    def ask() -> None:
+        step = sdk.FirstAgentStep(name="main", instructions=[], output_parser=parser)
+        agent = vectara.agents.create(name="Form", model=MODEL, tool_configurations={}, first_step=step)
+        key = vectara.agent_sessions.create(agent.key).key
+        event = vectara.agent_events.create(agent.key, key, request=text_input("Where is A-1?")).events[-1]
+        assert isinstance(event, LOG_CLASSES["structured_output"])
+        assert (event.schema_name, event.content) == ("order", {"status": "shipped"})
+        streamed = list(vectara.agent_events.create_stream(agent.key, key, request=streamed_input("And now?")))
+        assert [type(frame) for frame in streamed] == [
+            STREAM_CLASSES[name] for name in ("input_message", "structured_output", "end")
+        ]
+        assert streamed[1].content == {"status": "lost"}
 
     await asyncio.to_thread(ask)
 

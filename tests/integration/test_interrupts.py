@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,14 @@ class ToolBox:
         functions: list[Callable[[], Any]] = [waits, sleeps, stays, quick]
         self._tools = {f.__name__: PythonTool(f.__name__, ToolConfig(function="x:y"), f) for f in functions}
 
-    def get(self, name: str) -> Tool | None:
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
         return self._tools.get(name)
 
     def names(self) -> list[str]:
         return sorted(self._tools)
+
+    def kinds(self) -> list[str]:
+        return []
 
 
 class Stage(Harness):

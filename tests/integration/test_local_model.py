@@ -20,6 +20,7 @@ from sessile.api import interrupt_answer
 from sessile.clock import SystemClock
 from sessile.config import ModelConfig
 from sessile.domain.messages import UserMessage
+from sessile.domain.tokens import ERROR, estimate
 from sessile.models import local
 from sessile.models.local import LocalModel
 from sessile.models.local_process import LocalProcess, Running
@@ -69,6 +70,17 @@ class World:
 
     async def child(self) -> Running:
         return await self.process.running()
+
+    async def tokens(self, text: str) -> int:
+        """How many tokens llama.cpp makes of a text."""
+        ready = (await self.child()).ready
+        url = f"{ready.base_url.removesuffix('/v1')}/tokenize"
+        headers = {"Authorization": f"Bearer {ready.key}"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, headers=headers, json={"content": text}) as got,
+        ):
+            return len((await got.json())["tokens"])
 
     async def slot(self) -> dict[str, Any]:
         """What llama.cpp says of its only slot."""
@@ -130,7 +142,7 @@ async def test_an_input_beyond_the_window_is_rejected(world: World) -> None:
     request = ModelRequest(messages=[UserMessage("word " * 2 * WINDOW)], tools=[], parameters={})
     with pytest.raises(ModelFault) as caught:
         await answer(world.model, request)
-    assert (caught.value.code, caught.value.retryable) == ("model_rejected", False)
+    assert (caught.value.code, caught.value.retryable) == ("model_context_exceeded", False)
 
 
 async def test_callers_at_the_same_time_share_one_process(world: World) -> None:
@@ -300,3 +312,18 @@ async def test_it_runs_on_the_event_loop_of_any_thread() -> None:
 
     assert (await asyncio.to_thread(asyncio.run, ask())).strip()
     assert children(os.getpid()) == []
+
+
+ROOT = Path(__file__).parents[2]
+TEXTS = {
+    "prose": (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")[2000:4000],
+    "code": (ROOT / "src" / "sessile" / "domain" / "context.py").read_text(encoding="utf-8")[2000:4000],
+    "json": '{"id":"A-1042","status":"shipped","items":[{"sku":"kettle","count":2}]},' * 25,
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+async def test_the_error_that_the_estimate_of_tokens_states(world: World, kind: str) -> None:
+    found = await world.tokens(TEXTS[kind])
+    assert found > 300
+    assert 1 / ERROR <= estimate(TEXTS[kind]) / found <= ERROR

@@ -260,7 +260,7 @@ async def test_context_overflow(upstream: Upstream, model: OpenAIChat) -> None:
     message = "This model's maximum context length is 8192 tokens."
     upstream.add(status(400, {"error": {"message": message, "code": "context_length_exceeded"}}))
     fault = await fault_of(model)
-    assert (fault.code, fault.retryable) == ("model_rejected", False)
+    assert (fault.code, fault.retryable) == ("model_context_exceeded", False)
     assert message in fault.message
 
 

@@ -1,14 +1,17 @@
 """Turns on a real store with a scripted model: what each way to end leaves in the log."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sessile.auth.keyring import Keyring
+from sessile.auth.vault import Vault
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
+from sessile.domain.agents import function_of
 from sessile.domain.log import Entry, draft
 from sessile.domain.turn import ModelAnswer
 from sessile.live.hub import Hub
@@ -48,11 +51,14 @@ class OneTool:
     def __init__(self, tool: PythonTool) -> None:
         self._tool = tool
 
-    def get(self, name: str) -> Tool | None:
-        return self._tool if name == self._tool.name else None
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
+        return self._tool if function_of(name, configuration) == self._tool.name else None
 
     def names(self) -> list[str]:
         return [self._tool.name]
+
+    def kinds(self) -> list[str]:
+        return []
 
 
 class Harness:
@@ -69,7 +75,7 @@ class Harness:
         self.worker = Worker(TurnEnvironment(store, planner, histories, self.hub, clock, MAX_MODEL_CALLS))
         self.inputs = Inputs(store, self.worker, self.hub, clock)
         self.agents = Agents(store, models, tools, self.worker, self.hub)
-        self.sessions = Sessions(store, self.worker, self.hub)
+        self.sessions = Sessions(store, self.worker, self.hub, Vault(store, Keyring(Path("unused"), None)))
         self.ref = SessionRef(1, "a", "s")
         self._others: list[Harness] = []
 

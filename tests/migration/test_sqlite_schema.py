@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sessile.domain.filter_parser import parse
+from sessile.rows import SessionQuery
 from sessile.stores.queries import load_migrations, read, statements
 from sessile.stores.sqlite import migrate as migrations
 from sessile.stores.sqlite.migrate import migrate
@@ -69,7 +71,9 @@ def test_the_migrations_lead_to_the_schema_file(database: sqlite3.Connection) ->
 
 def test_every_statement_of_a_script_is_run() -> None:
     for script in [read(PACKAGE, "schema.sql"), *(script for _, _, script in load_migrations(PACKAGE))]:
-        assert len(list(statements(script))) == len(re.findall(r"^(?:CREATE|ALTER) ", script, re.MULTILINE))
+        assert len(list(statements(script))) == len(
+            re.findall(r"^(?:CREATE|ALTER|DROP|INSERT|UPDATE) ", script, re.MULTILINE)
+        )
 
 
 def test_versions_are_numbered_without_a_gap() -> None:
@@ -151,3 +155,33 @@ async def test_stores_that_open_a_new_file_at_once_all_work(path: Path) -> None:
     assert len(await stores[0].list_tenants()) == 8
     for store in stores:
         await store.close()
+
+
+async def test_sessions_of_before_are_found_by_their_metadata(
+    path: Path, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = [known for known in load_migrations(PACKAGE) if known[1] in ("initial", "idempotency", "interrupts")]
+    with monkeypatch.context() as old:
+        old.setattr(migrations, "load_migrations", lambda package: before)
+        migrate(database, FakeClock())
+    many = "{" + ",".join(f'"n{number}":{number}' for number in range(99)) + "}"
+    database.execute("INSERT INTO tenants VALUES (1, 'acme', 'Acme', 0)")
+    database.execute("INSERT INTO agents VALUES (1, 1, 'a', 1, 1, X'7B7D', 0, 0)")
+    for key, metadata in (
+        ("few", '{"n7": 7.0, "x": {"y": "é"}}'),
+        ("many", many),
+        ("other", '{"n7": 8}'),
+        ("none", "{}"),
+    ):
+        database.execute(
+            "INSERT INTO sessions (tenant_id, agent_id, key, name, metadata, enabled, tti_minutes, version,"
+            " last_sequence, usage, created_at, updated_at) VALUES (1, 1, ?, 'n', ?, 1, 0, 1, 0, X'7B7D', 0, 0)",
+            (key, metadata.encode()),
+        )
+    store = await SqliteStore.open(path, FakeClock())
+    for where, expected in (("n7 = 7", ["many", "few"]), ("x.y = 'é'", ["few"])):
+        for agents in (None, ["a"]):
+            query = SessionQuery(limit=10, agent_keys=agents, metadata=parse(where))
+            assert [row.key for row in (await store.find_sessions(1, query)).rows] == expected
+    await store.close()
+    assert database.execute("SELECT count(*) FROM session_terms").fetchone() == (4,)

@@ -43,7 +43,7 @@ class Follower:
         except BaseException:
             tail.close()
             raise
-        self._tail = tail
+        self._tail, self.reason = tail, None
         rendering = Following(at.position, state, deltas=True, include_hidden=False)
         self._texts.clear()
         self._take(rendering.opening())

@@ -251,3 +251,6 @@ def test_which_tools_are_offered() -> None:
         "web": "web_search",
         "remote": "mcp",
     }
+    assert "remote" not in inactive_tools(document, ["add"], ["mcp"])
+    document["tool_configurations"]["remote"]["enabled"] = False
+    assert inactive_tools(document, ["add"], ["mcp"])["remote"] == "mcp"

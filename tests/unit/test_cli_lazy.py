@@ -50,7 +50,7 @@ def test_every_command_of_the_table_says_of_itself_what_the_table_says(name: str
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_in_the_module_of_its_name(name: str) -> None:
-    assert COMMANDS[name].module == f"sessile.cli.{name}"
+    assert COMMANDS[name].module == f"sessile.cli.{name.replace('-', '_')}"
     assert isinstance(importlib.import_module(COMMANDS[name].module).app, typer.Typer)
 
 

@@ -8,8 +8,10 @@ from sessile.cli.transcript import SHORT, Kind, Piece, Transcript, call_text, ev
 from sessile.wire.events import (
     AgentOutputEvent,
     CompactionEvent,
+    CompactionStarted,
     ContextConsumed,
     InputMessageEvent,
+    SkillLoadEvent,
     SkillPart,
     StreamEnd,
     StreamError,
@@ -270,9 +272,18 @@ def test_events_of_a_newer_server_are_named() -> None:
 
 
 def test_events_that_have_no_look_of_their_own_are_named() -> None:
-    event = CompactionEvent(turns_compacted=2, events_compacted=9, summary_key="k", **envelope(3))
+    event = SkillLoadEvent(skill_name="refunds", content="How to.", **envelope(3))
     (piece,) = read(Transcript(), event)
-    assert piece == Piece(Kind.NOTE, '(compaction {"turns_compacted": 2, "events_compacted": 9, "summary_key": "k"})')
+    assert piece == Piece(Kind.NOTE, '(skill_load {"skill_name": "refunds", "content": "How to."})')
+
+
+def test_a_compaction_is_told_and_is_no_place_in_the_log_while_it_begins() -> None:
+    transcript = Transcript()
+    begun = CompactionStarted(id="aev_live_1", session_key="s", turn_id="trn_1", created_at="")
+    event = CompactionEvent(turns_compacted=2, events_compacted=9, summary_key="k", **envelope(3))
+    assert live(transcript, begun) == [Piece(Kind.NOTE, "(Older parts of the conversation are being summarised.)")]
+    assert live(transcript, event) == [Piece(Kind.NOTE, "(2 turns are summarised.)")]
+    assert transcript.last_id == envelope(3)["id"]
 
 
 def test_skills_that_were_asked_for_are_named() -> None:
@@ -290,6 +301,12 @@ def test_skills_that_were_asked_for_are_named() -> None:
         (result(1, {"result": 1}), "look_up -> 1"),
         (ended(1), "end_turn"),
         (ended(1, TurnError("model_timeout", "x")), "error: model_timeout"),
+        (
+            CompactionEvent(
+                turns_compacted=1, events_compacted=2, summary_key="k", summary_text="Short.", **envelope(1)
+            ),
+            "Short.",
+        ),
         (started(1), 'turn_started {"input_event_id": "aev_1"}'),
     ],
 )

@@ -14,6 +14,9 @@ PAIRS = [
     (client.AsyncEvents, sync.Events),
     (client.AsyncInputs, sync.Inputs),
     (client.AsyncTurns, sync.Turns),
+    (client.AsyncArtifacts, sync.Artifacts),
+    (client.AsyncToolServers, sync.ToolServers),
+    (client.AsyncTools, sync.Tools),
     (pages.AsyncPages, sync.Pages),
     (turn_stream.AsyncTurnStream, sync.TurnStream),
     (follower.AsyncFollower, sync.Follower),
@@ -75,7 +78,7 @@ def test_both_clients_are_made_alike() -> None:
         asynchronous = client.AsyncClient("http://127.0.0.1:1")
         names = {name for name in vars(asynchronous) if not name.startswith("_")}
         assert {name for name in vars(synchronous) if not name.startswith("_")} == names
-        assert names == {"agents", "sessions", "events", "inputs", "turns"}
+        assert names == {"agents", "sessions", "events", "inputs", "turns", "artifacts", "tool_servers", "tools"}
 
 
 def test_lists_and_streams_tell_what_they_give() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from sessile.client import documents
 from sessile.client.agents import Agent, AsyncAgents
+from sessile.client.artifacts import Artifact
 from sessile.client.errors import RequestTimedOut, UnexpectedAnswer
 from sessile.client.events import Answer, AsyncEvents
 from sessile.client.pages import Page
@@ -15,7 +16,7 @@ from sessile.client.reading import read, read_page
 from sessile.client.sessions import Session
 from sessile.client.turns import AsyncTurns
 from sessile.client.unknown import UnknownEvent
-from sessile.wire import agents, inputs, sessions
+from sessile.wire import agents, artifacts, inputs, sessions
 from sessile.wire.errors import SessileError
 from sessile.wire.events import AgentOutputEvent, Turn
 from unit.client_script import Reply, Script, Waits, caller
@@ -35,6 +36,7 @@ def fields(kind: type[msgspec.Struct]) -> set[str]:
         (Agent, agents.Agent, {"inactive_tools"}),
         (Session, sessions.Session, {"etag"}),
         (Answer, inputs.InputResponse, set()),
+        (Artifact, artifacts.SessionArtifact, set()),
     ],
 )
 def test_the_client_shows_every_field_of_the_wire(ours: Any, theirs: Any, more: set[str]) -> None:
@@ -46,8 +48,8 @@ def test_the_client_shows_every_field_of_the_wire(ours: Any, theirs: Any, more: 
     [
         (documents.AgentDocument, agents.CreateAgentRequest, set()),
         (documents.AgentChanges, agents.UpdateAgentRequest, set()),
-        (documents.SessionDocument, sessions.CreateSessionRequest, {"secrets", "from_session"}),
-        (documents.SessionChanges, sessions.UpdateSessionRequest, {"secrets"}),
+        (documents.SessionDocument, sessions.CreateSessionRequest, set()),
+        (documents.SessionChanges, sessions.UpdateSessionRequest, set()),
         (documents.ModelDocument, agents.AgentModel, set()),
         (documents.RetryDocument, agents.RetryConfiguration, set()),
         (documents.StepDocument, agents.FirstAgentStep, set()),

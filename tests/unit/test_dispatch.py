@@ -1,12 +1,15 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from sessile.domain import overrides
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall, ToolSpec
-from sessile.ports import ToolFault
+from sessile.domain.overrides import Override, Resolved
+from sessile.ports import ToolContext, ToolFault
+from sessile.rows import SessionRow
 from sessile.runner.dispatch import (
     OfferedTool,
     PreparedCall,
@@ -33,11 +36,25 @@ class FakeTool:
     def __init__(self, run: Callable[[dict[str, Any]], Any] = lambda arguments: arguments) -> None:
         self._run = run
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
+        self.context = context
         result = self._run(arguments)
         if asyncio.iscoroutine(result):
             result = await result
         return result  # type: ignore[no-any-return]
+
+
+class Nowhere:
+    """Surroundings of calls that need none."""
+
+    def context(self, call: PreparedCall) -> ToolContext:
+        return ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id=call.id, add_artifact=print)
+
+    async def resolve(self, override: Override) -> Resolved:
+        return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})
+
+    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+        return result
 
 
 def offered(tool: FakeTool) -> dict[str, OfferedTool]:
@@ -96,7 +113,7 @@ async def test_bad_arguments_are_data(text: str) -> None:
     assert list(event.tool_input) == ["unparsed"]
     assert len(event.tool_input["unparsed"]) <= 2000
     draft(event)
-    (outcome,) = await execute([call])
+    (outcome,) = await execute([call], Nowhere())
     output = finalize(call, outcome)
     assert output.error
     assert output.tool_output["code"] == "tool_arguments_invalid"
@@ -111,7 +128,7 @@ async def test_an_unknown_tool_is_data(name: str, stored: str) -> None:
     call = prepare(ToolCall("c1", name, '{"a": 1}'), offered(FakeTool()))
     event = call.event()
     assert (event.tool_configuration_name, event.tool_name, event.tool_input) == (stored, stored, {"a": 1})
-    (outcome,) = await execute([call])
+    (outcome,) = await execute([call], Nowhere())
     assert outcome.code == "tool_unknown"
     assert "plus" in outcome.message
     draft(event)
@@ -141,7 +158,7 @@ async def test_calls_run_at_once_and_answer_in_order() -> None:
 
         return wait
 
-    outcomes = await execute([prepared(run(n)) for n in range(3)])
+    outcomes = await execute([prepared(run(n)) for n in range(3)], Nowhere())
     assert [outcome.result for outcome in outcomes] == [{"n": 0}, {"n": 1}, {"n": 2}]
     assert sorted(done) == [0, 1, 2]
 
@@ -159,7 +176,7 @@ async def test_calls_run_at_once_and_answer_in_order() -> None:
 )
 async def test_whatever_a_tool_raises_is_an_outcome_of_its_call_only(error: BaseException, code: str) -> None:
     good = prepared(lambda arguments: {"ok": True})
-    outcomes = await execute([prepared(raises(error)), good])
+    outcomes = await execute([prepared(raises(error)), good], Nowhere())
     assert [outcome.code for outcome in outcomes] == [code, None]
 
 
@@ -174,7 +191,7 @@ async def test_cancelling_cancels_every_call() -> None:
             cancelled.append(1)
             raise
 
-    task = asyncio.create_task(execute([prepared(wait), prepared(wait)]))
+    task = asyncio.create_task(execute([prepared(wait), prepared(wait)], Nowhere()))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -185,7 +202,9 @@ async def test_cancelling_cancels_every_call() -> None:
 async def test_a_cancellation_loses_no_output_that_was_there() -> None:
     outputs: asyncio.Queue[ToolOutputEvent] = asyncio.Queue()
     hanging = prepared(lambda arguments: asyncio.Event().wait())
-    task = asyncio.create_task(execute([hanging, prepared(lambda arguments: {"ok": True})], outputs.put_nowait))
+    task = asyncio.create_task(
+        execute([hanging, prepared(lambda arguments: {"ok": True})], Nowhere(), outputs.put_nowait)
+    )
     output = await outputs.get()
     assert (output.tool_output, output.error) == ({"ok": True}, False)
     task.cancel()
@@ -195,7 +214,7 @@ async def test_a_cancellation_loses_no_output_that_was_there() -> None:
 
 
 async def test_no_calls() -> None:
-    assert await execute([]) == []
+    assert await execute([], Nowhere()) == []
 
 
 def test_finalize() -> None:
@@ -236,7 +255,7 @@ def test_a_call_of_a_client_tool_waits_unless_its_arguments_are_wrong() -> None:
 
 async def test_a_call_that_waits_is_never_run() -> None:
     with pytest.raises(AssertionError):
-        await execute([prepare(ToolCall("c1", "form", "{}"), CLIENT)])
+        await execute([prepare(ToolCall("c1", "form", "{}"), CLIENT)], Nowhere())
 
 
 def test_after_a_crash_a_clients_call_waits_again_while_the_agent_has_its_tool() -> None:
@@ -247,3 +266,43 @@ def test_after_a_crash_a_clients_call_waits_again_while_the_agent_has_its_tool()
         (lost,) = take_up([event], others)
         assert lost.outcome is not None
         assert lost.outcome.code == "tool_outcome_unknown"
+
+
+async def test_what_the_agent_fixes_is_put_in_and_secrets_are_masked() -> None:
+    schema = {"type": "object", "properties": {"key": {}, "session": {}, "own": {}}, "required": ["key", "own"]}
+    tool = FakeTool(lambda arguments: {"echo": arguments, "text": "it was s3cret"})
+    tool.parameters = schema
+    override = {"key": {"$ref": "secrets.key"}, "session": {"$ref": "session.key"}}
+    plus = offer("plus", {"type": "lambda", "argument_override": override}, tool)
+    assert plus.spec.parameters == {"type": "object", "properties": {"own": {}}, "required": ["own"]}
+    call = prepare(ToolCall("c1", "plus", '{"own": 1, "key": "chosen"}'), {"plus": plus})
+    assert call.event().argument_override_paths == ["key", "session"]
+    assert call.event().tool_input == {"own": 1, "key": "chosen"}
+    (outcome,) = await execute([call], Nowhere())
+    output = finalize(call, outcome)
+    assert output.tool_output == {"echo": {"own": 1, "key": "***", "session": "s"}, "text": "it was ***"}
+    assert output.resolved_argument_overrides == {"key": "***", "session": "s"}
+
+
+async def test_a_secret_is_not_in_an_error() -> None:
+    tool = FakeTool(raises(ToolFault("tool_failed", "wrong key s3cret")))
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, tool)
+    call = prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})
+    (outcome,) = await execute([call], Nowhere())
+    assert finalize(call, outcome).tool_output == {"error": "wrong key ***", "code": "tool_failed"}
+
+
+async def test_a_fixed_argument_without_a_value_answers_the_call() -> None:
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.lost"}}}, FakeTool())
+    call = prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})
+    (outcome,) = await execute([call], Nowhere())
+    assert (outcome.code, "secrets.lost" in outcome.message) == ("tool_override_unresolved", True)
+
+
+async def test_a_call_that_is_taken_up_gets_what_the_agent_fixes() -> None:
+    tool = FakeTool()
+    tool.idempotent = True
+    plus = offer("plus", {"argument_override": {"key": "fixed"}}, tool)
+    event = prepare(ToolCall("c1", "plus", '{"own": 1}'), {"plus": plus}).event()
+    (outcome,) = await execute(take_up([event], {"plus": plus}), Nowhere())
+    assert outcome.result == {"own": 1, "key": "fixed"}

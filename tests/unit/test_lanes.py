@@ -157,6 +157,46 @@ async def test_a_commit_that_failed_is_written_over_before_anybody_is_told(
     assert database.executed[-3:] == ["COMMIT", "ROLLBACK", "PRAGMA user_version = 0"]
 
 
+async def test_a_long_verb_leaves_the_event_loop_alone(writer: WriteLane, database: Database) -> None:
+    running, go_on = threading.Event(), threading.Event()
+
+    def long(db: sqlite3.Connection) -> str:
+        running.set()
+        assert go_on.wait(30), "the event loop waits for the verb"
+        return str(write("long")(db))
+
+    first = writer.run(long, long=True)
+    assert await asyncio.to_thread(running.wait, 30)
+    second = writer.run(write("short"))
+    go_on.set()
+    assert await asyncio.gather(first, second) == ["long", "short"]
+    assert await writer.run(words) == ["long", "short"]
+
+
+async def test_a_long_verb_that_fails_harms_no_other(writer: WriteLane, database: Database) -> None:
+    async def outcomes(error: BaseException) -> list[Any]:
+        verbs = [writer.run(fail(error), long=True), writer.run(write(type(error).__name__))]
+        return await asyncio.gather(*verbs, return_exceptions=True)
+
+    failed, other = await outcomes(NotFound("no"))
+    assert (type(failed), other) == (NotFound, "NotFound")
+    database.failing = True
+    assert [type(outcome) for outcome in await outcomes(KeyError("a defect"))] == [StorageUnavailable] * 2
+    database.failing = False
+    assert await writer.run(words) == ["NotFound"]
+
+
+async def test_a_long_verb_that_ends_the_transaction_fails_its_batch(writer: WriteLane, database: Database) -> None:
+    def ending(db: sqlite3.Connection) -> None:
+        db.execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    verbs = [writer.run(write("first")), writer.run(ending, long=True)]
+    outcomes = await asyncio.gather(*verbs, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * 2
+    assert await writer.run(write("next")) == "next"
+
+
 async def test_a_cancelled_caller_harms_no_other(writer: WriteLane, database: Database) -> None:
     database.may_commit.clear()
     futures = [writer.run(write(word)) for word in "abc"]

@@ -232,7 +232,10 @@ def test_errors_in_every_shape() -> None:
     assert fault(b'data: {"error":"boom"}\n\n').code == "model_unavailable"
     assert fault(b'data: {"object":"error","message":"boom"}\n\n').message.endswith("boom")
     assert fault(b'data: {"error":{"code":429,"message":"slow"}}\n\n').code == "model_rate_limited"
-    assert fault(b'data: {"error":{"code":"context_length_exceeded","message":"big"}}\n\n').code == "model_rejected"
+    assert (
+        fault(b'data: {"error":{"code":"context_length_exceeded","message":"big"}}\n\n').code
+        == "model_context_exceeded"
+    )
     assert fault(b'data: {"error":{"type":"authentication_error","message":"no"}}\n\n').code == "model_unauthorized"
 
 

@@ -12,7 +12,7 @@ from sessile.api import app, docs, errors
 from sessile.auth.roles import AGENT_ROLES, API_ROLES
 from sessile.domain import templates
 from sessile.ports import ModelFault, ToolFault
-from sessile.wire import agents, events, inputs, limits, sessions, tool_configurations
+from sessile.wire import agents, events, inputs, limits, sessions, tool_configurations, tool_servers
 from sessile.wire.errors import (
     AgentDisabled,
     FenceLost,
@@ -274,9 +274,8 @@ def test_query_parameters_of_lists() -> None:
     assert keyed("Stream parameter").keys() == field_names(streaming.query)
     for operation, query in queries.items():
         line = re.search(rf"^- {operation} takes .*(\n .*)*", DOCUMENT, re.MULTILINE)
-        refused = {"filter", "metadata_filter"}
         assert line is not None
-        assert field_names(query) - refused <= set(named(line[0])), operation
+        assert field_names(query) <= set(named(line[0])), operation
 
 
 @pytest.mark.parametrize(
@@ -288,6 +287,7 @@ def test_query_parameters_of_lists() -> None:
         ("Instruction field", (agents.InlineInstruction,)),
         ("Lambda field", (tool_configurations.LambdaToolConfiguration,)),
         ("Agent field", (agents.Agent, agents.CreateAgentRequest, agents.UpdateAgentRequest)),
+        ("Tool server field", (tool_servers.ToolServer, tool_servers.CreateToolServerRequest)),
         ("Session field", (sessions.Session, sessions.CreateSessionRequest, sessions.UpdateSessionRequest)),
         ("Input field", (inputs.InputMessageRequest,)),
         ("Interrupt field", (inputs.InterruptRequest,)),

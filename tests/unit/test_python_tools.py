@@ -5,15 +5,16 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 import pytest
 
 from sessile.config import ConfigError, ToolConfig
-from sessile.ports import ToolFault
+from sessile.ports import ToolContext, ToolFault
+from sessile.rows import SessionRow
 from sessile.tools import python
 from sessile.tools.python import PythonTool, load
 from sessile.tools.registry import ToolRegistry
@@ -433,8 +434,28 @@ async def test_registry(module: Callable[[str], str]) -> None:
     config = ToolConfig(function=f"{name}:Calc.add", description="Adds.", idempotent=True)
     registry = ToolRegistry({"plus": config, "add": config})
     assert registry.names() == ["add", "plus"]
-    assert registry.get("minus") is None
-    add = registry.get("add")
+    assert registry.of("minus", {"type": "lambda"}) is None
+    assert registry.of("add", {"type": "web_get"}) is None
+    plus = registry.of("sum", {"type": "lambda", "tool_id": "tol_plus"})
+    assert plus is not None
+    assert plus.name == "plus"
+    add = registry.of("add", {"type": "lambda"})
     assert add is not None
     assert (add.name, add.description, add.idempotent) == ("add", "Adds.", True)
-    assert await add.run({"a": 1}) == {"result": 2}
+    context = ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id="c1", add_artifact=print)
+    assert await add.run({"a": 1}, context) == {"result": 2}
+
+
+def test_a_factory_makes_the_tools_of_its_type() -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    def factory(configuration: Mapping[str, Any]) -> PythonTool:
+        seen.append(configuration)
+        return tool(lambda: None)
+
+    registry = ToolRegistry({}, factories={"artifact_read": factory})
+    made = registry.of("read", {"type": "artifact_read", "enabled": True})
+    assert made is not None
+    assert seen == [{"type": "artifact_read", "enabled": True}]
+    assert set(registry.kinds()) == {"artifact_read"}
+    assert registry.names() == []

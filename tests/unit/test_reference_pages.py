@@ -10,7 +10,7 @@ import pytest
 
 import sessile
 from sessile.client import errors
-from sessile.config import Config, ModelConfig, ToolConfig
+from sessile.config import Config, McpConfig, ModelConfig, ToolConfig, WebGetConfig
 from sessile.models.providers import ENDPOINTS
 from sessile.wire.errors import SessileError
 
@@ -26,9 +26,11 @@ def first_column(text: str) -> set[str]:
 @pytest.mark.parametrize(
     ("section", "type", "elsewhere"),
     [
-        ("## Settings", Config, {"models", "tools"}),
+        ("## Settings", Config, {"models", "tools", "web_get", "mcp"}),
         ("## `[models.NAME]`", ModelConfig, set()),
         ("## `[tools.NAME]`", ToolConfig, set()),
+        ("## `[web_get]`", WebGetConfig, set()),
+        ("## `[mcp]`", McpConfig, set()),
     ],
 )
 def test_the_configuration_page_has_every_setting(section: str, type: Any, elsewhere: set[str]) -> None:
@@ -38,7 +40,7 @@ def test_the_configuration_page_has_every_setting(section: str, type: Any, elsew
 
 def test_the_python_page_has_every_operation() -> None:
     section = PYTHON.split("## Operations")[1].split("\n## ")[0]
-    for resource in ("agents", "sessions", "events", "turns"):
+    for resource in ("agents", "sessions", "events", "inputs", "turns", "artifacts", "tool_servers", "tools"):
         row = next(line for line in section.splitlines() if line.startswith(f"| `client.{resource}`"))
         kind = type(getattr(sessile.Client("http://127.0.0.1:1"), resource))
         public = {name for name, _ in inspect.getmembers(kind, callable) if not name.startswith("_")}

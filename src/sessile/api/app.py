@@ -16,10 +16,14 @@ from sessile.api import (
     errors,
     openapi,
     routes_agents,
+    routes_artifacts,
     routes_events,
     routes_inputs,
+    routes_portable,
+    routes_secrets,
     routes_server,
     routes_sessions,
+    routes_tools,
     routes_visibility,
 )
 from sessile.api.call import Call, JsonResponse, Services
@@ -35,7 +39,11 @@ ROUTES: tuple[Route, ...] = (
     *routes_visibility.ROUTES,
     *routes_inputs.ROUTES,
     *routes_sessions.ROUTES,
+    *routes_portable.ROUTES,
+    *routes_artifacts.ROUTES,
     *routes_agents.ROUTES,
+    *routes_secrets.ROUTES,
+    *routes_tools.ROUTES,
     *routes_server.ROUTES,
 )
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._-]{1,100}")

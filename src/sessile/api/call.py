@@ -1,7 +1,7 @@
 """One request as a handler sees it: who calls, what was asked, and the services that can do it."""
 
 import re
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -15,9 +15,13 @@ from sessile.live.hub import Hub
 from sessile.ports import Principal, Store
 from sessile.rows import Once
 from sessile.service.agents import Agents
+from sessile.service.artifacts import Artifacts
 from sessile.service.events import Events
 from sessile.service.inputs import Inputs
+from sessile.service.portable import Portable
+from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
+from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter, NotSupported, TooLarge, UnsupportedMediaType
@@ -35,9 +39,14 @@ class Services(Struct, frozen=True):
 
     agents: Agents
     sessions: Sessions
+    secrets: Secrets
     inputs: Inputs
     events: Events
+    portable: Portable
+    artifacts: Artifacts
     visibility: Visibility
+    tool_servers: ToolServers
+    tools: ToolList
     hub: Hub
     store: Store
 
@@ -86,12 +95,32 @@ class Call:
             raise InvalidParameter("A query parameter is given twice.")
         return _parameters(values, type)
 
+    @property
+    def content_type(self) -> bytes:
+        """The Content-Type as it was sent."""
+        return self.headers.get(b"content-type", b"")
+
     async def json(self) -> Any:
         """The body as decoded JSON. Raises UnsupportedMediaType, TooLarge, InvalidJson."""
-        media, _, options = self.headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
+        media, _, options = self.content_type.decode("latin-1").lower().partition(";")
         if media.strip() != "application/json" or options.strip() not in ("", "charset=utf-8", 'charset="utf-8"'):
             raise UnsupportedMediaType
         return codec.decode(await self._body())
+
+    def expect(self, media_type: str) -> None:
+        """Raises UnsupportedMediaType unless the body is declared as this and nothing else."""
+        if self.content_type.decode("latin-1").lower() != media_type:
+            raise UnsupportedMediaType(f"The body must be {media_type}.")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, for an operation with a limit of its own; less of it when the caller goes away."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
 
     async def _body(self) -> bytes:
         message = await self._receive()

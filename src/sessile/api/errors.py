@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
 from sessile.wire import codec
-from sessile.wire.errors import BadRequest, NotFound, SessileError, Unavailable, Unprocessable
+from sessile.wire.errors import BadRequest, NotFound, RangeNotSatisfiable, SessileError, Unavailable, Unprocessable
 
 _BY_CODE = {
     "unauthenticated": 401,
@@ -20,6 +20,7 @@ _BY_CODE = {
     "precondition_failed": 412,
     "request_too_large": 413,
     "unsupported_media_type": 415,
+    "range_not_satisfiable": 416,
     "headers_too_large": 431,
 }
 _BY_KIND: tuple[tuple[type[SessileError], int], ...] = (
@@ -72,6 +73,8 @@ def render(error: SessileError, request_id: str, headers: dict[str, str] | None 
     extra = dict(headers or {})
     if status == 401:
         extra["www-authenticate"] = "Bearer"
+    if isinstance(error, RangeNotSatisfiable):
+        extra["content-range"] = f"bytes */{error.size}"
     if status == 503:
         extra["retry-after"] = "1"
     return Response(codec.encode(body), status, extra, "application/json")

@@ -49,6 +49,26 @@ AGENT_CHANGE = (
     Example("disable", "Take no more input", {"enabled": False}),
     Example("enable", "Take input again", {"enabled": True}),
 )
+TOOL_SERVER = (
+    Example(
+        "smallest",
+        "A server without credentials",
+        {"name": "Clock", "type": "mcp", "uri": "https://mcp.example.com/mcp", "transport": "streamable-http"},
+    ),
+    Example(
+        "authorized",
+        "With a bearer token, which no answer shows",
+        {
+            "name": "Tickets",
+            "type": "mcp",
+            "uri": "https://mcp.example.com/mcp",
+            "transport": "streamable-http",
+            "auth": {"type": "bearer", "token": "secret"},
+        },
+    ),
+)
+TOOL_SERVER_CHANGE = (Example("disable", "Offer none of its tools", {"enabled": False}),)
+TOOL_CHANGE = (Example("disable", "Do not offer this tool", {"type": "mcp", "enabled": False}),)
 SESSION = (
     Example(
         "labelled",
@@ -69,5 +89,6 @@ INPUT = (
         "Several parts",
         {"messages": [{"type": "text", "content": "Hello!"}, {"type": "text", "content": "Is anybody there?"}]},
     ),
+    Example("compact", "Summarise what came before the recent inputs", {"type": "compact"}),
     Example("interrupt", "Stop the turn that runs", {"type": "interrupt"}),
 )

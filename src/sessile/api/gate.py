@@ -9,7 +9,9 @@ from sessile.wire.limits import MAX_HEADER_BYTES, MAX_URL_BYTES
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _METHODS = "GET, POST, PUT, PATCH, DELETE"
-_EXPOSED = "etag, retry-after, x-event-id, x-request-id, x-sessile-inactive, x-turn-id"
+_EXPOSED = (
+    "content-disposition, content-range, etag, retry-after, x-event-id, x-request-id, x-sessile-inactive, x-turn-id"
+)
 
 
 class Gate:

@@ -12,9 +12,18 @@ from sessile.api import examples
 from sessile.api.errors import BadRequestError, Error, NotFoundError
 from sessile.api.route import Route, Tag
 from sessile.wire.events import Event
-from sessile.wire.ids import EVENT_ID_PATTERN, IDEMPOTENCY_KEY_PATTERN, KEY_PATTERN, TURN_ID_PATTERN
+from sessile.wire.ids import (
+    ARTIFACT_ID_PATTERN,
+    EVENT_ID_PATTERN,
+    IDEMPOTENCY_KEY_PATTERN,
+    KEY_PATTERN,
+    TOOL_ID_PATTERN,
+    TOOL_SERVER_ID_PATTERN,
+    TURN_ID_PATTERN,
+)
 from sessile.wire.tool_configurations import VENDOR_TYPES
 
+RAW = "application/octet-stream"
 _PREFIX = "#/components/schemas/"
 _DESCRIPTION = """\
 Sessions of people and AI agents: the Agents v2 contract, durable and streamed.
@@ -25,7 +34,9 @@ session of it, post an input. `PROTOCOL.md` says all that is promised beyond wha
 _TAGS: dict[Tag, str] = {
     "Agents": "A model, instructions and tools, as one document",
     "Sessions": "Conversations, each with one agent",
+    "Tools": "Tools that agents can name, and the servers that they come from",
     "Events": "Inputs, the turns that answer them, and the log of a session",
+    "Artifacts": "Files of a session: those that came with inputs, and those that tools have made",
     "Server": "Whether it is alive and ready",
 }
 _ERRORS: dict[int, tuple[str, type]] = {
@@ -37,7 +48,8 @@ _ERRORS: dict[int, tuple[str, type]] = {
     410: ("The input was withdrawn", Error),
     412: ("The session has another version, or another last event, than If-Match names", Error),
     413: ("The body is too large", Error),
-    415: ("The body is not application/json", Error),
+    415: ("The body is not of the media type that is asked for", Error),
+    416: ("The file is shorter than the range asks for", Error),
     422: ("The request is well formed and cannot be carried out", Error),
     431: ("The request line or the headers are too large", Error),
     503: ("The store or the server cannot do this now; nothing was changed", Error),
@@ -47,8 +59,17 @@ _PATH_PARAMETERS = {
     "session_key": {"description": "The key of a session of this agent", "example": examples.SESSION_KEY},
     "event_id": {"description": "The id of an event of this session, or of an input that waits"},
     "turn_id": {"description": "The id of a turn of this session"},
+    "artifact_id": {"description": "The id of a file of this session"},
+    "tool_server_id": {"description": "The id of a tool server"},
+    "tool_id": {"description": "The id of a tool"},
 }
-_PATH_PATTERNS = {"event_id": EVENT_ID_PATTERN, "turn_id": TURN_ID_PATTERN}
+_PATH_PATTERNS = {
+    "event_id": EVENT_ID_PATTERN,
+    "turn_id": TURN_ID_PATTERN,
+    "artifact_id": ARTIFACT_ID_PATTERN,
+    "tool_server_id": TOOL_SERVER_ID_PATTERN,
+    "tool_id": TOOL_ID_PATTERN,
+}
 _HEADERS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "type": "string",
@@ -69,6 +90,9 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": 'The id of the last event of the session in quotes, `"start"` for none, or `*`',
         "anyOf": [{"const": "*"}, {"pattern": '^"(start|aev_[0-9a-zA-Z_-]+)"$'}],
     },
+    "Range": {"type": "string", "description": "The part of the bytes that is wanted: `bytes=0-1023`, one range only"},
+    "If-Range": {"type": "string", "description": "The ETag that the range belongs to; else all bytes come"},
+    "If-None-Match": {"type": "string", "description": "ETags that the caller has; 304 for one of them"},
     "Request-Timeout": {"type": "integer", "minimum": 1, "description": "Seconds to wait; more than a day is a day"},
     "Request-Timeout-Millis": {
         "type": "integer",
@@ -102,6 +126,7 @@ _OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive", "X-Turn-Id", "X-Even
 _ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _MADE_BY = {
     "createAgent": {"agent_key": "$response.body#/key"},
+    "createToolServer": {"tool_server_id": "$response.body#/id"},
     "createAgentSession": {"agent_key": "$request.path.agent_key", "session_key": "$response.body#/key"},
     "createAgentInput": {
         "agent_key": "$request.path.agent_key",
@@ -115,7 +140,7 @@ _MADE_BY = {
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The whole document."""
-    types = [t for route in routes for t in (route.body, route.answer, route.stream) if t is not None]
+    types = [t for route in routes for t in (route.body, route.multipart, route.answer, route.stream) if t is not None]
     types += [kind for _, kind in _ERRORS.values()]
     schemas, components = msgspec.json.schema_components(types, ref_template=_PREFIX + "{name}")
     by_type = dict(zip(map(id, types), schemas, strict=True))
@@ -174,8 +199,12 @@ def _operation(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, An
             if roles
         ]
     if route.body is not None:
-        content = {"application/json": {"schema": schemas[id(route.body)], **_examples(route)}}
+        content = {route.body_media: {"schema": schemas[id(route.body)], **_examples(route)}}
+        if route.multipart is not None:
+            content["multipart/form-data"] = {"schema": schemas[id(route.multipart)]}
         operation["requestBody"] = {"required": True, "content": content}
+    if route.raw:
+        operation["responses"] |= _parts(operation["responses"][str(route.status)])
     for status in _statuses(route):
         description, kind = _ERRORS[status]
         content = {"application/json": {"schema": schemas[id(kind)]}}
@@ -202,12 +231,28 @@ def _success(route: Route, schemas: dict[int, dict[str, Any]]) -> dict[str, Any]
     success: dict[str, Any] = {"description": route.summary, "headers": _answer_headers(route.answer_headers)}
     content = {}
     if route.answer is not None:
-        content["application/json"] = {"schema": schemas[id(route.answer)]}
+        content[route.answer_media] = {"schema": schemas[id(route.answer)]}
     if route.stream is not None:
         content["text/event-stream"] = {"schema": schemas[id(route.stream)]}
+    if route.raw:
+        content[RAW] = {"schema": {"type": "string", "format": "binary"}}
     if content:
         success["content"] = content
     return success
+
+
+def _parts(whole: dict[str, Any]) -> dict[str, Any]:
+    """The other answers of an operation that gives bytes."""
+    headers = whole["headers"]
+    ranged = {"Content-Range": {"required": True, "schema": {"type": "string"}}}
+    return {
+        "206": {
+            "description": "A range of the bytes",
+            "headers": headers | ranged,
+            "content": {RAW: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        "304": {"description": "The caller has these bytes", "headers": headers},
+    }
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -275,6 +320,8 @@ def _default_the_input_type(components: dict[str, Any]) -> None:
     schema["required"].remove("type")
     schema["properties"]["type"]["default"] = "input_message"
     schema["oneOf"] = [{"required": ["messages"]}, {"required": ["content"]}]
+    text = [{"required": ["messages"]}, {"required": ["message"]}]
+    components["MultipartInput"]["oneOf"] = [*text, {"required": ["files"], "not": {"anyOf": text}}]
 
 
 def _admit_kept_tool_configurations(components: dict[str, Any]) -> None:

@@ -8,14 +8,17 @@ from msgspec import UNSET, Meta, UnsetType
 from sessile.wire import codec
 from sessile.wire.agents import ListMetadata
 from sessile.wire.errors import InvalidPageKey
-from sessile.wire.limits import MAX_PAGE_KEY_CHARS, MAX_PAGE_LIMIT
+from sessile.wire.limits import MAX_FILTER_CHARS, MAX_PAGE_KEY_CHARS, MAX_PAGE_LIMIT
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE_LIMIT, description="How many items a page holds at most")]
 PageKey = Annotated[
     str,
     Meta(max_length=MAX_PAGE_KEY_CHARS, description="`metadata.page_key` of the page before; empty: the first page"),
 ]
-NOT_BUILT = "Not built yet: 400 `not_supported`"
+Pattern = Annotated[
+    str,
+    Meta(max_length=MAX_FILTER_CHARS, description="A regular expression (RE2) that the name or description must have"),
+]
 
 
 def encode_cursor(listing: str, cursor: int | None) -> ListMetadata:

@@ -11,7 +11,7 @@ from sessile.api.examples import Example
 from sessile.auth.roles import RequiredRoles
 
 Handler = Callable[[Call], Awaitable[Response]]
-Tag = Literal["Agents", "Sessions", "Events", "Server"]
+Tag = Literal["Agents", "Sessions", "Events", "Artifacts", "Tools", "Server"]
 
 
 class Streaming(Struct, frozen=True, kw_only=True):
@@ -39,11 +39,17 @@ class Route(Struct, frozen=True, kw_only=True):
     status: int = 200
     body: Any = None
     """The type of the request body."""
+    body_media: str = "application/json"
+    multipart: Any = None
+    """The type of the same body as multipart/form-data, if it may come so."""
     examples: tuple[Example, ...] = ()
     """Request bodies that work as they are; the first one is offered."""
     query: type[Struct] | None = None
     answer: Any = None
     """The type of a JSON answer."""
+    answer_media: str = "application/json"
+    raw: bool = False
+    """Whether `Accept` may ask for bytes as they are, whole or in part."""
     stream: Any = None
     """The type of the frames of an event stream."""
     streaming: Streaming | None = None

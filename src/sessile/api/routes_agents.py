@@ -7,12 +7,11 @@ from starlette.responses import Response
 
 from sessile.api import examples
 from sessile.api.call import Call, JsonResponse
-from sessile.api.pages import NOT_BUILT, Limit, PageKey, decode_cursor, encode_cursor, page_body
+from sessile.api.pages import Limit, PageKey, Pattern, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth import roles
 from sessile.service.agents import AgentView
 from sessile.wire.agents import Agent, CreateAgentRequest, ListAgentsResponse, UpdateAgentRequest
-from sessile.wire.errors import NotSupported
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
 
 
@@ -22,7 +21,7 @@ class ListAgentsQuery(Struct, forbid_unknown_fields=True):
     limit: Limit = DEFAULT_PAGE_LIMIT
     page_key: PageKey | UnsetType = UNSET
     enabled: Annotated[bool, Meta(description="Only agents that are enabled, or that are not")] | UnsetType = UNSET
-    filter: Annotated[str, Meta(description=NOT_BUILT)] | UnsetType = UNSET
+    filter: Pattern | UnsetType = UNSET
 
 
 async def create(call: Call) -> Response:
@@ -34,14 +33,13 @@ async def create(call: Call) -> Response:
 async def list_agents(call: Call) -> Response:
     """GET /v2/agents"""
     query = call.query(ListAgentsQuery)
-    if query.filter is not UNSET:
-        raise NotSupported("filter: Not supported yet.", field_errors={"filter": "Not supported yet."})
     page = await call.services.agents.list(
         call.principal,
         roles.AGENT_LISTERS.api,
         cursor=decode_cursor("agents", query.page_key),
         limit=query.limit,
         enabled=None if query.enabled is UNSET else query.enabled,
+        pattern=None if query.filter is UNSET else query.filter,
     )
     metadata = encode_cursor("agents", page.next)
     return JsonResponse(page_body("agents", [view.json for view in page.rows], metadata))

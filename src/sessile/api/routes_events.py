@@ -1,11 +1,12 @@
 """Operations on the events and turns of a session."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from sessile.api import examples, interrupt_answer, queued_answer, turn_answer
+from sessile.api import examples, interrupt_answer, queued_answer, turn_answer, uploads
 from sessile.api.call import Call, JsonResponse
 from sessile.api.follow import Following
 from sessile.api.live_stream import LiveStream
@@ -15,21 +16,24 @@ from sessile.auth import roles
 from sessile.live.hub import Hub
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
-from sessile.rows import Answered, EventQuery, Interruption, Once, Queued, Rejoined
+from sessile.rows import Answered, EventQuery, Interruption, NewArtifact, Once, Queued, Rejoined
 from sessile.service.inputs import Accepted, parse
 from sessile.wire import codec
 from sessile.wire.errors import InvalidParameter
-from sessile.wire.events import AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
+from sessile.wire.events import RECORD_TYPES, AnyEvent, FollowFrame, ListEventsResponse, StreamFrame, Turn
 from sessile.wire.inputs import (
     Behavior,
+    CompactRequest,
     InputMessageRequest,
     InputRequest,
     InputResponse,
     InterruptRequest,
+    MultipartInput,
     OutstandingToolCalls,
     ToolOutputRequest,
 )
 from sessile.wire.limits import DEFAULT_PAGE_LIMIT
+from sessile.wire.multipart import is_multipart
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}"
 _TYPES = r"^[a-z_]+(,[a-z_]+){0,29}$"
@@ -62,6 +66,9 @@ async def create(call: Call) -> Response:
     """POST …/events"""
     patience = call.patience()
     if_match = call.if_last_event()
+    if is_multipart(call.content_type):
+        async with uploads.received(call) as (given, once, files):
+            return await _message(call, given, patience, once, if_match, files)
     body = await call.json()
     once = call.once(body, apart_from=("stream_response", "since"))
     request = parse(body)
@@ -69,11 +76,18 @@ async def create(call: Call) -> Response:
         return await _interrupt(call, request, patience)
     if isinstance(request, ToolOutputRequest):
         return await _tool_output(call, request, patience, once)
+    if isinstance(request, CompactRequest):
+        return await _compact(call, request, patience, once, if_match)
     return await _message(call, request, patience, once, if_match)
 
 
 async def _message(
-    call: Call, request: InputMessageRequest, patience: float | None, once: Once | None, if_match: str | None
+    call: Call,
+    request: InputMessageRequest,
+    patience: float | None,
+    once: Once | None,
+    if_match: str | None,
+    files: Sequence[NewArtifact] = (),
 ) -> Response:
     names = (call.principal, call.path["agent_key"], call.path["session_key"])
     behavior = _behavior(request, if_match)
@@ -85,12 +99,25 @@ async def _message(
             return queued_answer.source(hub, accepted, since, deltas=deltas)
         return _source(hub, accepted, deltas)
 
-    accepted, tail = await call.services.inputs.accept(*names, request, attach, once, if_match, behavior)
+    accepted, tail = await call.services.inputs.accept(*names, request, attach, once, if_match, behavior, files)
     if since is None and not isinstance(accepted, Queued):
         return await _turn(accepted, tail, patience, request.stream_response)
     if isinstance(accepted, Rejoined) and not accepted.running:
         patience = None
     return await queued_answer.answer(accepted, tail, patience, since, stream=request.stream_response)
+
+
+async def _compact(
+    call: Call, request: CompactRequest, patience: float | None, once: Once | None, if_match: str | None
+) -> Response:
+    names = (call.principal, call.path["agent_key"], call.path["session_key"])
+    hub, deltas = call.services.hub, request.stream_response
+
+    def attach(turn: turn_answer.Turn) -> Source:
+        return _source(hub, turn, deltas)
+
+    turn, tail = await call.services.inputs.compact(*names, request, attach, once, if_match)
+    return await _turn(turn, tail, patience, deltas)
 
 
 async def _tool_output(call: Call, request: ToolOutputRequest, patience: float | None, once: Once | None) -> Response:
@@ -118,7 +145,9 @@ def _source(hub: Hub, turn: turn_answer.Turn, deltas: bool) -> Source:
 async def _turn(turn: turn_answer.Turn, tail: Source, patience: float | None, stream: bool) -> Response:
     if isinstance(turn, Rejoined) and not turn.running:
         patience = None  # reading the log is no wait, and a turn that has stopped is not told as a running one
-    headers = {"x-turn-id": turn.turn_id, "x-event-id": turn.opened[0].id}
+    headers = {"x-turn-id": turn.turn_id}
+    if turn.opened[0].type not in RECORD_TYPES:
+        headers["x-event-id"] = turn.opened[0].id
     if stream:
         return LiveStream(turn_answer.TurnAnswer(turn), tail, 201, headers, patience)
     return JsonResponse(await turn_answer.whole(turn, tail, patience), 201, headers)
@@ -225,14 +254,18 @@ ROUTES = (
             "One turn runs at a time. While it does, an input with `behavior: follow_up` waits for a turn of its own, "
             "one with `behavior: steer` joins the turn before its next model call, and one without is a 409. With "
             "`since` (an event id, or `start`) an input waits too, and its answer holds all that came after.\n\n"
+            "A `compact` starts a turn that asks the model for a summary, which then stands for what it covers.\n\n"
             "An `interrupt` stops the turn that runs, and is answered when it has stopped, with the events "
             "that were kept; without one it is answered at once, with none.\n\n"
             "A `tool_output` answers calls of client tools. When no call is left without an output, the turn goes on."
+            "\n\n"
+            "As `multipart/form-data` an input may bring files, which become artifacts of the session."
         ),
         handler=create,
         roles=roles.USERS,
         status=201,
         body=InputRequest,
+        multipart=MultipartInput,
         examples=examples.INPUT,
         answer=InputResponse,
         stream=StreamFrame,

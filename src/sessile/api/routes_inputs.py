@@ -1,6 +1,7 @@
 """Operations on inputs that wait."""
 
 import msgspec
+from msgspec import UNSET
 from starlette.responses import Response
 
 from sessile.api.call import Call, JsonResponse
@@ -8,11 +9,12 @@ from sessile.api.route import Route
 from sessile.auth import roles
 from sessile.rows import WaitingInput as Row
 from sessile.wire import codec
-from sessile.wire.events import InputMessageEvent
+from sessile.wire.events import ArtifactUploadEvent, InputMessageEvent
 from sessile.wire.inputs import ListInputsResponse, WaitingInput
 
 _PATH = "/v2/agents/{agent_key}/sessions/{session_key}/inputs"
 _event = msgspec.json.Decoder(InputMessageEvent).decode
+_upload = msgspec.json.Decoder(ArtifactUploadEvent).decode
 
 
 async def list_inputs(call: Call) -> Response:
@@ -36,6 +38,7 @@ def _shown(row: Row) -> WaitingInput:
         content=event.content,
         behavior=row.behavior,
         turn_id=row.turn_id if row.behavior == "follow_up" else None,
+        artifacts=UNSET if row.upload is None else _upload(row.upload).artifacts,
         created_at=codec.rfc3339(row.created_at),
     )
 

@@ -39,6 +39,13 @@ AGENT_LISTERS = RequiredRoles(_READ, AGENT_ROLES)
 """Who may list agents; holders of roles for single agents see those."""
 
 
+def agents_for(principal: Principal, required: RequiredRoles) -> list[str] | None:
+    """Keys of the agents that the principal may do it with, when its roles are for single agents; None: with all."""
+    if principal.roles & required.api:
+        return None
+    return [key for key, held in principal.agent_roles.items() if held & required.agent]
+
+
 def check(principal: Principal, required: RequiredRoles, agent_key: str | None) -> None:
     """Raise Forbidden unless the principal may do it. Without `agent_key`, a role for any agent is enough."""
     if principal.roles & required.api:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from sessile.cli import documents, output
-from sessile.cli.options import AgentKey, ApiKey, Description, Enabled, Everything, Json, Limit, Url, Yes
+from sessile.cli.options import AgentKey, ApiKey, Description, Enabled, Everything, Filter, Json, Limit, Url, Yes
 from sessile.cli.remote import server
 from sessile.client import Agent
 
@@ -42,6 +42,7 @@ _COLUMNS = [
 @app.command("list")
 def list_(
     enabled: Annotated[bool | None, typer.Option("--enabled/--disabled", help="Only those.")] = None,
+    filter: Filter = None,
     limit: Limit = None,
     everything: Everything = False,
     url: Url = None,
@@ -54,7 +55,9 @@ def list_(
     """
     shown = output.cut(limit, everything, as_json=as_json)
     with server(url, api_key) as client:
-        output.listing(client.agents.list(enabled=enabled, limit=shown.page_size), _COLUMNS, shown, as_json=as_json)
+        output.listing(
+            client.agents.list(enabled=enabled, filter=filter, limit=shown.page_size), _COLUMNS, shown, as_json=as_json
+        )
 
 
 @app.command()

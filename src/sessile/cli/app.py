@@ -15,7 +15,9 @@ COMMANDS = {
     "chat": Lazy("sessile.cli.chat", "Talk with an agent.", TALK),
     "agents": Lazy("sessile.cli.agents", "Agents: list, get, create, update, replace, delete.", TALK),
     "sessions": Lazy(
-        "sessile.cli.sessions", "Sessions of an agent: list, get, create, update, check, pending, delete.", TALK
+        "sessile.cli.sessions",
+        "Sessions of an agent: list, get, create, fork, update, check, pending, compact, export, import, delete.",
+        TALK,
     ),
     "events": Lazy(
         "sessile.cli.events",
@@ -24,7 +26,12 @@ COMMANDS = {
     ),
     "inputs": Lazy("sessile.cli.inputs", "Inputs of a session that wait while a turn runs: list, withdraw.", TALK),
     "turns": Lazy("sessile.cli.turns", "Turns of a session: get one, wait for its end.", TALK),
+    "artifacts": Lazy("sessile.cli.artifacts", "Files of a session: list, get.", TALK),
+    "tool-servers": Lazy(
+        "sessile.cli.tool_servers", "Tool servers (MCP): list, get, create, sync, tools, delete.", TALK
+    ),
     "health": Lazy("sessile.cli.health", "Ask whether a server answers and is ready.", TALK),
+    "secrets": Lazy("sessile.cli.secrets", "Secrets of agents: list, set, remove; rotate their key.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),
     "models": Lazy("sessile.cli.models", "What models are configured, and whether they answer.", SERVER),
     "keys": Lazy("sessile.cli.keys", "API keys of a data folder, or of a PostgreSQL database.", SERVER),

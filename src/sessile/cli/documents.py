@@ -25,11 +25,15 @@ def read_agent(file: str | None) -> dict[str, Any]:
 
 def read(file: str) -> dict[str, Any]:
     """A JSON object from a file, or from standard input for `-`. Raises typer.BadParameter."""
+    return _object(data_of(file, "--file"), file, "--file")
+
+
+def data_of(file: str, option: str = "FILE") -> bytes:
+    """The bytes of a file, or of standard input for `-`. Raises typer.BadParameter."""
     try:
-        body = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
+        return sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
     except OSError as error:
-        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="--file") from None
-    return _object(body, file, "--file")
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint=option) from None
 
 
 def parse(text: str, option: str) -> dict[str, Any]:
@@ -54,6 +58,15 @@ def read_text(text: str | None) -> str:
     if not body:
         raise typer.BadParameter("the input is empty.", param_hint="TEXT")
     return body.decode("utf-8", "replace")
+
+
+def readable(file: Path) -> Path:
+    """A file that can be read. Raises typer.BadParameter."""
+    try:
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="--file") from None
 
 
 def _object(body: bytes, name: str, option: str) -> dict[str, Any]:

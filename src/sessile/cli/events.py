@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -70,6 +71,10 @@ def send(
         Behavior | None,
         typer.Option(help="While a turn runs: join it (`steer`), or wait for a turn of its own (`follow_up`)."),
     ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="A file to send along; may be repeated."),
+    ] = None,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -81,10 +86,13 @@ def send(
     Example: sessile events send helper first "Where is A-1042?"
 
     Example: sessile events send helper first --json < question.txt
+
+    Example: sessile events send helper first "What is in it?" --file report.csv
     """
     content = documents.read_text(text)
+    files = [documents.readable(path) for path in file or ()]
     with server(url, api_key) as client:
-        answer = client.events.send(agent, session, content, timeout=timeout, behavior=_chosen(behavior))
+        answer = client.events.send(agent, session, content, timeout=timeout, behavior=_chosen(behavior), files=files)
     _print(answer, as_json=as_json)
     if answer.reason is not None or not answer.events:
         output.remark(_WAITED.get(answer.reason, f"It waits. See: sessile inputs list {agent} {session}"))

@@ -34,6 +34,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 IfMatch = Annotated[
     str | None, typer.Option(metavar="ETAG", help="Only if the session still has this ETag; `sessions get` shows it.")
 ]
+Filter = Annotated[
+    str | None,
+    typer.Option("--filter", metavar="REGEX", help="Only those whose name or description has this regular expression."),
+]
 Description = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for.")]
 Enabled = Annotated[bool | None, typer.Option("--enabled/--disabled", help="Whether it takes inputs.")]
 

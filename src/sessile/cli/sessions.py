@@ -1,5 +1,7 @@
-"""`sessile sessions`: list, get, create, update, check, delete."""
+"""`sessile sessions`: list, get, create, fork, update, check, compact, export, import, delete."""
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +14,7 @@ from sessile.cli.options import (
     Description,
     Enabled,
     Everything,
+    Filter,
     IfMatch,
     Json,
     Limit,
@@ -21,10 +24,13 @@ from sessile.cli.options import (
 )
 from sessile.cli.remote import server
 from sessile.cli.transcript import pending_text
+from sessile.cli.turns import leave_by
 from sessile.client import Session
+from sessile.wire.events import CompactionEvent
+from sessile.wire.sessions import Status
 
 app = typer.Typer(
-    help="""Sessions of an agent: list, get, create, update, check, pending, delete.
+    help="""Sessions of an agent: list, get, create, fork, update, check, pending, compact, export, import, delete.
 
     Example: sessile sessions list helper
     """,
@@ -34,7 +40,16 @@ app = typer.Typer(
 
 Name = Annotated[str | None, typer.Option(metavar="TEXT", help="A name for people; the key by default.")]
 Metadata = Annotated[str | None, typer.Option(metavar="JSON", help="Any JSON object; templates can use it.")]
-TtiMinutes = Annotated[int | None, typer.Option(min=0, metavar="N", help="Minutes without use; kept, not acted on.")]
+TtiMinutes = Annotated[
+    int | None, typer.Option(min=0, metavar="N", help="Minutes without use after which it is deleted; 0: never.")
+]
+
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where", metavar="CONDITION", help="Only those whose metadata are so: \"tier >= 2 AND team = 'a'\"."
+    ),
+]
 
 _COLUMNS = [
     output.Column("KEY", lambda session: session.key),
@@ -42,24 +57,31 @@ _COLUMNS = [
     output.Column("STATUS", lambda session: _status(session)),
     output.Column("UPDATED", lambda session: output.when(session.updated_at)),
 ]
+_OF_ALL_AGENTS = [output.Column("AGENT", lambda session: session.agent_key), *_COLUMNS]
 
 
 @app.command("list")
 def list_(
-    agent: AgentKey,
+    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="The key of the agent; all without it.")] = None,
+    filter: Filter = None,
+    where: Where = None,
+    status: Annotated[Status | None, typer.Option(help="Only those of this status.")] = None,
     limit: Limit = None,
     everything: Everything = False,
     url: Url = None,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """List the sessions of an agent, newest first.
+    """List the sessions of an agent, or of all agents, newest first.
 
     Example: sessile sessions list helper --limit 5
+
+    Example: sessile sessions list --status running --where "channel = 'web'"
     """
     shown = output.cut(limit, everything, as_json=as_json)
     with server(url, api_key) as client:
-        output.listing(client.sessions.list(agent, limit=shown.page_size), _COLUMNS, shown, as_json=as_json)
+        found = client.sessions.list(agent, filter=filter, metadata_filter=where, status=status, limit=shown.page_size)
+        output.listing(found, _COLUMNS if agent else _OF_ALL_AGENTS, shown, as_json=as_json)
 
 
 @app.command()
@@ -101,6 +123,44 @@ def create(
     else:
         output.line(session.key)
     output.remark(f"Created. Talk in it: sessile chat {agent} --session {session.key}")
+
+
+@app.command()
+def fork(
+    agent: AgentKey,
+    session: SessionKey,
+    up_to: Annotated[
+        str | None, typer.Option(metavar="EVENT", help="The last event to copy; the newest one by default.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Its key; the server makes one by default.")] = None,
+    under: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="The agent of the new session; the same one by default.")
+    ] = None,
+    name: Name = None,
+    description: Description = None,
+    metadata: Metadata = None,
+    tti_minutes: TtiMinutes = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Create a session that starts with a copy of another one's log, and print its key.
+
+    Example: sessile sessions fork helper first --key second
+    """
+    source = {"agent_key": agent, "session_key": session}
+    if up_to is not None:
+        source["include_up_to_event_id"] = up_to
+    fields = _fields(
+        metadata, key=key, name=name, description=description, tti_minutes=tti_minutes, from_session=source
+    )
+    with server(url, api_key) as client:
+        made = client.sessions.create(under or agent, **fields)
+    if as_json:
+        output.json_line(made)
+    else:
+        output.line(made.key)
+    output.remark(f"Forked. Talk in it: sessile chat {made.agent_key} --session {made.key}")
 
 
 @app.command()
@@ -171,6 +231,88 @@ def pending(
 
 
 @app.command()
+def export(
+    agent: AgentKey,
+    session: SessionKey,
+    to: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; stdout if absent.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Write a session with all its events, a JSON object on each line.
+
+    Example: sessile sessions export helper first > first.jsonl
+    """
+    with server(url, api_key) as client:
+        data = client.sessions.export(agent, session)
+    if to is None:
+        sys.stdout.buffer.write(data)
+    else:
+        try:
+            to.write_bytes(data)
+        except OSError as error:
+            raise typer.BadParameter(f"cannot write {to}: {error.strerror}", param_hint="--output") from None
+    output.remark(f"{session} is exported: {len(data)} bytes.")
+
+
+@app.command("import")
+def import_(
+    agent: AgentKey,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What export has written; - is stdin.")],
+    key: Annotated[str | None, typer.Option(metavar="KEY", help="Its key; the exported one by default.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="End a turn that the export leaves open.")] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Make a session from a file that export has written, and print its key.
+
+    Example: sessile sessions import helper first.jsonl --key second
+    """
+    data = documents.data_of(file)
+    with server(url, api_key) as client:
+        made = client.sessions.import_(agent, data, key=key, repair=repair)
+    if as_json:
+        output.json_line(made)
+    else:
+        output.line(made.key)
+    output.remark(f"Imported. Talk in it: sessile chat {made.agent_key} --session {made.key}")
+
+
+@app.command()
+def compact(
+    agent: AgentKey,
+    session: SessionKey,
+    up_to: Annotated[
+        str | None, typer.Option(metavar="EVENT", help="The last event to cover; by default all but recent inputs.")
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is asked for, if not what its agent says.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="How long to wait; the compaction goes on.")
+    ] = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Have the model summarise older parts of a session, and print the summary; it reads that in their place.
+
+    Example: sessile sessions compact helper first
+    """
+    with server(url, api_key) as client:
+        answer = client.events.compact(agent, session, up_to=up_to, message=message, timeout=timeout)
+    for event in answer.events:
+        if as_json:
+            output.json_line(event)
+        elif isinstance(event, CompactionEvent) and event.summary_text:
+            output.line(event.summary_text)
+            output.remark(f"{event.turns_compacted} turns, {event.events_compacted} events are summarised and hidden.")
+    leave_by(answer.status, answer.stop_reason, answer.error, f"{agent} {session} {answer.turn_id}")
+
+
+@app.command()
 def delete(
     agent: AgentKey,
     session: SessionKey,
@@ -209,11 +351,20 @@ def _show(session: Session) -> None:
             ("enabled", output.yes_no(session.enabled)),
             ("metadata", msgspec.json.encode(session.metadata).decode() if session.metadata else ""),
             ("usage", f"{usage.model_calls} model calls, {usage.input_tokens} tokens in, {usage.output_tokens} out"),
+            ("forked from", _origin(session)),
             ("etag", session.etag or ""),
             ("created", output.when(session.created_at)),
             ("updated", output.when(session.updated_at)),
         ]
     )
+
+
+def _origin(session: Session) -> str:
+    origin = session.from_session
+    if origin is None:
+        return ""
+    up_to = f" up to {origin.include_up_to_event_id}" if origin.include_up_to_event_id else ""
+    return f"{origin.agent_key} {origin.session_key}{up_to}"
 
 
 def _status(session: Session) -> str:

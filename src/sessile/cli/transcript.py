@@ -71,6 +71,8 @@ class Transcript:
                 return [_problem(frame.code, " ".join(frame.messages))]
             case wire.StreamEnd():
                 return self._end(frame)
+            case wire.CompactionStarted():
+                return [Piece(Kind.NOTE, "(Older parts of the conversation are being summarised.)")]
             case wire.InputMessageEvent():
                 self._turn = frame.turn_id
                 self.last_id = max(self.last_id, frame.id)
@@ -93,12 +95,16 @@ class Transcript:
             case wire.AgentOutputEvent():
                 void = self._void_before(event.output_id)
                 return void + self._whole(Kind.ANSWER, event.output_id, event.content)
+            case wire.StructuredOutputEvent():
+                return [Piece(Kind.ANSWER, _json(event.content), fresh=True)]
             case wire.ToolInputEvent():
                 return [Piece(Kind.TOOL, one_line(call_text(event), SHORT))]
             case wire.ToolOutputEvent():
                 return [Piece(Kind.FAILURE if event.error else Kind.TOOL, one_line(result_text(event), SHORT))]
             case wire.ClientToolPendingEvent():
                 return [Piece(Kind.NOTE, f"(The turn waits for {', '.join(map(pending_text, event.pending_calls))}.)")]
+            case wire.CompactionEvent():
+                return [Piece(Kind.NOTE, f"({event.turns_compacted} turns are summarised.)")]
             case wire.SessionInterruptedEvent():
                 return [Piece(Kind.NOTE, "(Interrupted.)")]
             case wire.TurnEndedRecord():
@@ -180,10 +186,16 @@ def summary(event: Any, limit: int | None = None) -> str:
             text = input_text(event)
         case wire.ThinkingEvent() | wire.AgentOutputEvent():
             text = event.content
+        case wire.StructuredOutputEvent():
+            text = f"{event.schema_name} {_json(event.content)}"
+        case wire.CompactionEvent() if event.summary_text:
+            text = event.summary_text
         case wire.ToolInputEvent():
             text = call_text(event)
         case wire.ToolOutputEvent():
             text = result_text(event)
+        case wire.ArtifactUploadEvent():
+            text = "files: " + ", ".join(f"{one.filename} {one.artifact_id}" for one in event.artifacts)
         case wire.TurnEndedRecord():
             text = f"{event.stop_reason}: {event.error.code}" if event.error else event.stop_reason
         case _:

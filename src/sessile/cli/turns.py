@@ -83,7 +83,7 @@ def _show(turn: Turn, *, as_json: bool) -> None:
         ("id", turn.id),
         ("status", f"{turn.status} ({turn.stop_reason})" if turn.stop_reason else turn.status),
         ("error", f"{turn.error.message} ({turn.error.code})" if turn.error else ""),
-        ("input", turn.input_event_id),
+        ("input", turn.input_event_id or "none: a compaction"),
         ("model calls", str(turn.usage.model_calls)),
         ("tokens", f"{turn.usage.input_tokens} in, {turn.usage.output_tokens} out"),
         ("created", output.when(turn.created_at)),

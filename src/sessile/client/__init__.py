@@ -1,6 +1,7 @@
 """The Python client of a Sessile server. It knows the protocol (`sessile.wire`) and nothing else of Sessile."""
 
 from sessile.client.agents import Agent, AsyncAgents
+from sessile.client.artifacts import Artifact, AsyncArtifacts
 from sessile.client.client import AsyncClient
 from sessile.client.errors import (
     ConnectionLost,
@@ -15,11 +16,26 @@ from sessile.client.follower import AsyncFollower, Followed
 from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.sessions import AsyncSessions, Session
-from sessile.client.sync import Agents, Client, Events, Follower, Inputs, Pages, Sessions, Turns, TurnStream
+from sessile.client.sync import (
+    Agents,
+    Artifacts,
+    Client,
+    Events,
+    Follower,
+    Inputs,
+    Pages,
+    Sessions,
+    Tools,
+    ToolServers,
+    Turns,
+    TurnStream,
+)
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers, Tool, ToolServer
 from sessile.client.transport import Request, Response, Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame
 from sessile.client.turns import AsyncTurns
 from sessile.client.unknown import UnknownEvent
+from sessile.client.uploads import File
 from sessile.wire.events import Turn, TurnError
 from sessile.wire.inputs import WaitingInput
 
@@ -27,19 +43,25 @@ __all__ = [
     "Agent",
     "Agents",
     "Answer",
+    "Artifact",
+    "Artifacts",
     "AsyncAgents",
+    "AsyncArtifacts",
     "AsyncClient",
     "AsyncEvents",
     "AsyncFollower",
     "AsyncInputs",
     "AsyncPages",
     "AsyncSessions",
+    "AsyncToolServers",
+    "AsyncTools",
     "AsyncTurnStream",
     "AsyncTurns",
     "Client",
     "ConnectionLost",
     "Event",
     "Events",
+    "File",
     "Followed",
     "Follower",
     "Frame",
@@ -53,6 +75,10 @@ __all__ = [
     "Session",
     "Sessions",
     "StreamBroken",
+    "Tool",
+    "ToolServer",
+    "ToolServers",
+    "Tools",
     "Transport",
     "Turn",
     "TurnError",

@@ -10,9 +10,11 @@ from sessile.client.call import Caller, Reply, once, path
 from sessile.client.documents import AgentChanges, AgentDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
+from sessile.wire.secrets import AgentSecrets
 
 _AGENTS = "/v2/agents"
 _AGENT = "/v2/agents/{agent_key}"
+_SECRETS = "/v2/agents/{agent_key}/secrets"
 _HEADER_CUT = 4096
 
 
@@ -60,11 +62,16 @@ class AsyncAgents:
         """Show an agent. Raises NotFound."""
         return _agent(await self._caller.whole("GET", path(_AGENT, agent_key=agent_key)))
 
-    def list(self, *, enabled: bool | None = None, limit: int | None = None) -> AsyncPages[Agent]:
-        """List agents, newest first; all, or by `enabled`. `limit` is the size of a page: 1 to 100."""
+    def list(
+        self, *, enabled: bool | None = None, filter: str | None = None, limit: int | None = None
+    ) -> AsyncPages[Agent]:
+        """List agents, newest first; all, or by `enabled`. `limit` is the size of a page: 1 to 100.
+
+        `filter` is a regular expression that the name or description must have. Raises InvalidFilter.
+        """
 
         async def fetch(page_key: str | None) -> Page[Agent]:
-            query = {"enabled": enabled, "limit": limit, "page_key": page_key}
+            query = {"enabled": enabled, "filter": filter, "limit": limit, "page_key": page_key}
             reply = await self._caller.whole("GET", _AGENTS, query=query)
             return read_page("agents", reply.body, lambda item: read(Agent, item))
 
@@ -86,6 +93,24 @@ class AsyncAgents:
     async def delete(self, agent_key: str) -> None:
         """Delete an agent and all its sessions; turns that run are stopped. Raises NotFound."""
         await self._caller.whole("DELETE", path(_AGENT, agent_key=agent_key))
+
+    async def get_secrets(self, agent_key: str) -> dict[str, str]:
+        """The names of an agent's secrets, each with a mask: nobody is ever shown a secret. Raises NotFound."""
+        return _secrets(await self._caller.whole("GET", path(_SECRETS, agent_key=agent_key)))
+
+    async def replace_secrets(self, agent_key: str, secrets: Mapping[str, str]) -> dict[str, str]:
+        """Let these be all secrets of an agent; returns their names. Raises NotFound, InvalidRequest."""
+        document = {"secrets": dict(secrets)}
+        return _secrets(await self._caller.whole("PUT", path(_SECRETS, agent_key=agent_key), document=document))
+
+    async def update_secrets(self, agent_key: str, secrets: Mapping[str, str | None]) -> dict[str, str]:
+        """Set secrets of an agent, and remove those that are None; others stay. Raises NotFound, InvalidRequest."""
+        document = {"secrets": dict(secrets)}
+        return _secrets(await self._caller.whole("PATCH", path(_SECRETS, agent_key=agent_key), document=document))
+
+
+def _secrets(reply: Reply) -> dict[str, str]:
+    return read(AgentSecrets, reply.body).secrets
 
 
 def _document(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from msgspec import Struct, field, structs
 
 from sessile.client.errors import ConnectionLost, RequestTimedOut, ServerUnreachable, UnexpectedAnswer, fault
 from sessile.client.transport import Request, Response, Transport
+from sessile.client.uploads import Upload
 from sessile.wire import ids
 from sessile.wire.errors import Draining, InvalidParameter, SessileError, StorageUnavailable, Unavailable
 from sessile.wire.limits import MAX_IDEMPOTENCY_KEY_CHARS
@@ -24,6 +25,8 @@ MAX_WAIT_SECONDS = 30.0
 """A server that asks for a longer pause gets none: the call fails at once."""
 STREAM_SILENCE_SECONDS = 60.0
 """A server sends something every ten seconds; after this silence it is taken for gone."""
+SLOWEST_BYTES = 100_000
+"""Bytes a second that a connection takes at least: so much longer may it take to send files."""
 _SEGMENT = re.compile(r"[0-9A-Za-z_-]+")
 _ROUND_TRIP_SECONDS = 30.0
 _REDIRECTS = range(300, 400)
@@ -118,10 +121,21 @@ class Caller:
         request = self._request(method, path, query, document, headers)
         return await self._whole(request, self._timeout, retries)
 
+    async def download(self, path: str, media: str) -> bytes:
+        """Read a whole answer of another media type than JSON."""
+        request = self._request("GET", path, None, None, {"accept": media})
+        return (await self._whole(request, self._timeout, media=media)).body
+
+    async def upload(self, path: str, body: bytes, media: str, query: Mapping[str, object]) -> Reply:
+        """Post a body of another media type than JSON."""
+        request = self._request("POST", path, query, None, {"content-type": media})
+        return await self._whole(structs.replace(request, body=body), self._timeout)
+
     async def turn(self, path: str, document: object, seconds: float | None, headers: Mapping[str, str]) -> Reply:
         """Post an input and wait for its turn: for as long as it takes, or for some seconds."""
         request = self._request("POST", path, None, document, headers)
-        bound = None if seconds is None else seconds + (self._timeout or _ROUND_TRIP_SECONDS)
+        sending = document.size / SLOWEST_BYTES if isinstance(document, Upload) else 0
+        bound = None if seconds is None else seconds + (self._timeout or _ROUND_TRIP_SECONDS) + sending
         return await self._whole(request, bound, None, Patience(seconds))
 
     async def stream(
@@ -130,12 +144,19 @@ class Caller:
         """Post an input and return the open answer, whose body is an event stream. The caller closes it."""
         headers = {**(headers or {}), "accept": "text/event-stream"}
         request = self._request("POST", path, None, document, headers)
-        request = structs.replace(request, timeout=STREAM_SILENCE_SECONDS)
+        sending = document.size / SLOWEST_BYTES if isinstance(document, Upload) else 0
+        request = structs.replace(request, timeout=STREAM_SILENCE_SECONDS + sending)
 
         def attempt() -> Awaitable[Response]:
             return self._attempt_stream(patience.of(request) if patience else request)
 
         return await self._repeat(request, attempt, math.inf, self.retries)
+
+    async def open(self, path: str, media: str) -> Response:
+        """Ask for bytes of a media type and return the open answer. The caller closes it."""
+        request = self._request("GET", path, None, None, {"accept": media})
+        request = structs.replace(request, timeout=STREAM_SILENCE_SECONDS)
+        return await self._repeat(request, lambda: self._attempt_stream(request, media), math.inf, self.retries)
 
     async def pause(self, times: int) -> None:
         """Wait before something is tried again for the first, second … time."""
@@ -174,8 +195,11 @@ class Caller:
         if self._closed:
             raise RuntimeError("The client is closed.")
         sent = {"accept": "application/json", "x-request-id": ids.request_id(), **self._headers, **(headers or {})}
-        body = None
-        if document is not None:
+        body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
+        if isinstance(document, Upload):
+            sent["content-type"] = document.content_type
+            body = document.body
+        elif document is not None:
             sent["content-type"] = "application/json"
             body = msgspec.json.encode(document)
         given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
@@ -189,6 +213,7 @@ class Caller:
         seconds: float | None,
         retries: int | None = None,
         patience: Patience | None = None,
+        media: str = "application/json",
     ) -> Reply:
         now = asyncio.get_running_loop().time
         deadline = math.inf if seconds is None else now() + seconds
@@ -196,7 +221,7 @@ class Caller:
         def attempt() -> Awaitable[Reply]:
             left = None if seconds is None else max(deadline - now(), 0.001)
             sent = patience.of(request) if patience else request
-            return self._attempt_whole(structs.replace(sent, timeout=left))
+            return self._attempt_whole(structs.replace(sent, timeout=left), media)
 
         return await self._repeat(request, attempt, deadline, self.retries if retries is None else retries)
 
@@ -216,7 +241,7 @@ class Caller:
             wait *= 2
             await self._sleep(pause)
 
-    async def _attempt_whole(self, request: Request) -> Reply:
+    async def _attempt_whole(self, request: Request, media: str) -> Reply:
         response = await self._send(request)
         try:
             body = await _read(response, request)
@@ -224,17 +249,17 @@ class Caller:
             await response.close()
         if response.status not in range(200, 300):
             raise _failure(response, body, request)
-        if body and not _is(response, "application/json"):
+        if body and not _is(response, media):
             raise _Failure(_unexpected(response, request))
         return Reply(response.headers, body)
 
-    async def _attempt_stream(self, request: Request) -> Response:
+    async def _attempt_stream(self, request: Request, media: str = "text/event-stream") -> Response:
         response = await self._send(request)
         opened = False
         try:
             if response.status not in range(200, 300):
                 raise _failure(response, await _read(response, request), request)
-            if not _is(response, "text/event-stream"):
+            if not _is(response, media):
                 raise _Failure(_unexpected(response, request))
             opened = True
         finally:

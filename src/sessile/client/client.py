@@ -6,11 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from sessile.client.agents import AsyncAgents
+from sessile.client.artifacts import AsyncArtifacts
 from sessile.client.call import Caller
 from sessile.client.events import AsyncEvents
 from sessile.client.inputs import AsyncInputs
 from sessile.client.reading import decoded
 from sessile.client.sessions import AsyncSessions
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers
 from sessile.client.transport import Transport
 from sessile.client.turns import AsyncTurns
 from sessile.wire.errors import StorageUnavailable
@@ -66,6 +68,9 @@ class AsyncClient:
         self.events = AsyncEvents(self._caller)
         self.inputs = AsyncInputs(self._caller)
         self.turns = AsyncTurns(self._caller)
+        self.artifacts = AsyncArtifacts(self._caller)
+        self.tool_servers = AsyncToolServers(self._caller)
+        self.tools = AsyncTools(self._caller)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._transport!r})"

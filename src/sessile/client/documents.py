@@ -86,19 +86,56 @@ class AgentDocument(TypedDict, total=False):
 
 
 class SessionChanges(TypedDict, total=False):
-    """The fields of a session to change; `metadata` is replaced whole."""
+    """The fields of a session to change; `metadata` is replaced whole, a secret that is None is removed."""
 
     name: str
     description: str | None
     metadata: Mapping[str, Any]
     enabled: bool
     tti_minutes: int
+    secrets: Mapping[str, str | None]
+
+
+class FromSessionDocument(TypedDict, total=False):
+    """The session that a new one starts as a copy of, and the last event of it to copy; by default all of them."""
+
+    session_key: Required[str]
+    agent_key: str
+    include_up_to_event_id: str | None
+    compact_up_to_event_id: str | None
 
 
 class SessionDocument(SessionChanges, total=False):
     """A new session. Without a key the server makes one."""
 
     key: str
+    from_session: FromSessionDocument
+
+
+class ToolServerChanges(TypedDict, total=False):
+    """The fields of a tool server to change; each is replaced whole. A header sent as `***` keeps its value."""
+
+    name: str
+    description: str
+    uri: str
+    headers: Mapping[str, str]
+    transport: Literal["sse", "streamable-http"]
+    auth: Mapping[str, Any]
+    enabled: bool
+    metadata: Mapping[str, Any]
+
+
+class ToolServerDocument(TypedDict, total=False):
+    """A new tool server."""
+
+    name: Required[str]
+    description: str
+    uri: Required[str]
+    headers: Mapping[str, str]
+    transport: Required[Literal["sse", "streamable-http"]]
+    auth: Mapping[str, Any]
+    enabled: bool
+    metadata: Mapping[str, Any]
 
 
 class TextPart(TypedDict):

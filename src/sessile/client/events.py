@@ -18,8 +18,16 @@ from sessile.client.reading import UNREADABLE, read, read_page
 from sessile.client.transport import Response
 from sessile.client.turn_stream import AsyncTurnStream
 from sessile.client.unknown import UnknownEvent, unknown
+from sessile.client.uploads import File, Upload
 from sessile.wire.errors import InvalidParameter, SessileError
-from sessile.wire.events import AgentOutputEvent, AnyEvent, ClientToolPendingEvent, PendingToolCall, TurnError
+from sessile.wire.events import (
+    AgentOutputEvent,
+    AnyEvent,
+    ClientToolPendingEvent,
+    PendingToolCall,
+    StructuredOutputEvent,
+    TurnError,
+)
 from sessile.wire.ids import EVENT_ID_PATTERN
 from sessile.wire.inputs import Behavior
 from sessile.wire.sessions import StopReason
@@ -61,6 +69,11 @@ class Answer(Struct, kw_only=True):
         last = self.events[-1] if self.events else None
         return last.pending_calls if isinstance(last, ClientToolPendingEvent) else []
 
+    @property
+    def output(self) -> Any:
+        """What the agent answered, where its output follows a JSON schema; None without such an answer."""
+        return next((event.content for event in self.events if isinstance(event, StructuredOutputEvent)), None)
+
 
 class _Answer(Struct, kw_only=True):
     events: list[Raw]
@@ -89,6 +102,8 @@ class AsyncEvents:
         idempotency_key: str | None = None,
         behavior: Behavior | None = None,
         since: str | None = None,
+        files: Sequence[File] = (),
+        ttl_days: int | None = None,
     ) -> Answer:
         """Send an input and wait for the whole turn that answers it; at most `timeout` seconds, if given.
 
@@ -103,11 +118,15 @@ class AsyncEvents:
         to join the turn that runs. With `since` (an event id, or `start`) it waits for a turn of its own too, and the
         answer holds all events after that place. `inputs` has what waits.
 
+        `files` are paths, or names with bytes; they become artifacts of the session, for `ttl_days` if given, and
+        `content` may be empty.
+
         Raises SessionRunning (its `id` is the turn that runs), SessionDisabled, AgentDisabled, TemplateInvalid,
-        NotFound, InvalidRequest, UnknownCursor, TooManyInputs, IdempotencyKeyReused, InputWithdrawn.
+        NotFound, InvalidRequest, UnknownCursor, TooManyInputs, IdempotencyKeyReused, InputWithdrawn, TooLarge,
+        SessionFull; OSError for a file that cannot be read.
         """
         headers = {**once(idempotency_key), **_condition(if_match)}
-        document = {**_input(content), **_queueing(behavior, since)}
+        document = _input(content, files, ttl_days, _queueing(behavior, since))
         return await self._turn(agent_key, session_key, document, timeout, headers)
 
     async def send_tool_outputs(
@@ -144,6 +163,31 @@ class AsyncEvents:
         """
         return await self._turn(agent_key, session_key, {"type": "interrupt"}, timeout, {})
 
+    async def compact(
+        self,
+        agent_key: str,
+        session_key: str,
+        *,
+        up_to: str | None = None,
+        message: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the server keeps it; nothing is cancelled here
+        if_match: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Answer:
+        """Have the model summarise the session before the recent inputs that its agent keeps, or `up_to` an event.
+
+        From then on the model reads the summary in the place of what it covers, which is hidden and not lost. `message`
+        is what the model is asked for, if not what its agent says. The answer holds the `compaction` event, or says in
+        `error` why there is none; else all is as in `send`.
+
+        Raises NothingToCompact, SessionRunning, SessionDisabled, AgentDisabled, NotFound, InvalidRequest,
+        PreconditionFailed, IdempotencyKeyReused.
+        """
+        fields = {"type": "compact", "compact_up_to_event_id": up_to, "compaction_message": message}
+        document = {name: value for name, value in fields.items() if value is not None}
+        headers = {**once(idempotency_key), **_condition(if_match)}
+        return await self._turn(agent_key, session_key, document, timeout, headers)
+
     def stream(
         self,
         agent_key: str,
@@ -155,15 +199,17 @@ class AsyncEvents:
         idempotency_key: str | None = None,
         behavior: Behavior | None = None,
         since: str | None = None,
+        files: Sequence[File] = (),
+        ttl_days: int | None = None,
     ) -> AsyncTurnStream:
         """Send an input and follow its turn as it happens; at most `timeout` seconds, if given.
 
         A stream that breaks off joins its turn again by itself, and shows nothing twice. Entering it raises what `send`
-        raises; `if_match`, `idempotency_key`, `behavior` and `since` mean the same. The stream of an input that waits
-        begins when its turn takes it; with `since` it shows the turns before too.
+        raises; `if_match`, `idempotency_key`, `behavior`, `since`, `files` and `ttl_days` mean the same. The stream of
+        an input that waits begins when its turn takes it; with `since` it shows the turns before too.
         """
         events = _path(agent_key, session_key)
-        document = {**_input(content), **_queueing(behavior, since), "stream_response": True}
+        document = _input(content, files, ttl_days, {**_queueing(behavior, since), "stream_response": True})
         patience, headers = Patience(timeout), {**once(idempotency_key), **_condition(if_match)}
         caller = self._caller
         return AsyncTurnStream(lambda: caller.stream(events, document, patience, headers), caller.retries, caller.pause)
@@ -273,7 +319,7 @@ class AsyncEvents:
         self,
         agent_key: str,
         session_key: str,
-        document: dict[str, Any],
+        document: dict[str, Any] | Upload,
         patience: float | None,
         headers: dict[str, str],
     ) -> Answer:
@@ -305,11 +351,17 @@ def _path(agent_key: str, session_key: str) -> str:
     return path(_EVENTS, agent_key=agent_key, session_key=session_key)
 
 
-def _input(content: Content) -> dict[str, Any]:
+def _input(
+    content: Content, files: Sequence[File], ttl_days: int | None, asked: Mapping[str, Any]
+) -> dict[str, Any] | Upload:
+    if files:
+        return Upload(content, files, {**asked, "ttl_days": ttl_days})
+    if ttl_days is not None:
+        raise InvalidParameter("ttl_days: There are no files.", field_errors={"ttl_days": "There are no files."})
     if isinstance(content, str):
-        return {"content": content}
+        return {"content": content, **asked}
     parts: builtins.list[Any] = [*content]
-    return {"messages": parts}
+    return {"messages": parts, **asked}
 
 
 def _tool_outputs(outputs: Mapping[str, Mapping[str, Any]], errors: Mapping[str, Any] | None) -> dict[str, Any]:

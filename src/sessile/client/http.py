@@ -53,7 +53,7 @@ class HttpTransport:
                 response = await self._opened().request(
                     request.method,
                     URL(self.url + request.path, encoded=True),
-                    data=request.body,
+                    data=request.body() if callable(request.body) else request.body,
                     headers={"User-Agent": "sessile-python", "Accept-Encoding": "identity", **request.headers},
                     proxy=self._proxy,
                     allow_redirects=False,

@@ -53,7 +53,7 @@ class _Exchange:
         self.headers: Mapping[str, str] = {}
         self._request = request
         self._deadline = None if request.timeout is None else asyncio.get_running_loop().time() + request.timeout
-        self._body_taken = False
+        self._body = _pieces(request)
         self._started = asyncio.Event()
         self._hung_up = asyncio.Event()
         self._chunks = asyncio.Queue[bytes | None](_WAITING_CHUNKS)
@@ -124,9 +124,8 @@ class _Exchange:
             await self._put(None)
 
     async def _receive(self) -> Message:
-        if not self._body_taken:
-            self._body_taken = True
-            return {"type": "http.request", "body": self._request.body or b""}
+        if (message := await anext(self._body, None)) is not None:
+            return message
         await self._hung_up.wait()
         return {"type": "http.disconnect"}
 
@@ -141,6 +140,16 @@ class _Exchange:
     async def _put(self, chunk: bytes | None) -> None:
         if not self._hung_up.is_set():
             await self._chunks.put(chunk)
+
+
+async def _pieces(request: Request) -> AsyncIterator[Message]:
+    """The body as an application receives it."""
+    if callable(request.body):
+        async for piece in request.body():
+            yield {"type": "http.request", "body": piece, "more_body": True}
+        yield {"type": "http.request", "body": b""}
+    else:
+        yield {"type": "http.request", "body": request.body or b""}
 
 
 @contextlib.contextmanager

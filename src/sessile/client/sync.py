@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, get_args
 
 from sessile.client.agents import AsyncAgents
+from sessile.client.artifacts import AsyncArtifacts
 from sessile.client.client import AsyncClient
 from sessile.client.events import AsyncEvents
 from sessile.client.follower import AsyncFollower, Followed, FollowerState
@@ -14,6 +15,7 @@ from sessile.client.inputs import AsyncInputs
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.portal import Portal
 from sessile.client.sessions import AsyncSessions
+from sessile.client.tool_servers import AsyncTools, AsyncToolServers
 from sessile.client.transport import Transport
 from sessile.client.turn_stream import AsyncTurnStream, Frame, TurnState
 from sessile.client.turns import AsyncTurns
@@ -158,6 +160,9 @@ class Agents(Face[AsyncAgents]):
     update = called(AsyncAgents.update)
     replace = called(AsyncAgents.replace)
     delete = called(AsyncAgents.delete)
+    get_secrets = called(AsyncAgents.get_secrets)
+    replace_secrets = called(AsyncAgents.replace_secrets)
+    update_secrets = called(AsyncAgents.update_secrets)
 
 
 class Sessions(Face[AsyncSessions]):
@@ -168,6 +173,8 @@ class Sessions(Face[AsyncSessions]):
     check = called(AsyncSessions.check)
     outstanding_client_tool_calls = called(AsyncSessions.outstanding_client_tool_calls)
     list = paged(AsyncSessions.list)
+    export = called(AsyncSessions.export)
+    import_ = called(AsyncSessions.import_)
     update = called(AsyncSessions.update)
     delete = called(AsyncSessions.delete)
 
@@ -178,6 +185,7 @@ class Events(Face[AsyncEvents]):
     send = called(AsyncEvents.send)
     send_tool_outputs = called(AsyncEvents.send_tool_outputs)
     interrupt = called(AsyncEvents.interrupt)
+    compact = called(AsyncEvents.compact)
     stream = streamed(AsyncEvents.stream)
     stream_tool_outputs = streamed(AsyncEvents.stream_tool_outputs)
     follow = followed(AsyncEvents.follow)
@@ -200,6 +208,34 @@ class Turns(Face[AsyncTurns]):
 
     get = called(AsyncTurns.get)
     wait = called(AsyncTurns.wait)
+
+
+class Artifacts(Face[AsyncArtifacts]):
+    __doc__ = AsyncArtifacts.__doc__
+
+    list = paged(AsyncArtifacts.list)
+    get = called(AsyncArtifacts.get)
+    download = called(AsyncArtifacts.download)
+
+
+class ToolServers(Face[AsyncToolServers]):
+    __doc__ = AsyncToolServers.__doc__
+
+    create = called(AsyncToolServers.create)
+    get = called(AsyncToolServers.get)
+    list = paged(AsyncToolServers.list)
+    update = called(AsyncToolServers.update)
+    delete = called(AsyncToolServers.delete)
+    sync = called(AsyncToolServers.sync)
+
+
+class Tools(Face[AsyncTools]):
+    __doc__ = AsyncTools.__doc__
+
+    get = called(AsyncTools.get)
+    list = paged(AsyncTools.list)
+    update = called(AsyncTools.update)
+    delete = called(AsyncTools.delete)
 
 
 class Client(Face[AsyncClient]):
@@ -247,6 +283,9 @@ class Client(Face[AsyncClient]):
         self.events = Events(portal, client.events)
         self.inputs = Inputs(portal, client.inputs)
         self.turns = Turns(portal, client.turns)
+        self.artifacts = Artifacts(portal, client.artifacts)
+        self.tool_servers = ToolServers(portal, client.tool_servers)
+        self.tools = Tools(portal, client.tools)
 
     def __repr__(self) -> str:
         return repr(self._behind).removeprefix("Async")

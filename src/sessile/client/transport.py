@@ -1,6 +1,6 @@
 """How a client reaches a server: the port that HTTP fills, and that a server in the same process can fill too."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -13,7 +13,8 @@ class Request(Struct, frozen=True, kw_only=True):
     path: str
     """Path and query, encoded, from the first slash on."""
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | Callable[[], AsyncIterator[bytes]] | None = None
+    """Whole, or as what gives it piece by piece, from its beginning each time."""
     timeout: float | None = None
     """Seconds. What is read whole must be complete by then; what is read in chunks may be silent for as long."""
 

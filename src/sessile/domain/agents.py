@@ -12,6 +12,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
+from sessile.domain import overrides
+from sessile.domain.structured import schema_error
 from sessile.wire import codec
 from sessile.wire.agents import CreateAgentRequest, UpdateAgentRequest
 from sessile.wire.errors import InvalidRequest
@@ -44,8 +46,10 @@ def normalize(request: Document) -> Document:
     document["first_step"] = _first_step(document)
     document["first_step_name"] = document["first_step"]["name"]
     _raise_if(dict(_name_errors(document)))
-    _raise_if(dict(_schema_errors(document)))
+    _raise_if(dict(_argument_errors(document)))
+    _raise_if(dict(_override_errors(document)))
     _raise_if(dict(_size_errors(document)))
+    _raise_if(dict(_output_errors(document)))
     return document
 
 
@@ -77,10 +81,16 @@ def patched(document: Document, changes: Document) -> Document:
     return normalize(result)
 
 
+def function_of(name: str, configuration: Mapping[str, Any]) -> str:
+    """The name of the function that a `lambda` configuration of this name asks for."""
+    asked: str = configuration.get("tool_id", _TOOL_PREFIX + name)
+    return asked.removeprefix(_TOOL_PREFIX)
+
+
 def active_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Configuration name and tool name of every enabled `lambda` configuration."""
+    """Configuration name and function name of every enabled `lambda` configuration."""
     return [
-        (name, configuration.get("tool_id", _TOOL_PREFIX + name).removeprefix(_TOOL_PREFIX))
+        (name, function_of(name, configuration))
         for name, configuration in document["tool_configurations"].items()
         if configuration["type"] == "lambda" and configuration.get("enabled", True)
     ]
@@ -95,11 +105,31 @@ def client_tools(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def inactive_tools(document: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
-    """Name and type of every configuration that no model is offered; `known` are the tools of this server."""
-    active = {name for name, tool in active_tools(document) if tool in known}
-    active.update(name for name, _ in client_tools(document))
+def remote_tools(document: Mapping[str, Any]) -> dict[str, str]:
+    """Configuration name and tool id of every enabled `mcp` configuration."""
+    return {
+        name: configuration.get("tool_id", _TOOL_PREFIX + name)
+        for name, configuration in document["tool_configurations"].items()
+        if configuration["type"] == "mcp" and configuration.get("enabled", True)
+    }
+
+
+def inactive_tools(
+    document: Mapping[str, Any],
+    known: Collection[str],
+    kinds: Collection[str] = frozenset(),
+    remote: Collection[str] = frozenset(),
+) -> dict[str, str]:
+    """Name and type of every configuration that no model is offered.
+
+    `known` are the functions of this server, `kinds` the types besides `lambda` that it has tools for, `remote` the ids
+    of the tools of tool servers that can be used.
+    """
     configurations = document["tool_configurations"]
+    active = {name for name, function in active_tools(document) if function in known}
+    active.update(name for name, _ in client_tools(document))
+    active |= {name for name, own in configurations.items() if own["type"] in kinds and own.get("enabled", True)}
+    active |= {name for name, id in remote_tools(document).items() if id in remote}
     return {name: configuration["type"] for name, configuration in configurations.items() if name not in active}
 
 
@@ -233,7 +263,7 @@ def _name_errors(document: Document) -> Iterator[tuple[str, str]]:
                 yield field, f"There is no step {target[:100]!r}."
 
 
-def _schema_errors(document: Document) -> Iterator[tuple[str, str]]:
+def _argument_errors(document: Document) -> Iterator[tuple[str, str]]:
     """Arguments of a client tool that are no object: no model could write them."""
     for name, configuration in document["tool_configurations"].items():
         schema = configuration.get("input_schema", {}) if configuration["type"] == "client" else {}
@@ -241,11 +271,32 @@ def _schema_errors(document: Document) -> Iterator[tuple[str, str]]:
             yield f"tool_configurations.{name}.input_schema", "The arguments of a tool are an object."
 
 
+def _override_errors(document: Document) -> Iterator[tuple[str, str]]:
+    """References of argument overrides that can never lead anywhere."""
+    for name, configuration in document["tool_configurations"].items():
+        if not _is_vendor(configuration):
+            for path in overrides.broken_references(configuration.get("argument_override")):
+                roots = ", ".join(overrides.ROOTS)
+                reason = f"The reference {path[:200]!r} is no path that starts with one of {roots}."
+                yield f"tool_configurations.{name}.argument_override", reason
+
+
 def _size_errors(document: Document) -> Iterator[tuple[str, str]]:
     if len(codec.encode(document["metadata"])) > MAX_METADATA_BYTES:
         yield "metadata", f"The metadata is larger than {MAX_METADATA_BYTES} bytes."
     if len(codec.encode(document)) > MAX_AGENT_BYTES:
         yield "body", f"The agent is larger than {MAX_AGENT_BYTES} bytes."
+
+
+def _output_errors(document: Document) -> Iterator[tuple[str, str]]:
+    """JSON schemas of outputs that cannot be, or that could cost more than any answer is worth."""
+    steps = {f"steps.{name[:100]}": step for name, step in document.get("steps", {}).items()}
+    if document["first_step_name"] not in document.get("steps", {}):
+        steps["first_step"] = document["first_step"]
+    for place, step in steps.items():
+        parser = step["output_parser"]
+        if parser["type"] == "structured" and (reason := schema_error(parser["json_schema"]["schema"])) is not None:
+            yield f"{place}.output_parser.json_schema.schema", reason
 
 
 def _raise_if(errors: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ Whatever the log holds, every tool call in the result is answered exactly once, 
 """
 
 from collections import deque
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -12,9 +13,11 @@ from sessile.wire import codec
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ArtifactUploadEvent,
     InputMessageEvent,
     InputPart,
     SessionInterruptedEvent,
+    StructuredOutputEvent,
     TextPart,
     ThinkingEvent,
     ToolInputEvent,
@@ -26,6 +29,18 @@ from sessile.wire.events import (
 _UNKNOWN_OUTCOME = '{"error":"The outcome of this call is unknown.","code":"tool_outcome_unknown"}'
 _INTERRUPTED = AssistantMessage("(Interrupted before an answer was given.)")
 """Stands for the answer that an interrupted turn has not got: some providers refuse a user's message after another."""
+
+
+_SUMMARY = "What was said before has been summarised:\n\n"
+_READ = AssistantMessage("(I have read the summary and go on from there.)")
+"""Stands between a summary and the input that follows it, so that roles alternate."""
+
+
+def text(message: Message) -> str:
+    """The text of a message, with the names and arguments of its calls."""
+    if isinstance(message, AssistantMessage) and message.tool_calls:
+        return message.content + "".join(call.name + call.arguments for call in message.tool_calls)
+    return message.content
 
 
 def chars(message: Message) -> int:
@@ -85,10 +100,11 @@ class Conversation:
 
     Hidden events are left out, and with one half of a tool call the other; they are added all the same, because they
     separate answers and because a hidden half of a call must be known to hide the other. A turn starts at an input;
-    more inputs may join it.
+    more inputs may join it. A `summary` stands for what comes before the first event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, summary: str | None = None) -> None:
+        self._summary = None if summary is None else UserMessage(_SUMMARY + summary)
         self._turns: deque[_Turn] = deque([_Turn()])
         self._settled: list[Message] = []
         """The messages of all turns but the last; what changes in an old turn has them made again."""
@@ -106,14 +122,33 @@ class Conversation:
     def messages(self, instructions: str, max_chars: int) -> list[Message]:
         """What the model reads. The oldest turns are forgotten until the text fits; the last one is always there."""
         last = self._turns[-1].messages()
-        too_many = self.chars + len(instructions) - max_chars
+        too_many = self.over(instructions, max_chars)
         while too_many > 0 and len(self._turns) > 1:
             oldest = self._turns.popleft()
             del self._settled[: len(oldest.messages())]
             self._settled_chars -= oldest.chars
             too_many -= oldest.chars
         head: list[Message] = [SystemMessage(instructions)] if instructions else []
+        if self._summary is not None:
+            head.append(self._summary)
+            if isinstance((self._settled or last or [self._summary])[0], UserMessage):
+                head.append(_READ)
         return head + self._settled + last
+
+    def over(self, instructions: str, max_chars: int) -> int:
+        """By how many characters all that was said is longer than what the model may read; negative when it fits."""
+        summary = 0 if self._summary is None else chars(self._summary)
+        return self.chars + summary + len(instructions) - max_chars
+
+    def last_output(self, configuration_name: str) -> dict[str, Any] | None:
+        """The newest visible output of a tool that is no error, among the turns that are remembered."""
+        for turn in reversed(self._turns):
+            answers = [item for item in reversed(turn.items) if isinstance(item, _Answer)]
+            for call in (call for answer in answers for call in reversed(answer.calls)):
+                wanted = call.visible and call.input.tool_configuration_name == configuration_name
+                if wanted and call.output is not None and not call.output.error:
+                    return call.output.tool_output
+        return None
 
     def _settle(self, turn: _Turn) -> None:
         self._settled += turn.messages()
@@ -131,6 +166,9 @@ class Conversation:
                 self._answer = None
                 if not event.hidden:
                     self._hear(event)
+            case ArtifactUploadEvent(agent_upload_message=str(remark)):
+                if not event.hidden:
+                    self._said(remark)
             case ThinkingEvent():
                 if self._answer is not None and self._answer.output_id not in (None, event.output_id):
                     self._answer = None
@@ -138,6 +176,10 @@ class Conversation:
                 answer = self._current(event.output_id)
                 if not event.hidden and event.content:
                     answer.texts.append(event.content)
+            case StructuredOutputEvent():
+                answer = self._current(None)
+                if not event.hidden:
+                    answer.texts.append(codec.encode(event.content).decode())
             case ToolInputEvent():
                 answer = self._current(None)
                 call = _Call(self._unique(event), event, self._turns[-1])
@@ -166,6 +208,16 @@ class Conversation:
             self._settle(self._turns[-1])
             self._turns.append(_Turn(event.turn_id))
         self._turns[-1].items.append(UserMessage("\n".join(map(_line, event.messages))))
+        self._turns[-1].changed()
+
+    def _said(self, text: str) -> None:
+        """The user goes on: in the same message, because some providers refuse one after another."""
+        items = self._turns[-1].items
+        last = items[-1] if items else None
+        if isinstance(last, UserMessage):
+            items.pop()
+            text = f"{last.content}\n\n{text}" if last.content else text
+        items.append(UserMessage(text))
         self._turns[-1].changed()
 
     def _current(self, output_id: str | None) -> _Answer:

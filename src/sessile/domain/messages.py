@@ -43,6 +43,15 @@ class ToolMessage(Struct, frozen=True):
 Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
 
 
+class OutputSchema(Struct, frozen=True):
+    """The JSON schema that an answer is to follow."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
 class ToolSpec(Struct, frozen=True):
     """A tool as a model sees it. `parameters` is the JSON schema of its arguments, an object."""
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import UNSET
+
 from sessile.domain.session import SessionState, fold
 from sessile.wire.events import (
     AgentOutputEvent,
@@ -12,6 +14,7 @@ from sessile.wire.events import (
     EventHiddenRecord,
     EventUnhiddenRecord,
     InputMessageEvent,
+    StructuredOutputEvent,
     ThinkingEvent,
     ToolInputEvent,
     ToolOutputEvent,
@@ -82,7 +85,7 @@ class TranscriptCheck:
             case TurnEndedRecord():
                 if self.state.open_tool_calls:
                     yield "call_open_at_end", f"No output answers {self._open()}."
-            case ThinkingEvent() | AgentOutputEvent():
+            case ThinkingEvent() | AgentOutputEvent() | StructuredOutputEvent():
                 yield from self._broken_answer(event)
             case ToolInputEvent():
                 if event.tool_call_id in self._called:
@@ -91,19 +94,24 @@ class TranscriptCheck:
                 if event.tool_call_id not in self.state.open_tool_calls:
                     yield "output_without_call", f"No call {event.tool_call_id!r} is open."
             case ClientToolPendingEvent():
-                if [call.event_id for call in event.pending_calls] != self._open_ids() or not event.pending_calls:
+                deleted = event.hidden and not event.pending_calls
+                named = [call.event_id for call in event.pending_calls]
+                if not deleted and (named != self._open_ids() or not named):
                     yield "pending_mismatch", f"The calls that are open are others: {self._open() or 'none'}."
 
     def _broken_start(self, event: TurnStartedRecord) -> Iterator[tuple[str, str]]:
         if self._turn:
             yield "turns_overlap", f"The turn {self._turn} has not ended."
-        if event.input_event_id not in self._waiting:
+        if event.compaction is UNSET and event.input_event_id not in self._waiting:
             yield "turn_without_input", f"The event {event.input_event_id} is no input that waits for a turn."
 
-    def _broken_answer(self, event: ThinkingEvent | AgentOutputEvent) -> Iterator[tuple[str, str]]:
+    def _broken_answer(
+        self, event: ThinkingEvent | AgentOutputEvent | StructuredOutputEvent
+    ) -> Iterator[tuple[str, str]]:
         if self.state.open_tool_calls:
             yield "call_open_at_model_call", f"No output answers {self._open()}, and the model was called again."
-        if self._final and isinstance(event, AgentOutputEvent) and not event.partial:
+        partial = isinstance(event, ThinkingEvent) or (isinstance(event, AgentOutputEvent) and event.partial)
+        if self._final and not partial:
             yield "second_final_output", "The turn has a final output already."
 
     def _take(self, event: AnyEvent) -> None:
@@ -113,7 +121,7 @@ class TranscriptCheck:
                 if event.turn_id != self._turn:
                     self._waiting[event.id] = event
             case TurnStartedRecord():
-                self._waiting.pop(event.input_event_id, None)
+                self._waiting.pop(event.input_event_id or "", None)
                 self._turn, self._final = event.turn_id, False
                 self._called.clear()
                 self.state.open_tool_calls.clear()
@@ -121,6 +129,8 @@ class TranscriptCheck:
                 self._turn = ""
             case AgentOutputEvent():
                 self._final = not event.partial
+            case StructuredOutputEvent():
+                self._final = True
             case ToolInputEvent():
                 self._called.add(event.tool_call_id)
                 self._final = False

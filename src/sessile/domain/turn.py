@@ -22,18 +22,20 @@ class ModelAnswer(Struct):
     text: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     usage: Usage = field(default_factory=lambda: Usage(model_calls=1))
+    shown: bool = True
+    """Whether its text is shown as it comes; structured output is not, and nobody is told of half of it."""
 
     @property
     def begun(self) -> bool:
         """Whether anything of it was shown."""
-        return bool(self.thinking or self.text)
+        return bool(self.thinking or (self.text and self.shown))
 
     def events(self, *, partial: bool = False) -> list[ThinkingEvent | AgentOutputEvent]:
         """Its durable events: the thinking, then the text. `partial`: the model was cut off."""
         events: list[ThinkingEvent | AgentOutputEvent] = []
         if self.thinking:
             events.append(ThinkingEvent(content="".join(self.thinking), output_id=self.output_id))
-        if self.text or not (self.tool_calls or partial):
+        if (self.text and (self.shown or not partial)) or not (self.tool_calls or partial):
             text = "".join(self.text)
             events.append(AgentOutputEvent(content=text, output_id=self.output_id, partial=partial))
         return events

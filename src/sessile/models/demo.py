@@ -80,6 +80,15 @@ class Demo:
 
 def _decide(request: ModelRequest) -> tuple[str, str, ToolCall | None]:
     """What to think, what to say, and which tool to call, if any."""
+    thinking, answer, call = _in_words(request)
+    if request.output is None or call is not None:
+        return thinking, answer, call
+    said = [message.content for message in request.messages if isinstance(message, UserMessage)]
+    content = fill_arguments(request.output.schema, without_surrogates(said[-1] if said else ""))
+    return f"{thinking} I fill in the form {request.output.name}.", msgspec.json.encode(content).decode(), None
+
+
+def _in_words(request: ModelRequest) -> tuple[str, str, ToolCall | None]:
     match request.messages[-1:]:
         case [ToolMessage()]:
             return _after_tools(request.messages)

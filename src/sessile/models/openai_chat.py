@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from sessile.models.openai_faults import protocol_fault, shorten, status_fault
-from sessile.models.openai_wire import MAX_LINE_BYTES, Answer, call_ids, encode_request
+from sessile.models.openai_wire import MAX_LINE_BYTES, Answer, ResponseFormat, call_ids, encode_request
 from sessile.ports import ModelChunk, ModelFault, ModelRequest
 
 CONTEXT_WINDOW = 128_000
@@ -75,6 +75,7 @@ class OpenAIChat:
         context_window: int = CONTEXT_WINDOW,
         timeout_seconds: float = 120,
         parameters: Mapping[str, Any] | None = None,
+        structured_output: ResponseFormat = "json_schema",
         http: HttpSession | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -86,6 +87,7 @@ class OpenAIChat:
         self._context_window = context_window
         self._timeout_seconds = timeout_seconds
         self._parameters = parameters
+        self._structured_output = structured_output
         self._timeout = aiohttp.ClientTimeout(total=None, connect=timeout_seconds, sock_read=timeout_seconds)
         self._owns_http = http is None
         self._http = http or HttpSession()
@@ -107,7 +109,7 @@ class OpenAIChat:
         answer = Answer(call_ids(request.messages), key)
         if self._parameters:
             request = msgspec.structs.replace(request, parameters={**self._parameters, **request.parameters})
-        response = await self._post(encode_request(request, self._model), key)
+        response = await self._post(encode_request(request, self._model, self._structured_output), key)
         try:
             if response.status != 200:
                 raise status_fault(response.status, await _error_body(response), response.headers, key)

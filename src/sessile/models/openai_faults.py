@@ -15,8 +15,17 @@ _UNAUTHORIZED = (401, 403)
 _TIMED_OUT = 408
 _RATE_LIMITED = 429
 _NO_CREDIT = "insufficient_quota"
+_TOO_LONG = (
+    "context_length",
+    "context length",
+    "context window",
+    "context size",
+    "maximum context",
+    "prompt is too long",
+)
+"""What providers say of a request that does not fit into the model's window."""
 _RATE_WORDS = ("rate_limit", "ratelimit", "too_many_requests", _NO_CREDIT)
-_REJECTED_WORDS = ("invalid", "context_length", "not_found", "unsupported", "bad_request", "content_filter", "policy")
+_REJECTED_WORDS = ("invalid", "not_found", "unsupported", "bad_request", "content_filter", "policy")
 _UNAUTHORIZED_WORDS = ("authentication", "unauthorized", "permission", "api_key")
 
 
@@ -48,7 +57,8 @@ def status_fault(status: int, body: bytes, headers: Mapping[str, str], secret: s
         )
     if 300 <= status < 400:
         text = "it redirects; check base_url"
-    return ModelFault("model_rejected", f"The provider answered HTTP {status}: {text}", retryable=False)
+    code = "model_context_exceeded" if _is_too_long(message, kind) else "model_rejected"
+    return ModelFault(code, f"The provider answered HTTP {status}: {text}", retryable=False)
 
 
 def stream_fault(error: Any, secret: str | None = None) -> ModelFault:
@@ -62,6 +72,8 @@ def stream_fault(error: Any, secret: str | None = None) -> ModelFault:
         return ModelFault("model_rate_limited", said, retryable=_NO_CREDIT not in kind)
     if any(word in kind for word in _UNAUTHORIZED_WORDS):
         return ModelFault("model_unauthorized", said, retryable=False)
+    if _is_too_long(message, kind):
+        return ModelFault("model_context_exceeded", said, retryable=False)
     if any(word in kind for word in _REJECTED_WORDS):
         return ModelFault("model_rejected", said, retryable=False)
     return ModelFault("model_unavailable", said, retryable=True)
@@ -91,6 +103,10 @@ def shorten(text: str, secret: str | None) -> str:
         text = text.replace(secret, "***")
     text = " ".join(text.split())
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
+
+
+def _is_too_long(message: str, kind: str) -> bool:
+    return any(words in f"{kind} {message.lower()}" for words in _TOO_LONG)
 
 
 def _number(text: str | None) -> float | None:

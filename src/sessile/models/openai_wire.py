@@ -5,7 +5,7 @@ Providers differ in small ways; every allowance for that is made here.
 
 import json
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +13,7 @@ from msgspec import Struct
 from sessile.domain.messages import (
     AssistantMessage,
     Message,
+    OutputSchema,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -25,6 +26,8 @@ from sessile.wire import ids
 from sessile.wire.limits import MAX_MODEL_OUTPUT_CHARS, MAX_TOOL_ARGUMENT_BYTES, MAX_TOOL_CALLS_PER_ANSWER
 
 Delta = ThinkingDelta | TextDelta
+ResponseFormat = Literal["json_schema", "json_object", "none"]
+"""How a provider can be held to a JSON schema, if it can."""
 
 MAX_LINE_BYTES = 8 * MAX_MODEL_OUTPUT_CHARS
 MAX_CALL_ID_CHARS = 200
@@ -86,7 +89,7 @@ class _Chunk(Struct):
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
-def encode_request(request: ModelRequest, model: str) -> bytes:
+def encode_request(request: ModelRequest, model: str, structured_output: ResponseFormat = "json_schema") -> bytes:
     """The JSON body of a streaming call. The agent's parameters cannot override what the call itself sets."""
     body = dict(request.parameters)
     body.pop("tools", None)
@@ -95,6 +98,9 @@ def encode_request(request: ModelRequest, model: str) -> bytes:
     else:
         for name in _ONLY_WITH_TOOLS:
             body.pop(name, None)
+    if request.output is not None:
+        body.pop("response_format", None)
+        body |= _response_format(request.output, structured_output)
     body["model"] = model
     body["messages"] = [_message(message) for message in request.messages]
     body["stream"] = True
@@ -113,6 +119,15 @@ def call_ids(messages: list[Message]) -> set[str]:
 def without_surrogates(text: str) -> str:
     """The text with U+FFFD for each lone surrogate, which UTF-8 cannot carry."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _response_format(output: OutputSchema, kind: ResponseFormat) -> dict[str, Any]:
+    if kind != "json_schema":
+        return {} if kind == "none" else {"response_format": {"type": kind}}
+    spec: dict[str, Any] = {"name": output.name, "schema": output.schema}
+    spec |= {} if output.description is None else {"description": output.description}
+    spec |= {} if output.strict is None else {"strict": output.strict}
+    return {"response_format": {"type": kind, "json_schema": spec}}
 
 
 def _tool(tool: ToolSpec) -> dict[str, Any]:

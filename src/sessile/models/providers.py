@@ -11,6 +11,7 @@ from sessile.config import ConfigError, ModelConfig
 from sessile.models.demo import WORD_DELAY, Demo
 from sessile.models.local import LocalModels
 from sessile.models.openai_chat import CONTEXT_WINDOW, HttpSession, OpenAIChat
+from sessile.models.openai_wire import ResponseFormat
 from sessile.models.registry import DEMO, LOCAL, Place, Provider
 from sessile.ports import Model
 
@@ -26,13 +27,19 @@ class Endpoint(Struct, frozen=True):
     key_variable: str | None = None
     url_variable: str | None = None
     default_model: str | None = None
+    structured_output: ResponseFormat = "json_schema"
     parameters: dict[str, Any] = {}
 
 
 ENDPOINTS = {
     "anthropic": Endpoint("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", default_model="claude-haiku-5-5"),
     "cerebras": Endpoint("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", default_model="gpt-oss-120b"),
-    "deepseek": Endpoint("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", default_model="deepseek-flash"),
+    "deepseek": Endpoint(
+        "https://api.deepseek.com/v1",
+        "DEEPSEEK_API_KEY",
+        default_model="deepseek-flash",
+        structured_output="json_object",
+    ),
     "fireworks": Endpoint("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY"),
     "gemini": Endpoint(
         "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", default_model="gemini-flash-latest"
@@ -84,6 +91,7 @@ class OpenAICompatible:
             context_window=config.context_window or CONTEXT_WINDOW,
             timeout_seconds=config.timeout_seconds,
             parameters=config.parameters,
+            structured_output=config.structured_output or self._endpoint.structured_output,
             http=self._http,
             environ=self._environ,
         )

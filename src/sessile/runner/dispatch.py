@@ -5,15 +5,16 @@ Nothing is appended here: the turn loop makes the `tool_input` events durable be
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
-from msgspec import Struct
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from sessile.domain import client_tools
+from sessile.domain import client_tools, overrides
 from sessile.domain.messages import ToolCall, ToolSpec
-from sessile.ports import Tool, ToolFault
+from sessile.domain.overrides import Override, Resolved
+from sessile.ports import Tool, ToolContext, ToolFault
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidJson
 from sessile.wire.events import ToolInputEvent, ToolOutputEvent
@@ -36,6 +37,8 @@ class OfferedTool(Struct, frozen=True):
     tool_name: str
     tool: Tool | None
     spec: ToolSpec
+    override: Override = overrides.NONE
+    """Arguments that the agent fixes."""
 
 
 class ToolOutcome(Struct, frozen=True):
@@ -44,6 +47,8 @@ class ToolOutcome(Struct, frozen=True):
     result: dict[str, Any]
     code: str | None = None
     message: str = ""
+    overridden: dict[str, Any] | None = None
+    """The arguments that the agent has fixed, secrets masked, once they were looked up."""
 
     @property
     def error(self) -> bool:
@@ -63,6 +68,7 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
     arguments: dict[str, Any]
     tool: Tool | None = None
     outcome: ToolOutcome | None = None
+    override: Override = overrides.NONE
 
     @property
     def waits(self) -> bool:
@@ -76,13 +82,29 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
             tool_configuration_name=self.configuration_name,
             tool_name=self.tool_name,
             tool_input=self.arguments,
+            argument_override_paths=list(self.override.paths) or UNSET,
         )
+
+
+class Surroundings(Protocol):
+    """What the tool calls of one turn share; the turn makes it."""
+
+    def context(self, call: PreparedCall) -> ToolContext:
+        """Where a call comes from."""
+
+    async def resolve(self, override: Override) -> Resolved:
+        """The arguments that the agent fixes, looked up. Raises Unresolved."""
+
+    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+        """A result that is not larger than the agent wants its model to read."""
 
 
 def offer(name: str, configuration: Mapping[str, Any], tool: Tool) -> OfferedTool:
     """A tool under the name of its configuration, whose own description, if any, stands before the tool's."""
     own = configuration.get("description") or configuration.get("description_template")
-    return OfferedTool(name, tool.name, tool, ToolSpec(name, own or tool.description, tool.parameters))
+    override = overrides.of(configuration.get("argument_override"))
+    parameters = overrides.hidden(tool.parameters, override.values) if override.paths else tool.parameters
+    return OfferedTool(name, tool.name, tool, ToolSpec(name, own or tool.description, parameters), override)
 
 
 def offer_client(name: str, tool_name: str, configuration: Mapping[str, Any]) -> OfferedTool:
@@ -123,6 +145,7 @@ def prepare(call: ToolCall, offered: Mapping[str, OfferedTool]) -> PreparedCall:
         arguments=arguments,
         tool=found.tool if found else None,
         outcome=outcome,
+        override=found.override if found else overrides.NONE,
     )
 
 
@@ -136,15 +159,18 @@ def take_up(open_calls: Iterable[ToolInputEvent], offered: Mapping[str, OfferedT
 
 
 async def execute(
-    calls: Sequence[PreparedCall], ended: Callable[[ToolOutputEvent], None] | None = None
+    calls: Sequence[PreparedCall],
+    around: Surroundings,
+    ended: Callable[[ToolOutputEvent], None] | None = None,
 ) -> list[ToolOutcome]:
     """Run all calls at once; the outcomes are in the order of the calls. Cancelling cancels every call.
 
-    `ended` is told the output of each call as soon as there is one, so that a cancellation loses none of them.
+    `context` makes what a tool is told of its call, by the call's id. `ended` is told the output of each call as soon
+    as there is one, so that a cancellation loses none of them.
     """
 
     async def run(call: PreparedCall) -> ToolOutcome:
-        outcome = await _outcome(call)
+        outcome = call.outcome or await _outcome(call, around)
         if ended is not None:
             ended(finalize(call, outcome))
         return outcome
@@ -175,16 +201,32 @@ def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
         tool_name=event.tool_name,
         arguments=event.tool_input,
         tool=again,
+        override=found.override if found and again else overrides.NONE,
         outcome=None if again or waits else _failure("tool_outcome_unknown", _UNKNOWN_OUTCOME),
     )
 
 
-async def _outcome(call: PreparedCall) -> ToolOutcome:
-    if call.outcome is not None:
-        return call.outcome
+async def _outcome(call: PreparedCall, around: Surroundings) -> ToolOutcome:
+    """Run a call with the arguments that the agent fixes; what is shown of it holds no secret."""
+    if not call.override.paths:
+        return await _run(call, call.arguments, around)
+    try:
+        resolved = await around.resolve(call.override)
+    except overrides.Unresolved as error:
+        return _failure("tool_override_unresolved", str(error))
+    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around)
+    return ToolOutcome(
+        overrides.masked(outcome.result, resolved.secrets) if resolved.secrets else outcome.result,
+        outcome.code,
+        overrides.masked(outcome.message, resolved.secrets),
+        resolved.shown,
+    )
+
+
+async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundings) -> ToolOutcome:
     assert call.tool is not None
     try:
-        return ToolOutcome(await call.tool.run(call.arguments))
+        return ToolOutcome(around.fitted(await call.tool.run(arguments, around.context(call))))
     except ToolFault as fault:
         return _failure(fault.code, fault.message)
     except asyncio.CancelledError:
@@ -222,6 +264,7 @@ def _output(call: ToolInputEvent, outcome: ToolOutcome) -> ToolOutputEvent:
         tool_name=call.tool_name,
         tool_output=failed if outcome.error else outcome.result,
         error=outcome.error,
+        resolved_argument_overrides=outcome.overridden or UNSET,
     )
 
 

@@ -7,7 +7,7 @@ from msgspec import Struct, field
 from sessile.domain.context import Conversation
 from sessile.domain.log import Entry
 from sessile.ports import Store
-from sessile.rows import Claim, EventQuery
+from sessile.rows import Claim, EventQuery, Summary
 
 _PAGE = 64
 _REMEMBERED_CHARS = 16 * 1024 * 1024
@@ -22,6 +22,10 @@ class History(Struct):
     conversation: Conversation = field(default_factory=Conversation)
     last_sequence: int = 0
     chars: int = 0
+    cut: bool = False
+    """Whether older turns stand in the log that were not read because the budget was spent."""
+    stale_through: int = 0
+    """A summary that stood for all up to this place is stale: another one has to be made; 0 when none is."""
 
 
 class Histories:
@@ -38,7 +42,8 @@ class Histories:
         if history is None or history.last_sequence != claim.session.last_sequence or history.budget != budget:
             history = await self.read(claim.session.id, budget, claim.session.last_sequence)
         if claim.opened:
-            history.conversation.add(claim.opened[0].event())
+            for entry in claim.opened:
+                history.conversation.add(entry.event())
             history.last_sequence = claim.opened[-1].sequence
         return history
 
@@ -57,27 +62,36 @@ class Histories:
             self._chars -= history.chars
         return history
 
-    async def read(self, session_id: int, budget: int, through: int | None = None) -> History:
-        """Read the log backwards, from its end or from a place, until the budget is spent, and start at an input.
+    async def read(
+        self, session_id: int, budget: int, through: int | None = None, summary: Summary | None = None
+    ) -> History:
+        """Read the log backwards, from its end or from a place, to what a summary stands for, or until the budget is
+        spent; and start at an input.
 
         The newest input is always read, with all that follows. Hidden and deleted events are read too: one half of a
-        tool call may be hidden.
+        tool call may be hidden. `summary`: what is to stand for the beginning, if not what the log says.
         """
+        if through == 0:
+            return History(budget)
+        if summary is None:
+            summary = await self._store.summary(session_id)
         entries: list[Entry] = []
-        left, begun = budget, False
+        left, begun, more = budget - len(summary.text or ""), False, True
         cursor = None if through is None else through + 1
-        more = through != 0
         while more and (left > 0 or not begun):
             query = EventQuery(cursor=cursor, limit=_PAGE, order="desc", records=True, include_deleted=True)
             page = await self._store.read_log(session_id, query)
-            entries += page.rows
-            left -= sum(len(entry.body) for entry in page.rows)
-            begun = begun or any(entry.type == "input_message" for entry in page.rows)
-            cursor, more = page.next, page.next is not None
-        last = entries[0].sequence if entries else 0
+            rows = [entry for entry in page.rows if entry.sequence > summary.through]
+            entries += rows
+            left -= sum(len(entry.body) for entry in rows)
+            begun = begun or any(entry.type == "input_message" for entry in rows)
+            cursor, more = page.next, page.next is not None and page.next > summary.through + 1
+        last = entries[0].sequence if entries else summary.through
         while more and entries and entries[-1].type != "input_message":
             entries.pop()
-        history = History(budget, last_sequence=last)
+        history = History(
+            budget, Conversation(summary.text), last_sequence=last, cut=more, stale_through=summary.stale_through
+        )
         for entry in reversed(entries):
             history.conversation.add(entry.event())
         return history

@@ -18,10 +18,11 @@ async def call_model(turn: OpenTurn, plan: Plan, messages: list[Message], clock:
         messages=messages,
         tools=[tool.spec for tool in plan.offered.values()],
         parameters=plan.settings.parameters,
+        output=plan.output.schema if plan.output else None,
     )
     failures = 0
     while True:
-        answer = turn.answer = ModelAnswer(output_id=ids.output_id())
+        answer = turn.answer = ModelAnswer(output_id=ids.output_id(), shown=plan.output is None)
         try:
             await _stream(turn, plan, request, answer)
         except ModelFault as fault:
@@ -46,6 +47,9 @@ async def _stream(turn: OpenTurn, plan: Plan, request: ModelRequest, answer: Mod
                     if thought and not spoken:
                         _end_thinking(turn, answer)
                     answer.text.append(text)
+                    if not answer.shown:
+                        spoken += len(text)
+                        continue
                     turn.publish(
                         StreamingAgentOutput(
                             content=text,

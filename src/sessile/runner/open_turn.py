@@ -10,14 +10,15 @@ from msgspec import Struct
 from sessile.domain.client_tools import pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, Store
-from sessile.rows import Appended, Claim, TurnEnd, TurnProgress
-from sessile.runner import dispatch
+from sessile.ports import Clock, LiveSink, LogMovedOn, Store
+from sessile.rows import Appended, Claim, Cover, NewArtifact, TurnEnd, TurnProgress
+from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
 from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import (
     AnyEvent,
+    CompactionEvent,
     ContextConsumed,
     LiveFrame,
     SessionInterruptedEvent,
@@ -39,6 +40,13 @@ class _Park(Struct, frozen=True):
     outstanding: list[str]
 
 
+class _Compacted(Struct, frozen=True):
+    """What a summary covers, and what is left for the model to read."""
+
+    cover: Cover
+    context: SessionContextUsage
+
+
 _Last = TurnEnd | _Park
 
 
@@ -57,12 +65,20 @@ class OpenTurn:
         """Tool calls in the log that have no output there, by tool call id."""
         self.outputs: dict[str, ToolOutputEvent] = {}
         """Outputs of some of these calls, which came and are not in the log yet."""
+        self.made: dict[str, list[NewArtifact]] = {}
+        """Files that tools have made in calls whose output is not in the log yet, by tool call id."""
         self.model_calls = 0
         """Model calls whose answers are in the log."""
         self.history: History | None = None
         """The end of the log as the model reads it, once the turn has taken it."""
         self.log_changed = False
         """Whether others wrote to the log since the turn read it: it reads again before it calls a model."""
+        self.compaction_tried = False
+        """Whether the turn has compacted its session, or found that it cannot."""
+        self.compaction_failed = False
+        """Whether a summary could not be made; the turn does not try again."""
+        self.order = claim.order
+        """The compaction that the turn is, if a caller has ordered one."""
         self.stopping = False
         """Whether the turn is to be left now, come what may: it no longer waits for the store."""
         self.interrupted = claim.interrupted
@@ -79,6 +95,7 @@ class OpenTurn:
         self._usage = msgspec.json.decode(claim.usage, type=Usage)
         self._session_usage = msgspec.json.decode(claim.session.usage, type=Usage)
         self._context_usage: SessionContextUsage | None = None
+        self._known_context = claim.session.context_usage
 
     @property
     def turn_id(self) -> str:
@@ -100,6 +117,28 @@ class OpenTurn:
         if call.input_tokens or call.output_tokens:
             self._context_usage = context
             self.publish(ContextConsumed(session_context_usage=context, turn_id=self.turn_id, created_at=self.now()))
+
+    @property
+    def context_tokens(self) -> int | None:
+        """What the last model call of the session read and wrote, or None when its provider did not count."""
+        if self._context_usage is None and self._known_context is not None:
+            self._context_usage = msgspec.json.decode(self._known_context, type=SessionContextUsage)
+        return None if self._context_usage is None else self._context_usage.total_tokens
+
+    def spend(self, call: Usage) -> None:
+        """Add a model call that is no part of the conversation to the totals."""
+        self._usage += call
+        self._session_usage += call
+
+    async def compact(
+        self, event: CompactionEvent, cover: Cover, context: SessionContextUsage, stop_reason: StopReason | None
+    ) -> None:
+        """Append a summary and hide what it covers, and end the turn if a reason is given. Raises LogMovedOn.
+
+        `context` is what is left for the model to read.
+        """
+        end = None if stop_reason is None else TurnEnd(stop_reason, None)
+        await self._append([event], end, _Compacted(cover, context))
 
     async def append(self, events: Sequence[AnyEvent]) -> None:
         """Append events; they get their envelopes and join the history."""
@@ -125,6 +164,10 @@ class OpenTurn:
             if call_id not in answered
         ]
         await self._append([*events, *unanswered, *interrupted], TurnEnd(stop_reason, error))
+
+    def making(self, tool_call_id: str) -> Callable[[NewArtifact], None]:
+        """Takes the files that a call makes, for the commit that holds its output."""
+        return self.made.setdefault(tool_call_id, []).append
 
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
@@ -176,18 +219,24 @@ class OpenTurn:
 
         await self._commit(write)
 
-    async def _append(self, events: Sequence[AnyEvent], last: _Last | None) -> None:
-        await self._commit(self._writing(events, last), leaves=last is not None)
+    async def _append(
+        self, events: Sequence[AnyEvent], last: _Last | None, compacted: _Compacted | None = None
+    ) -> None:
+        await self._commit(self._writing(events, last, compacted), leaves=last is not None)
 
-    def _writing(self, events: Sequence[AnyEvent], last: _Last | None) -> Callable[[], Awaitable[None]]:
+    def _writing(
+        self, events: Sequence[AnyEvent], last: _Last | None, compacted: _Compacted | None = None
+    ) -> Callable[[], Awaitable[None]]:
+        events, made = artifacts.told(events, self.made)
         drafts = [draft(event) for event in events]
-        progress = TurnProgress(
-            turn_usage=self._usage, session_usage=self._session_usage, context_usage=self._context_usage
-        )
+        context = self._context_usage if compacted is None else compacted.context
+        cover = None if compacted is None else compacted.cover
+        progress = TurnProgress(turn_usage=self._usage, session_usage=self._session_usage, context_usage=context)
 
         async def write() -> None:
-            added = await self._store_it(drafts, progress, last)
+            added = await self._store_it(drafts, progress, last, cover, made)
             self.answer = None
+            self._context_usage = context
             self.steered = self.steered or added.steered
             self.next = added.next
             placed = [entry.placed(event) for event, entry in zip(events, added.entries, strict=False)]
@@ -197,10 +246,17 @@ class OpenTurn:
 
         return write
 
-    async def _store_it(self, drafts: list[Draft], progress: TurnProgress, last: _Last | None) -> Appended:
+    async def _store_it(
+        self,
+        drafts: list[Draft],
+        progress: TurnProgress,
+        last: _Last | None,
+        cover: Cover | None,
+        made: Sequence[NewArtifact],
+    ) -> Appended:
         if not isinstance(last, _Park):
-            return await self._store.append(self.claim.fence, drafts, progress, last)
-        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding)
+            return await self._store.append(self.claim.fence, drafts, progress, last, cover, made)
+        entries = await self._store.park(self.claim.fence, drafts, progress, last.outstanding, made)
         if entries is None:  # an interrupt was recorded, and its caller is about to tell us
             self.interrupted = True
             raise asyncio.CancelledError
@@ -210,9 +266,17 @@ class OpenTurn:
         self._committing = True
         try:
             await self._when_possible(write)
+        except LogMovedOn:
+            self._heed()
+            raise
         finally:
             self._committing = False
-        if (self.stopping or self.interrupted) and not leaves:
+        if not leaves:
+            self._heed()
+
+    def _heed(self) -> None:
+        """Go no further when the turn is to stop; while it wrote, nobody cancelled it."""
+        if self.stopping or self.interrupted:
             raise asyncio.CancelledError
 
     async def _when_possible(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -244,3 +308,4 @@ class OpenTurn:
         elif isinstance(event, ToolOutputEvent):
             self.open_calls.pop(event.tool_call_id, None)
             self.outputs.pop(event.tool_call_id, None)
+            self.made.pop(event.tool_call_id, None)

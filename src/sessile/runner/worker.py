@@ -14,7 +14,7 @@ from sessile.rows import Claim, EventQuery, Fence
 from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
-from sessile.wire.events import AnyEvent, ToolInputEvent, TurnError, TurnStartedRecord
+from sessile.wire.events import AnyEvent, TurnError, TurnStartedRecord
 
 MAX_TAKES = 5
 """How many processes may run a turn, one after the other."""
@@ -138,7 +138,7 @@ class Worker:
             _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.takes)
             if claim.interrupted or claim.takes >= MAX_TAKES:
                 await self._read_on(turn)
-                await turn.break_off(_RESTARTED)
+                await self._fail(turn, _RESTARTED)
                 self._go_on(turn)
             else:
                 self._start(turn)
@@ -146,8 +146,8 @@ class Worker:
 
     def _start(self, turn: OpenTurn) -> None:
         known, _ = self._running.get(turn.claim.session.id, (None, None))
-        if known is not None and known.turn_id == turn.turn_id and known.claim.fence.token > turn.claim.fence.token:
-            return  # a claim that came so late that the turn was taken up meanwhile
+        if known is not None and known.claim.fence.order > turn.claim.fence.order:
+            return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:
@@ -239,7 +239,7 @@ class Worker:
         turn.steered = True  # whoever was told of inputs that wait does not run it any more
         while True:
             try:
-                turn.open_calls, turn.model_calls = await self._left(turn.claim)
+                await self._read_left(turn)
                 return
             except StorageUnavailable:
                 if turn.stopping:
@@ -247,8 +247,9 @@ class Worker:
                 _log.warning("turn_waits_for_storage")
                 await self._env.clock.sleep(STORAGE_RETRY_SECONDS)
 
-    async def _left(self, claim: Claim) -> tuple[dict[str, ToolInputEvent], int]:
-        """The turn's tool calls without an output, and how many model calls called tools, from the log."""
+    async def _read_left(self, turn: OpenTurn) -> None:
+        """What the log says of a turn: its open tool calls, how many model calls called tools, its order."""
+        claim = turn.claim
         events: list[AnyEvent] = []
         query = EventQuery(limit=200, order="desc", records=True, include_hidden=True)
         while True:
@@ -257,7 +258,10 @@ class Worker:
             begun = any(isinstance(event, TurnStartedRecord) for event in events)
             if begun or page.next is None:
                 events.reverse()
-                return fold(events).open_tool_calls, model_calls(events)
+                turn.open_calls, turn.model_calls = fold(events).open_tool_calls, model_calls(events)
+                started = next((event for event in events if isinstance(event, TurnStartedRecord)), None)
+                turn.order = None if started is None else started.compaction or None
+                return
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:

@@ -1,11 +1,12 @@
 """Use-cases over agents: check the document, store it, show it."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from sessile.domain import agents
+from sessile.domain import agents, name_filter
 from sessile.domain.instructions import Instructions
 from sessile.ports import LiveSink, Models, Principal, Store, Tools, TurnQueue
 from sessile.rows import AgentRow, Once, Page
@@ -40,21 +41,37 @@ class Agents:
             admit = partial(self._check, document, body.get("key", ""))
         encoded, enabled = codec.encode(document), document["enabled"]
         key = body["key"] if "key" in body else ids.agent_key(document["name"])
-        return self._view(await self._store.create_agent(principal.tenant_id, key, encoded, enabled, once, admit))
+        return await self._whole(
+            await self._store.create_agent(principal.tenant_id, key, encoded, enabled, once, admit)
+        )
 
     async def get(self, principal: Principal, key: str) -> AgentView:
         """Raises NotFound."""
-        return self._view(await self._store.get_agent(principal.tenant_id, key))
+        return await self._whole(await self._store.get_agent(principal.tenant_id, key))
 
     async def list(
-        self, principal: Principal, seen_by: frozenset[str], *, cursor: int | None, limit: int, enabled: bool | None
+        self,
+        principal: Principal,
+        seen_by: frozenset[str],
+        *,
+        cursor: int | None,
+        limit: int,
+        enabled: bool | None,
+        pattern: str | None = None,
     ) -> Page[AgentView]:
-        """A page, newest first. A principal without one of the roles `seen_by` sees the agents it has a role for."""
+        """A page, newest first. A principal without one of the roles `seen_by` sees the agents it has a role for.
+
+        Raises InvalidFilter for the pattern.
+        """
+        if pattern is not None:
+            name_filter.check(pattern)
         if principal.roles & seen_by:
-            page = await self._store.list_agents(principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled)
+            page = await self._store.list_agents(
+                principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled, pattern=pattern
+            )
         else:
-            page = await self._list_own(principal, cursor, limit, enabled)
-        return Page([self._view(row) for row in page.rows], page.next)
+            page = await self._list_own(principal, cursor, limit, enabled, pattern)
+        return Page([self._view(row, msgspec.json.decode(row.document)) for row in page.rows], page.next)
 
     async def update(self, principal: Principal, key: str, changes: Any) -> AgentView:
         """Change what was sent. Raises as `create`, and NotFound."""
@@ -86,10 +103,10 @@ class Agents:
         saved = await self._store.save_agent(
             row.tenant_id, row.key, codec.encode(document), document["enabled"], row.version
         )
-        return self._view(saved) if saved else None
+        return await self._whole(saved) if saved else None
 
     async def _list_own(
-        self, principal: Principal, cursor: int | None, limit: int, enabled: bool | None
+        self, principal: Principal, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None
     ) -> Page[AgentRow]:
         own = []
         for key in principal.agent_roles:
@@ -97,6 +114,8 @@ class Agents:
                 own.append(await self._store.get_agent(principal.tenant_id, key))
             except NotFound:
                 continue
+        if pattern is not None:
+            own = [row for row in own if _matches(pattern, row)]
         rows = sorted(
             (row for row in own if (cursor is None or row.id < cursor) and (enabled is None or row.enabled is enabled)),
             key=lambda row: -row.id,
@@ -111,8 +130,14 @@ class Agents:
             raise UnknownTool(f"No tool is configured as {', '.join(unknown)}. Configured tools: {known}.")
         Instructions.of(key, document)
 
-    def _view(self, row: AgentRow) -> AgentView:
+    async def _whole(self, row: AgentRow) -> AgentView:
+        """An agent, and which of its tools of tool servers cannot be used now."""
         document: dict[str, Any] = msgspec.json.decode(row.document)
+        asked = agents.remote_tools(document)
+        usable = await self._store.usable_tools(row.tenant_id, asked.values()) if asked else {}
+        return self._view(row, document, usable)
+
+    def _view(self, row: AgentRow, document: dict[str, Any], usable: Collection[str] = frozenset()) -> AgentView:
         shown = {
             "id": row.key,
             "key": row.key,
@@ -120,4 +145,10 @@ class Agents:
             "created_at": codec.rfc3339(row.created_at),
             "updated_at": codec.rfc3339(row.updated_at),
         }
-        return AgentView(codec.encode(shown), agents.inactive_tools(document, self._tools.names()))
+        inactive = agents.inactive_tools(document, self._tools.names(), self._tools.kinds(), usable)
+        return AgentView(codec.encode(shown), inactive)
+
+
+def _matches(pattern: str, row: AgentRow) -> bool:
+    document: dict[str, Any] = msgspec.json.decode(row.document)
+    return name_filter.matches(pattern, document["name"], document.get("description"))

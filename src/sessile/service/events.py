@@ -128,7 +128,7 @@ def _shown(agent_key: str, session_key: str, row: TurnRow) -> Turn:
         stop_reason="requires_action" if row.parked else row.stop_reason,
         error=json.decode(row.error, type=TurnError) if row.error else None,
         usage=json.decode(row.usage, type=Usage),
-        input_event_id=row.input_event_id,
+        input_event_id=row.input_event_id or None,
         created_at=codec.rfc3339(row.created_at),
         ended_at=None if row.ended_at is None else codec.rfc3339(row.ended_at),
     )

@@ -1,6 +1,6 @@
 """Use-cases of input: check it, append it, hand its turn on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from sessile.rows import (
     Answered,
     Claim,
     Interruption,
+    NewArtifact,
     Once,
     Queued,
     Rejoined,
@@ -23,10 +24,18 @@ from sessile.rows import (
     SessionRow,
     WaitingInput,
 )
+from sessile.service.artifacts import uploaded
 from sessile.wire import codec, ids
-from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, NotSupported, SessionDisabled
+from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
-from sessile.wire.inputs import Behavior, InputMessageRequest, InputRequest, ToolOutputRequest, ToolSuccess
+from sessile.wire.inputs import (
+    Behavior,
+    CompactRequest,
+    InputMessageRequest,
+    InputRequest,
+    ToolOutputRequest,
+    ToolSuccess,
+)
 from sessile.wire.limits import MAX_INPUT_CHARS, MAX_TOOL_OUTPUT_BYTES
 
 Follower = TypeVar("Follower")
@@ -35,7 +44,6 @@ Accepted = Claim | Rejoined | Queued
 
 _REMEMBERED = 512
 _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
-_UNBUILT_TYPES = ("compact",)
 
 
 class Inputs:
@@ -63,25 +71,29 @@ class Inputs:
         once: Once | None = None,
         if_match: str | None = None,
         behavior: Behavior | None = None,
+        files: Sequence[NewArtifact] = (),
     ) -> tuple[Accepted, Follower]:
         """Make an input durable and start its turn, which belongs to the session, not to the caller.
 
         `attach` makes whatever follows the turn, after the commit and before the turn starts. An input that came before
-        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands.
+        with the idempotency key `once` is not taken again: its turn is followed from wherever it stands. `files`, whose
+        bytes are durable, become artifacts of the session in the same commit.
 
         While a turn runs, an input with a `behavior` waits: to join that turn (`steer`), or for a turn of its own.
 
-        Raises InvalidRequest, NotSupported, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
-        IdempotencyKeyReused, PreconditionFailed, TooManyInputs, InputWithdrawn, Draining, StorageUnavailable; after any
-        of these nothing was stored.
+        Raises InvalidRequest, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
+        IdempotencyKeyReused, PreconditionFailed, SessionFull, TooManyInputs, InputWithdrawn, Draining,
+        StorageUnavailable; after any of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
         turn.
         """
         if self._draining and once is None:
             raise Draining
-        event = _event(request)
+        event = _event(request, empty=bool(files))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior)
+        claim = await self._store.accept_input(
+            ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior, uploaded(files)
+        )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         if isinstance(claim, Queued):
@@ -89,6 +101,32 @@ class Inputs:
             if claim.input.behavior == "steer":
                 self._queue.steer(claim.session.id)
             return claim, follower
+        self._live.announce(claim.session.id, claim.opened)
+        follower = attach(claim)
+        self._queue.submit(claim)
+        return claim, follower
+
+    async def compact(
+        self,
+        principal: Principal,
+        agent_key: str,
+        session_key: str,
+        request: CompactRequest,
+        attach: Callable[[Claim | Rejoined], Follower],
+        once: Once | None = None,
+        if_match: str | None = None,
+    ) -> tuple[Claim | Rejoined, Follower]:
+        """Make an order to compact a session durable and start its turn.
+
+        `attach`, `once` and what it raises as in `accept`, and NothingToCompact; a compaction never waits for a turn.
+        """
+        if self._draining and once is None:
+            raise Draining
+        ref = SessionRef(principal.tenant_id, agent_key, session_key)
+        up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
+        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self._admit, once, if_match)
+        if isinstance(claim, Rejoined):
+            return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
         follower = attach(claim)
         self._queue.submit(claim)
@@ -171,19 +209,17 @@ class Inputs:
 
 
 def parse(body: Any) -> InputRequest:
-    """The request in a JSON body. A missing `type` means `input_message`. Raises InvalidRequest, NotSupported."""
+    """The request in a JSON body. A missing `type` means `input_message`. Raises InvalidRequest."""
     if isinstance(body, dict):
-        kind = body.get("type", "input_message")
-        if kind in _UNBUILT_TYPES:
-            raise NotSupported(
-                f"Input of type {kind!r} is not supported yet.", field_errors={"type": "Not supported yet."}
-            )
         body = {"type": "input_message", **body}
     request: InputRequest = codec.convert(body, _REQUEST)
     return request
 
 
-def _event(request: InputMessageRequest) -> InputMessageEvent:
+def _event(request: InputMessageRequest, *, empty: bool = False) -> InputMessageEvent:
+    """The event of an input; with `empty` it may say nothing."""
+    if empty and request.messages is UNSET and request.content is UNSET:
+        return InputMessageEvent(messages=[], content="")
     if (request.messages is UNSET) == (request.content is UNSET):
         reason = "Give either messages or content."
         raise InvalidRequest(f"messages: {reason}", field_errors={"messages": reason})

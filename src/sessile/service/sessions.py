@@ -1,31 +1,51 @@
 """Use-cases over sessions: create, show, list, change, delete."""
 
+import asyncio
+from collections.abc import Collection
+from functools import partial
 from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET
 
-from sessile.ports import LiveSink, Principal, Store, TurnQueue
-from sessile.rows import NewSession, Once, Page, SessionChanges, SessionRef, SessionRow
+from sessile.domain import compaction, filter_parser, name_filter
+from sessile.ports import LiveSink, Principal, Store, TurnQueue, Vault
+from sessile.rows import NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
+from sessile.service.secrets import checked
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotSupported
 from sessile.wire.limits import MAX_METADATA_BYTES
-from sessile.wire.sessions import CreateSessionRequest, Session, SessionContextUsage, UpdateSessionRequest, Usage
+from sessile.wire.secrets import masked
+from sessile.wire.sessions import (
+    CreateSessionRequest,
+    FromSession,
+    Origin,
+    Session,
+    SessionContextUsage,
+    UpdateSessionRequest,
+    Usage,
+)
+
+_NOT_YET = "Not supported yet."
 
 
 class Sessions:
     """Everything that can be done with sessions, but for their events."""
 
-    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink) -> None:
+    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, vault: Vault) -> None:
         self._store = store
+        self._vault = vault
         self._queue = queue
         self._live = live
 
     async def create(
         self, principal: Principal, agent_key: str, request: CreateSessionRequest, once: Once | None = None
     ) -> SessionRow:
-        """Raises InvalidRequest, NotSupported, NotFound for the agent, KeyTaken, IdempotencyKeyReused."""
-        _refuse_unbuilt(request, "secrets", "from_session")
+        """Create a session, empty or as a fork of another one of this tenant, which the caller may read.
+
+        Raises InvalidRequest, NotSupported, NotFound for the agent and the source, KeyTaken, IdempotencyKeyReused.
+        """
+        origin = None if request.from_session is UNSET else _origin(request.from_session, agent_key)
         key = ids.session_key(request.name or "") if request.key is UNSET else request.key
         new = NewSession(
             key=key,
@@ -34,22 +54,43 @@ class Sessions:
             metadata=_metadata(request.metadata),
             enabled=request.enabled,
             tti_minutes=request.tti_minutes,
+            origin=None if origin is None else codec.encode(origin),
         )
-        return await self._store.create_session(principal.tenant_id, agent_key, new, once)
+        create = partial(self._store.create_session, principal.tenant_id, agent_key, new, once)
+        if origin is not None:
+            source = SessionRef(principal.tenant_id, origin.agent_key, origin.session_key)
+            up_to = origin.include_up_to_event_id or None
+            create = partial(self._store.fork_session, principal.tenant_id, agent_key, new, source, up_to, once)
+        if request.secrets is UNSET or not request.secrets:
+            return await create()
+        return await self._vault.write(checked(request.secrets), create)
 
     async def get(self, principal: Principal, agent_key: str, key: str) -> SessionRow:
         """Raises NotFound."""
         return await self._store.get_session(SessionRef(principal.tenant_id, agent_key, key))
 
+    async def shown(self, rows: Collection[SessionRow]) -> list[Session]:
+        """Sessions as an answer shows them."""
+        names = await self._store.session_secret_names([row.id for row in rows])
+        return [shown(row, names.get(row.id)) for row in rows]
+
     async def list(self, principal: Principal, agent_key: str, *, cursor: int | None, limit: int) -> Page[SessionRow]:
         """A page, newest first. Raises NotFound for the agent."""
         return await self._store.list_sessions(principal.tenant_id, agent_key, cursor=cursor, limit=limit)
+
+    async def find(self, principal: Principal, query: SessionQuery, metadata_filter: str | None) -> Page[SessionRow]:
+        """A page of the sessions that a query takes, newest first. Raises InvalidFilter."""
+        if query.pattern is not None:
+            name_filter.check(query.pattern)
+        if metadata_filter is not None:  # on a thread: a long one takes some milliseconds
+            tree = await asyncio.to_thread(filter_parser.parse, metadata_filter)
+            query = msgspec.structs.replace(query, metadata=tree)
+        return await self._store.find_sessions(principal.tenant_id, query)
 
     async def update(
         self, principal: Principal, agent_key: str, key: str, request: UpdateSessionRequest, if_match: int | None
     ) -> SessionRow:
         """Change what was sent. Raises InvalidRequest, NotSupported, NotFound, PreconditionFailed."""
-        _refuse_unbuilt(request, "secrets")
         changes = SessionChanges(
             name=request.name,
             description=request.description,
@@ -57,7 +98,11 @@ class Sessions:
             enabled=request.enabled,
             tti_minutes=request.tti_minutes,
         )
-        return await self._store.update_session(SessionRef(principal.tenant_id, agent_key, key), changes, if_match)
+        ref = SessionRef(principal.tenant_id, agent_key, key)
+        update = partial(self._store.update_session, ref, changes, if_match)
+        if request.secrets is UNSET or not request.secrets:
+            return await update()
+        return await self._vault.write(checked(request.secrets), update)
 
     async def delete(self, principal: Principal, agent_key: str, key: str, if_match: int | None) -> None:
         """Delete a session, its log and its running turn. Raises NotFound, PreconditionFailed."""
@@ -65,9 +110,17 @@ class Sessions:
         await self._queue.cancel_session(session_id)
         self._live.close_session(session_id)
 
+    async def sweep(self) -> bool:
+        """Delete sessions whose time to idle is over, and remove what was deleted; True when more is left."""
+        idle = await self._store.delete_idle_sessions()
+        for session_id in idle:
+            await self._queue.cancel_session(session_id)
+            self._live.close_session(session_id)
+        return await self._store.purge() or bool(idle)
 
-def shown(row: SessionRow) -> Session:
-    """The session as an answer shows it."""
+
+def shown(row: SessionRow, secrets: list[str] | None) -> Session:
+    """A session as an answer shows it, with the names of its secrets."""
     return Session(
         id=row.key,
         key=row.key,
@@ -87,6 +140,23 @@ def shown(row: SessionRow) -> Session:
             msgspec.json.decode(row.context_usage, type=SessionContextUsage) if row.context_usage else UNSET
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
+        effective_compaction=compaction.effective(row.compaction),
+        from_session=msgspec.json.decode(row.origin, type=Origin) if row.origin else UNSET,
+        secrets=UNSET if secrets is None else masked(secrets),
+    )
+
+
+def _origin(source: FromSession, agent_key: str) -> Origin:
+    if source.compact_up_to_event_id:
+        field = "from_session.compact_up_to_event_id"
+        if source.include_up_to_event_id:
+            reason = "Give either include_up_to_event_id or compact_up_to_event_id."
+            raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+        raise NotSupported(f"{field}: {_NOT_YET}", field_errors={field: _NOT_YET})
+    return Origin(
+        agent_key=source.agent_key or agent_key,
+        session_key=source.session_key,
+        include_up_to_event_id=source.include_up_to_event_id or UNSET,
     )
 
 
@@ -101,5 +171,4 @@ def _metadata(metadata: dict[str, object]) -> bytes:
 def _refuse_unbuilt(request: CreateSessionRequest | UpdateSessionRequest, *names: str) -> None:
     for name in names:
         if getattr(request, name) is not UNSET:
-            reason = "Not supported yet."
-            raise NotSupported(f"{name}: {reason}", field_errors={name: reason})
+            raise NotSupported(f"{name}: {_NOT_YET}", field_errors={name: _NOT_YET})

@@ -6,11 +6,23 @@ from typing import Any
 import msgspec
 
 from sessile.domain.log import Entry
-from sessile.rows import AgentRow, ApiKeyRow, SessionRow, TenantRow, TurnRow, WaitingInput
+from sessile.rows import (
+    AgentRow,
+    ApiKeyRow,
+    ArtifactRow,
+    SessionRow,
+    TenantRow,
+    ToolRow,
+    ToolServerRow,
+    TurnRow,
+    WaitingInput,
+)
 
 Row = Sequence[Any]
-SESSION_COLUMNS = 19
+SESSION_COLUMNS = 21
 AGENT_COLUMNS = 8
+WAITING_COLUMNS = 7
+TOOL_COLUMNS = 8
 
 
 def tenant(row: Row) -> TenantRow:
@@ -45,6 +57,34 @@ def agent(row: Row) -> AgentRow:
     )
 
 
+def tool_server(row: Row) -> ToolServerRow:
+    """id, tenant_id, key, enabled, document, secret, created_at, updated_at"""
+    return ToolServerRow(
+        id=row[0],
+        tenant_id=row[1],
+        key=row[2],
+        enabled=bool(row[3]),
+        document=row[4],
+        secret=row[5],
+        created_at=row[6],
+        updated_at=row[7],
+    )
+
+
+def tool(row: Row) -> ToolRow:
+    """id, key, name, enabled, document, created_at, updated_at, the key of its server"""
+    return ToolRow(
+        id=row[0],
+        key=row[1],
+        name=row[2],
+        enabled=bool(row[3]),
+        document=row[4],
+        created_at=row[5],
+        updated_at=row[6],
+        server_key=row[7],
+    )
+
+
 def session(row: Row) -> SessionRow:
     """The columns of `get_session`, in the order of the fields; the status stands for the running turn.
 
@@ -74,14 +114,22 @@ def turn(row: Row) -> TurnRow:
     )
 
 
+def artifact(row: Row) -> ArtifactRow:
+    """The columns of `get_artifact`, in the order of the fields."""
+    return ArtifactRow(**dict(zip(ArtifactRow.__struct_fields__, row, strict=True)))
+
+
 def entry(session_key: str, row: Row) -> Entry:
     """id, sequence, turn_id, type, created_at, hidden, body"""
     return Entry(row[0], session_key, *row[1:7])
 
 
 def waiting_input(row: Row) -> WaitingInput:
-    """id, event_id, turn_id, behavior, body, created_at"""
-    return WaitingInput(event_id=row[1], turn_id=row[2], behavior=row[3], body=row[4], created_at=row[5])
+    """id, event_id, turn_id, behavior, body, upload, created_at"""
+    _, event_id, turn_id, behavior, body, upload, created_at = row[:WAITING_COLUMNS]
+    return WaitingInput(
+        event_id=event_id, turn_id=turn_id, behavior=behavior, body=body, upload=upload, created_at=created_at
+    )
 
 
 def stored_json(value: bytes | str) -> bytes:

@@ -11,12 +11,13 @@ from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from sessile.domain.log import Entry
-from sessile.ports import Clock, LiveSink, Model, ModelChunk, ModelFault, ModelRequest, Store
+from sessile.ports import Clock, LiveSink, Model, ModelChunk, ModelFault, ModelRequest, Store, TurnQueue
+from sessile.rows import Claim
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.wire.events import LiveFrame
 
 When = Literal["before", "after"]
-_READS = ("list_", "get_", "read_", "find_", "heads", "close")
+_READS = ("list_", "get_", "read_", "find_", "heads", "summary", "span", "outstanding_", "close")
 """How the names of verbs begin that commit nothing."""
 _ENDLESS = 2**60
 _MOST_PAGES = 1_000_000
@@ -144,6 +145,10 @@ class LossySink:
         """An ephemeral frame."""
         self._sink.publish(session_id, frame)
 
+    def withdrawn(self, session_id: int, event_id: str) -> None:
+        """An input was withdrawn."""
+        self._sink.withdrawn(session_id, event_id)
+
     def close_session(self, session_id: int) -> None:
         """The session is gone."""
         self._sink.close_session(session_id)
@@ -151,6 +156,45 @@ class LossySink:
     def close_agent(self, agent_id: int) -> None:
         """The agent is gone."""
         self._sink.close_agent(agent_id)
+
+
+class LossyQueue:
+    """A `TurnQueue` that loses claims: a hand-off that never arrives."""
+
+    def __init__(self, queue: TurnQueue) -> None:
+        self._queue = queue
+        self._to_lose = 0
+
+    def lose(self, claims: int = 1) -> None:
+        """Lose the next claims; with 0, no more."""
+        self._to_lose = claims
+
+    def submit(self, claim: Claim) -> None:
+        """Run a turn, or not."""
+        if self._to_lose:
+            self._to_lose -= 1
+        else:
+            self._queue.submit(claim)
+
+    def interrupt(self, session_id: int, turn_id: str) -> None:
+        """Stop a turn."""
+        self._queue.interrupt(session_id, turn_id)
+
+    def log_changed(self, session_id: int) -> None:
+        """The turn reads the log again."""
+        self._queue.log_changed(session_id)
+
+    def steer(self, session_id: int) -> None:
+        """An input waits to join the turn."""
+        self._queue.steer(session_id)
+
+    async def cancel_session(self, session_id: int) -> None:
+        """The session is gone."""
+        await self._queue.cancel_session(session_id)
+
+    async def cancel_agent(self, agent_id: int) -> None:
+        """The agent is gone."""
+        await self._queue.cancel_agent(agent_id)
 
 
 class FaultyModel:

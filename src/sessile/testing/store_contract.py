@@ -20,11 +20,18 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.testing.store_contract_artifacts import ArtifactContract
 from sessile.testing.store_contract_client_tools import ClientToolContract
+from sessile.testing.store_contract_combined import CombinedCopyContract, CombinedIdleContract
+from sessile.testing.store_contract_compaction import CompactionContract, order
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
+from sessile.testing.store_contract_copies import ForkContract, IdleContract, ImportContract, in_slices, new_row
 from sessile.testing.store_contract_leases import LeaseContract
+from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
+from sessile.testing.store_contract_secrets import SecretContract
+from sessile.testing.store_contract_tools import ToolServerContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
@@ -55,6 +62,8 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "save_agent": lambda store, other, ref, claim: store.save_agent(other, AGENT, DOCUMENT, True, 1),
     "delete_agent": lambda store, other, ref, claim: store.delete_agent(other, AGENT),
     "create_session": lambda store, other, ref, claim: new_session(store, other, "mine"),
+    "fork_session": lambda store, other, ref, claim: store.fork_session(other, AGENT, new_row("mine"), ref, None),
+    "import_session": lambda store, other, ref, claim: store.import_session(other, AGENT, new_row("mine"), in_slices()),
     "get_session": lambda store, other, ref, claim: store.get_session(ref),
     "list_sessions": lambda store, other, ref, claim: store.list_sessions(other, AGENT, cursor=None, limit=10),
     "update_session": lambda store, other, ref, claim: store.update_session(ref, SessionChanges(name="x"), None),
@@ -64,6 +73,7 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "get_event": lambda store, other, ref, claim: store.get_event(ref, claim.opened[0].id),
     "get_turn": lambda store, other, ref, claim: store.get_turn(ref, claim.turn_id),
     "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
+    "accept_compaction": lambda store, other, ref, claim: order(store, ref),
     "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
     "list_waiting": lambda store, other, ref, claim: store.list_waiting(ref),
     "withdraw_input": lambda store, other, ref, claim: store.withdraw_input(ref, "aev_1"),
@@ -336,6 +346,12 @@ class StoreContract(
     TenantContract,
     AgentContract,
     SessionContract,
+    ListContract,
+    ForkContract,
+    ImportContract,
+    IdleContract,
+    CombinedCopyContract,
+    CombinedIdleContract,
     LogContract,
     ClientToolContract,
     ReadingContract,
@@ -345,5 +361,9 @@ class StoreContract(
     VisibilityContract,
     WaitingContract,
     LeaseContract,
+    SecretContract,
+    CompactionContract,
+    ArtifactContract,
+    ToolServerContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -11,6 +11,7 @@ from sessile.ports import Store
 from sessile.rows import (
     AgentRow,
     Claim,
+    Cover,
     EventQuery,
     Fence,
     NewSession,
@@ -86,10 +87,15 @@ async def accept(store: Store, ref: SessionRef, text: str = "Hello") -> Claim:
 
 
 async def append(
-    store: Store, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+    store: Store,
+    fence: Fence,
+    drafts: Sequence[Draft],
+    progress: TurnProgress,
+    end: TurnEnd | None = None,
+    cover: Cover | None = None,
 ) -> list[Entry]:
     """What `Store.append` has added."""
-    return (await store.append(fence, drafts, progress, end)).entries
+    return (await store.append(fence, drafts, progress, end, cover)).entries
 
 
 async def whole_turn(store: Store, ref: SessionRef, *drafts: Draft) -> list[Entry]:

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from sessile.config import ConfigError, ToolConfig
-from sessile.ports import ToolFault
+from sessile.ports import ToolContext, ToolFault
 from sessile.wire import codec
 from sessile.wire.limits import MAX_INTEGER, MAX_JSON_DEPTH, MAX_TOOL_OUTPUT_BYTES, MIN_INTEGER
 
@@ -66,7 +66,7 @@ class PythonTool:
         self._arguments, self.parameters = _arguments(name, function)
         self._slots = asyncio.Semaphore(MAX_THREADS)
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext | None = None) -> dict[str, Any]:
         """Call the function. An object (a dict, a dataclass, a Struct) is the result, else `{"result": value}`.
 
         Raises ToolFault: `tool_arguments_invalid`, `tool_timeout`, or `tool_failed` for whatever the function raises
@@ -155,7 +155,7 @@ class PythonTool:
         try:
             plain = msgspec.to_builtins(value)
             result: dict[str, Any] = plain if isinstance(plain, dict) else {"result": plain}
-            _check_json(result, MAX_JSON_DEPTH)
+            check_json(result, MAX_JSON_DEPTH)
             size = len(codec.encode(result))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return ToolFault("tool_failed", _shortened(f"The result of the tool is not JSON: {error}."))
@@ -173,7 +173,7 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
     await asyncio.wait({task}, timeout=GRACE_SECONDS)
 
 
-def _check_json(value: Any, depth: int) -> None:
+def check_json(value: Any, depth: int) -> None:
     """Raise ValueError for what msgspec would encode and a strict JSON reader would refuse."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a JSON number")
@@ -188,7 +188,7 @@ def _check_json(value: Any, depth: int) -> None:
             if not isinstance(name, str):
                 raise ValueError(f"the key {name!r} is not a string")
     for child in value.values() if isinstance(value, dict) else value:
-        _check_json(child, depth - 1)
+        check_json(child, depth - 1)
 
 
 def _described(error: BaseException) -> str:
@@ -254,7 +254,7 @@ def _arguments(name: str, function: _Function) -> tuple[type[msgspec.Struct], di
         if parameter.default is not parameter.empty:
             with suppress(TypeError, ValueError):
                 default = msgspec.to_builtins(parameter.default)
-                _check_json(default, MAX_JSON_DEPTH)
+                check_json(default, MAX_JSON_DEPTH)
                 schema["properties"][parameter.name]["default"] = default
     return struct, schema | ({"$defs": definitions} if definitions else {})
 

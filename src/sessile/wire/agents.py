@@ -44,7 +44,7 @@ class AgentSkill(Struct, forbid_unknown_fields=True):
 
 
 class CompactionConfig(Struct, forbid_unknown_fields=True):
-    """When and how a long session is summarised. Kept; not acted on yet."""
+    """When and how a long session is summarised."""
 
     enabled: bool = True
     threshold_percent: Annotated[int, Meta(ge=50, le=95)] = 80
@@ -54,7 +54,7 @@ class CompactionConfig(Struct, forbid_unknown_fields=True):
 
 
 class ToolOutputOffloading(Struct, forbid_unknown_fields=True):
-    """What happens to large tool outputs. Kept; not acted on yet."""
+    """What happens to large tool outputs: they are cut. `mode` is kept."""
 
     enabled: bool | UnsetType = UNSET
     mode: Literal["artifact", "truncate"] | UnsetType = UNSET
@@ -99,7 +99,7 @@ class JsonSchemaSpec(Struct, forbid_unknown_fields=True):
 
 
 class StructuredOutputParser(Struct, tag_field="type", tag="structured", forbid_unknown_fields=True):
-    """Output that follows a JSON schema. Kept; not acted on yet."""
+    """Output that follows a JSON schema: acted on in the first step."""
 
     json_schema: JsonSchemaSpec
 

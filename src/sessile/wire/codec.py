@@ -4,9 +4,9 @@ import json
 import math
 import re
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -64,11 +64,21 @@ def invalid_field(message: str) -> InvalidRequest:
     return InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 @lru_cache(maxsize=256)
 def rfc3339(micros: int) -> str:
     """Microseconds since the epoch as RFC 3339 in UTC, always with six digits."""
     seconds, fraction = divmod(micros, 1_000_000)
     return f"{_whole_second(seconds)}.{fraction:06d}Z"
+
+
+def microseconds(text: str) -> int:
+    """A time of RFC 3339 with its zone as microseconds since the epoch. Raises ValueError."""
+    time = msgspec.convert(text, _Time)
+    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 @lru_cache(maxsize=64)

@@ -2,14 +2,17 @@
 
 SessileError
 ├── BadRequest            the request itself is wrong
-│   ├── InvalidJson, InvalidRequest, InvalidParameter, InvalidPageKey, UnknownCursor, NotSupported
+│   ├── InvalidJson, InvalidMultipart, InvalidRequest, InvalidParameter, InvalidPageKey, InvalidFilter, UnknownCursor,
+│   │   NotSupported
 │   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
+│   ├── NothingToCompact
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
-├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed
-├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs
-├── Unavailable           StorageUnavailable, Draining
+├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed, RangeNotSatisfiable
+├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs,
+│                         TranscriptInvalid, SessionFull, ToolServerFailed
+├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
 └── FenceLost             inside only: another worker owns the turn
 
 An HTTP status is not part of what is raised on the server; `api/errors` has the table. The docstring of a leaf is its
@@ -58,6 +61,12 @@ class InvalidJson(BadRequest):
     code = "invalid_json"
 
 
+class InvalidMultipart(BadRequest):
+    """The body is not multipart/form-data that Sessile accepts."""
+
+    code = "invalid_multipart"
+
+
 class InvalidRequest(BadRequest):
     """A field of the body is not valid."""
 
@@ -72,6 +81,12 @@ class InvalidPageKey(BadRequest):
     """The page_key does not come from an earlier page of this list."""
 
     code = "invalid_page_key"
+
+
+class InvalidFilter(BadRequest):
+    """A filter that cannot be read; the message points at the character."""
+
+    code = "invalid_filter"
 
 
 class UnknownCursor(BadRequest):
@@ -114,6 +129,12 @@ class RecordFixed(BadRequest):
     """Records of the server can be neither hidden nor deleted."""
 
     code = "record_fixed"
+
+
+class NothingToCompact(BadRequest):
+    """There are too few turns to compact."""
+
+    code = "nothing_to_compact"
 
 
 class Unauthenticated(SessileError):
@@ -198,6 +219,17 @@ class PreconditionFailed(SessileError):
     code = "precondition_failed"
 
 
+class RangeNotSatisfiable(SessileError):
+    """The file is shorter than the range asks for."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str | None = None, *, size: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+        """Bytes of the file."""
+
+
 class Unprocessable(SessileError):
     """The request is well formed and cannot be carried out."""
 
@@ -222,6 +254,18 @@ class TemplateInvalid(Unprocessable):
     code = "template_invalid"
 
 
+class TranscriptInvalid(Unprocessable):
+    """The events are not a log that a session may have."""
+
+    code = "transcript_invalid"
+
+
+class SessionFull(Unprocessable):
+    """The session cannot hold more files."""
+
+    code = "session_full"
+
+
 class IdempotencyKeyReused(Unprocessable):
     """This Idempotency-Key came with another request before."""
 
@@ -234,6 +278,12 @@ class TooManyInputs(Unprocessable):
     code = "too_many_inputs"
 
 
+class ToolServerFailed(Unprocessable):
+    """The tool server cannot be reached, or what it answers makes no sense."""
+
+    code = "tool_server_failed"
+
+
 class Unavailable(SessileError):
     """The server cannot do this now; try again."""
 
@@ -244,6 +294,12 @@ class StorageUnavailable(Unavailable):
     """The store could not make this durable; nothing was changed."""
 
     code = "storage_unavailable"
+
+
+class SecretsUnavailable(Unavailable):
+    """The server lacks the key that its secrets are encrypted with."""
+
+    code = "secrets_unavailable"
 
 
 class Draining(Unavailable):

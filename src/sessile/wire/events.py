@@ -9,7 +9,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from sessile.wire.agents import ListMetadata
-from sessile.wire.ids import EventId, Key, Timestamp, TurnId
+from sessile.wire.ids import ArtifactId, EventId, Key, Timestamp, TurnId
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 RECORD_TYPES = frozenset(
@@ -106,14 +106,14 @@ class AgentOutputEvent(Event, kw_only=True, tag="agent_output"):
 class ArtifactReference(Struct):
     """A file of the session."""
 
-    artifact_id: str
+    artifact_id: ArtifactId
     filename: str
     mime_type: str
     size_bytes: int
 
 
 class StructuredOutputEvent(Event, kw_only=True, tag="structured_output"):
-    """Output that follows a JSON schema. Not emitted yet."""
+    """The answer of an agent whose output follows a JSON schema, in the place of an `agent_output`."""
 
     schema_name: str
     content: Any
@@ -127,7 +127,7 @@ class SkillLoadEvent(Event, kw_only=True, tag="skill_load"):
 
 
 class ArtifactUploadEvent(Event, kw_only=True, tag="artifact_upload"):
-    """Files were added. Not emitted yet."""
+    """Files were added. `agent_upload_message` is what the model reads of it; absent when a tool call made them."""
 
     artifacts: list[ArtifactReference]
     agent_upload_message: str | UnsetType = UNSET
@@ -149,12 +149,17 @@ class StepTransitionEvent(Event, kw_only=True, tag="step_transition"):
 
 
 class CompactionEvent(Event, kw_only=True, tag="compaction"):
-    """A summary took the place of older events. Not emitted yet."""
+    """A summary took the place of older events, those up to `up_to_event_id`.
+
+    `stale`: something that it covers was deleted. Its text was erased, and another one is made before it is needed.
+    """
 
     turns_compacted: int
     events_compacted: int
     summary_key: str
     summary_text: str | UnsetType = UNSET
+    up_to_event_id: EventId | UnsetType = UNSET
+    stale: bool = False
 
 
 class ContextLimitExceededEvent(Event, kw_only=True, tag="context_limit_exceeded"):
@@ -211,10 +216,18 @@ ContractEvent = (
 """The event types of the Agents v2 contract."""
 
 
-class TurnStartedRecord(Event, kw_only=True, tag="turn_started"):
-    """A turn took the input `input_event_id`."""
+class CompactionOrder(Struct, kw_only=True, omit_defaults=True):
+    """What a caller wants compacted: all up to an event; and how the model is asked, if not as the agent says."""
 
-    input_event_id: EventId
+    up_to_event_id: EventId
+    compaction_message: str | UnsetType = UNSET
+
+
+class TurnStartedRecord(Event, kw_only=True, tag="turn_started"):
+    """A turn took the input `input_event_id`, or the order of a compaction, which has no input in the log."""
+
+    input_event_id: EventId | UnsetType = UNSET
+    compaction: CompactionOrder | UnsetType = UNSET
 
 
 class TurnEndedRecord(Event, kw_only=True, tag="turn_ended"):
@@ -266,7 +279,8 @@ class Turn(Struct, kw_only=True):
     stop_reason: StopReason | None
     error: TurnError | None
     usage: Usage
-    input_event_id: EventId
+    input_event_id: EventId | None
+    """Null for a compaction."""
     created_at: Timestamp
     ended_at: Timestamp | None
 
@@ -307,10 +321,31 @@ class StreamingAgentOutputEnd(
     event_id: str | UnsetType = UNSET
 
 
+class GenericToolActivity(Struct, kw_only=True, tag_field="type", tag="tool_activity"):
+    """A running tool says what it is doing."""
+
+    activity_type: Literal["generic"] = "generic"
+    message: str
+    tool_call_id: str
+    tool_configuration_name: str
+    tool_name: str
+    turn_id: str
+    created_at: Timestamp
+
+
 class ContextConsumed(Struct, kw_only=True, tag_field="type", tag="context_consumed"):
     """How full the model's window was in the call that just ended."""
 
     session_context_usage: SessionContextUsage
+    turn_id: str
+    created_at: Timestamp
+
+
+class CompactionStarted(Struct, kw_only=True, tag_field="type", tag="compaction_started"):
+    """A model is asked for a summary. The `compaction` event follows when it is good; its `id` is no cursor."""
+
+    id: EventId
+    session_key: Key
     turn_id: str
     created_at: Timestamp
 
@@ -348,6 +383,8 @@ LiveFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | CompactionStarted
+    | GenericToolActivity
     | SessionState
     | StreamError
     | StreamEnd
@@ -359,6 +396,9 @@ StreamFrame = (
     | ThinkingEvent
     | ToolInputEvent
     | ToolOutputEvent
+    | StructuredOutputEvent
+    | CompactionEvent
+    | ArtifactUploadEvent
     | ContextLimitExceededEvent
     | SessionInterruptedEvent
     | ClientToolPendingEvent
@@ -367,6 +407,8 @@ StreamFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | CompactionStarted
+    | GenericToolActivity
     | StreamError
     | StreamEnd
 )
@@ -383,6 +425,8 @@ FollowFrame = (
     | StreamingAgentOutput
     | StreamingAgentOutputEnd
     | ContextConsumed
+    | CompactionStarted
+    | GenericToolActivity
     | StreamEnd
 )
 """What a stream that follows a session may hold."""

@@ -13,12 +13,16 @@ from sessile.wire.limits import MAX_AGENT_NAME_CHARS, MAX_IDEMPOTENCY_KEY_CHARS,
 KEY_PATTERN = r"^[0-9a-zA-Z_-]+\Z"
 EVENT_ID_PATTERN = r"^aev_[0-9a-zA-Z_-]+\Z"
 TURN_ID_PATTERN = r"^trn_[0-9a-f]+\Z"
+ARTIFACT_ID_PATTERN = r"^art_[a-z0-9_-]+\Z"
+TOOL_SERVER_ID_PATTERN = r"^tsr_[0-9a-zA-Z_-]+\Z"
+TOOL_ID_PATTERN = r"^tol_[0-9a-zA-Z_-]+\Z"
 IDEMPOTENCY_KEY_PATTERN = rf"^[!-~]{{1,{MAX_IDEMPOTENCY_KEY_CHARS}}}\Z"
 
 Key = Annotated[str, Meta(pattern=KEY_PATTERN, min_length=1, max_length=MAX_KEY_CHARS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_NAME_CHARS)]
 EventId = Annotated[str, Meta(pattern=EVENT_ID_PATTERN)]
 TurnId = Annotated[str, Meta(pattern=TURN_ID_PATTERN)]
+ArtifactId = Annotated[str, Meta(pattern=ARTIFACT_ID_PATTERN)]
 Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 """RFC 3339 in UTC with microseconds: `2026-01-31T09:30:00.000000Z`."""
 
@@ -77,6 +81,21 @@ def tool_call_id() -> str:
     return f"call_{_random()}"
 
 
+def live_id() -> str:
+    """An id for a frame that looks like an event and stands in no log; it is no cursor."""
+    return f"aev_live_{_random()}"
+
+
+def summary_key() -> str:
+    """A new id for a summary."""
+    return f"sum_{_random()}"
+
+
+def artifact_id() -> str:
+    """A new artifact id."""
+    return f"art_{_random()}"
+
+
 def request_id() -> str:
     """An id for a request whose caller gave it none."""
     return f"req_{_random()[:16]}"
@@ -90,6 +109,16 @@ def idempotency_key() -> str:
 def agent_key(name: str) -> str:
     """A new agent key: a slug of the name and a random tail."""
     return _slugged("agt", name)
+
+
+def tool_server_id(name: str) -> str:
+    """A new id of a tool server: a slug of the name and a random tail."""
+    return _slugged("tsr", name)
+
+
+def tool_id(name: str) -> str:
+    """A new id of a tool of a tool server: a slug of the name and a random tail."""
+    return _slugged("tol", name)
 
 
 def session_key(name: str) -> str:

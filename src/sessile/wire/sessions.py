@@ -1,12 +1,13 @@
 """The session: what a caller sends, and what an answer shows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from sessile.wire.agents import CompactionConfig, Description, ListMetadata, Metadata
 from sessile.wire.ids import EventId, Key, Timestamp
 from sessile.wire.limits import MAX_SESSION_NAME_CHARS, MAX_TTI_MINUTES
+from sessile.wire.secrets import NewSecrets, SecretChanges
 
 SessionName = Annotated[str, Meta(max_length=MAX_SESSION_NAME_CHARS)]
 TtiMinutes = Annotated[int, Meta(ge=0, le=MAX_TTI_MINUTES)]
@@ -56,8 +57,28 @@ class Usage(Struct):
         )
 
 
+class FromSession(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The session to copy, of the same agent when none is named, and the last event to copy.
+
+    `compact_up_to_event_id` is refused with `not_supported` until it is built; both at once are wrong.
+    """
+
+    agent_key: Key | UnsetType = UNSET
+    session_key: Key
+    include_up_to_event_id: EventId | UnsetType | None = UNSET
+    compact_up_to_event_id: EventId | UnsetType | None = UNSET
+
+
+class Origin(Struct, kw_only=True, omit_defaults=True):
+    """The session that this one was forked from, as it was named then, and the last event of it that was asked for."""
+
+    agent_key: Key
+    session_key: Key
+    include_up_to_event_id: EventId | UnsetType = UNSET
+
+
 class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new session. `secrets` and `from_session` are refused with `not_supported` until they are built."""
+    """A new session, empty or a copy of another one."""
 
     key: Key | UnsetType = UNSET
     name: SessionName | UnsetType = UNSET
@@ -65,8 +86,8 @@ class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: Metadata = field(default_factory=dict)
     enabled: bool = True
     tti_minutes: TtiMinutes = 0
-    secrets: dict[str, Any] | UnsetType = UNSET
-    from_session: dict[str, Any] | UnsetType = UNSET
+    secrets: NewSecrets | UnsetType = UNSET
+    from_session: FromSession | UnsetType = UNSET
 
 
 class UpdateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +98,7 @@ class UpdateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     metadata: Metadata | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
     tti_minutes: TtiMinutes | UnsetType = UNSET
-    secrets: dict[str, Any] | UnsetType = UNSET
+    secrets: SecretChanges | UnsetType = UNSET
 
 
 class Session(Struct, kw_only=True):
@@ -105,6 +126,7 @@ class Session(Struct, kw_only=True):
     created_by_agent_key: Key | UnsetType = UNSET
     created_by_session_key: Key | UnsetType = UNSET
     secrets: dict[str, str] | UnsetType = UNSET
+    from_session: Origin | UnsetType = UNSET
 
 
 class Violation(Struct, kw_only=True):

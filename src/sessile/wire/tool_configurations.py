@@ -1,7 +1,8 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
-Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, and offers
-`client`, which whoever talks to the session runs.
+Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, `mcp`, a tool
+of a tool server, `web_get`, and those for the files of a session; and it offers `client`, which whoever talks to the
+session runs.
 """
 
 from datetime import datetime
@@ -50,7 +51,7 @@ class _ToolConfiguration(Struct, kw_only=True, tag_field="type", forbid_unknown_
 
 
 class McpToolConfiguration(_ToolConfiguration, kw_only=True, tag="mcp"):
-    """A tool of an MCP server. Kept; not run yet."""
+    """A tool of a tool server: `tool_id` is its id; without it, `tol_` and the name of the configuration."""
 
     tool_id: ToolId | UnsetType = UNSET
     argument_override: Arguments | UnsetType = UNSET
@@ -153,7 +154,7 @@ class WebGetParameters(Struct, forbid_unknown_fields=True):
 
 
 class WebGetToolConfiguration(_ToolConfiguration, kw_only=True, tag="web_get"):
-    """Fetch a page. Kept; not run yet."""
+    """Fetch a page of the web."""
 
     argument_override: WebGetParameters | UnsetType = UNSET
 
@@ -175,7 +176,7 @@ class ArtifactReadConfiguration(Struct, forbid_unknown_fields=True):
 
 
 class ArtifactReadToolConfiguration(_ToolConfiguration, kw_only=True, tag="artifact_read"):
-    """Read a file of the session. Kept; not run yet."""
+    """Read a file of the session."""
 
     argument_override: ArtifactReadParameters | UnsetType = UNSET
     tool_configuration: ArtifactReadConfiguration | UnsetType = UNSET
@@ -190,9 +191,13 @@ class ArtifactGrepParameters(Struct, forbid_unknown_fields=True):
 
 
 class ArtifactGrepToolConfiguration(_ToolConfiguration, kw_only=True, tag="artifact_grep"):
-    """Search in a file of the session. Kept; not run yet."""
+    """Search in a file of the session."""
 
     argument_override: ArtifactGrepParameters | UnsetType = UNSET
+
+
+class ArtifactCreateToolConfiguration(_ToolConfiguration, kw_only=True, tag="artifact_create"):
+    """Make a file of the session. The contract has this tool, but no configuration of it; its clients know one."""
 
 
 class ImageReadParameters(Struct, forbid_unknown_fields=True):
@@ -216,5 +221,6 @@ ToolConfiguration = (
     | SubAgentToolConfiguration
     | ArtifactReadToolConfiguration
     | ArtifactGrepToolConfiguration
+    | ArtifactCreateToolConfiguration
     | ImageReadToolConfiguration
 )

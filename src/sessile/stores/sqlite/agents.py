@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 from sessile.rows import (
     AgentRow,
@@ -11,6 +12,9 @@ from sessile.rows import (
 from sessile.stores import rows, rules
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one
+
+_EXAMINED = 200
+"""Documents that a page with a pattern reads at most: each may have two million bytes."""
 
 
 class Agents(Verbs):
@@ -45,13 +49,16 @@ class Agents(Verbs):
         return self._lookups.run(lambda db: rows.agent(one(db, "get_agent", values, "agent", key)))
 
     async def list_agents(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[AgentRow]:
+        if pattern is not None:
+            values = {"tenant_id": tenant_id, "cursor": cursor, "enabled": enabled, "pattern": pattern}
+            return await self._readers.run(lambda db: _matching(db, values, limit))
         name = "list_agents" if enabled is None else "list_agents_enabled"
-        values = {"tenant_id": tenant_id, "cursor": before(cursor), "limit": limit + 1, "enabled": enabled}
+        page = {"tenant_id": tenant_id, "cursor": before(cursor), "limit": limit + 1, "enabled": enabled}
 
         def verb(db: sqlite3.Connection) -> Page[AgentRow]:
-            found = [rows.agent(row) for row in db.execute(QUERIES[name], values)]
+            found = [rows.agent(row) for row in db.execute(QUERIES[name], page)]
             return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
 
         return await self._readers.run(verb)
@@ -74,6 +81,17 @@ class Agents(Verbs):
             agent_id: int = one(db, "get_agent_id", {"tenant_id": tenant_id, "key": key}, "agent", key)[0]
             db.execute(QUERIES["delete_agent"], {"id": agent_id})
             db.execute(QUERIES["purge_agent_later"], {"agent_id": agent_id})
+            db.execute(QUERIES["delete_agent_secrets"], {"agent_id": agent_id})
             return agent_id
 
         return await self._writer.run(verb)
+
+
+def _matching(db: sqlite3.Connection, values: dict[str, Any], limit: int) -> Page[AgentRow]:
+    values["cursor"] = before(values["cursor"])
+    edge = db.execute(QUERIES["agents_edge"], values | {"examined": _EXAMINED - 1}).fetchone()
+    values |= {"edge": edge[0] if edge else 0, "limit": limit + 1}
+    found = [rows.agent(row) for row in db.execute(QUERIES["match_agents"], values)]
+    if len(found) > limit:
+        return Page(found[:limit], found[limit - 1].id)
+    return Page(found, edge[0] if edge else None)

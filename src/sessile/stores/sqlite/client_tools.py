@@ -9,7 +9,18 @@ import msgspec
 from sessile.domain.client_tools import CallOutput, answered, pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
-from sessile.rows import AgentRow, Answered, Claim, Fence, Once, Rejoined, SessionRef, SessionRow, TurnProgress
+from sessile.rows import (
+    AgentRow,
+    Answered,
+    Claim,
+    Fence,
+    NewArtifact,
+    Once,
+    Rejoined,
+    SessionRef,
+    SessionRow,
+    TurnProgress,
+)
 from sessile.stores import rows, rules
 from sessile.stores.sqlite import log
 from sessile.stores.sqlite import once as keys
@@ -24,10 +35,15 @@ class ClientTools(Verbs):
     """Verbs of the `Store` port."""
 
     async def park(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, outstanding: Sequence[str]
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        outstanding: Sequence[str],
+        artifacts: Sequence[NewArtifact] = (),
     ) -> list[Entry] | None:
         now = self._clock.now()
-        return await self._writer.run(lambda db: _park(db, fence, drafts, progress, outstanding, now))
+        return await self._writer.run(lambda db: _park(db, fence, drafts, progress, outstanding, artifacts, now))
 
     async def answer_calls(
         self, ref: SessionRef, outputs: Sequence[CallOutput], admit: Admit, once: Once | None = None
@@ -50,11 +66,12 @@ def _park(
     drafts: Sequence[Draft],
     progress: TurnProgress,
     outstanding: Sequence[str],
+    artifacts: Sequence[NewArtifact],
     now: int,
 ) -> list[Entry] | None:
     if (row := db.execute(QUERIES["wants_stop"], {"id": fence.turn}).fetchone()) and row[0]:
         return None
-    entries = log.append(db, fence, drafts, progress, None, now, 0).entries
+    entries = log.append(db, fence, drafts, progress, None, now, 0, artifacts).entries
     db.execute(QUERIES["park_session"], {"session_id": fence.session_id})
     db.execute(QUERIES["park_turn"], {"id": fence.turn, "outstanding": _encoded(outstanding)})
     return entries

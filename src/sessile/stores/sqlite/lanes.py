@@ -29,7 +29,8 @@ class WriteLane:
     """Group commit: one transaction for all verbs that wait; nothing is answered before its commit returns.
 
     Verbs run on the event loop: each is some microseconds of work on pages in memory, less than it costs to hand the
-    interpreter to a thread and back for every statement. What waits for the disk or for a lock runs on a thread.
+    interpreter to a thread and back for every statement. What waits for the disk or for a lock runs on a thread, and so
+    does a verb that says that it is long, with its whole batch.
 
     A verb that fails has no effect. Most verbs fail before they write; when one fails after it has written, the whole
     batch runs again with a savepoint for each verb, so verbs must be functions of the database alone.
@@ -39,6 +40,7 @@ class WriteLane:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Job] = []
+        self._long: set[asyncio.Future[Any]] = set()
         self._busy = False
         self._closed = False
         self._idle = asyncio.Event()
@@ -48,12 +50,14 @@ class WriteLane:
         self._thread.start()
         connection.execute("PRAGMA busy_timeout = 0")
 
-    def run(self, verb: Verb[Result]) -> "asyncio.Future[Result]":
-        """Queue a verb. Cancelling the future does not undo the verb."""
+    def run(self, verb: Verb[Result], *, long: bool = False) -> "asyncio.Future[Result]":
+        """Queue a verb, which is `long` when it may touch many pages. Cancelling the future does not undo the verb."""
         future: asyncio.Future[Result] = self._loop.create_future()
         if self._closed:
             future.set_exception(StorageUnavailable("The store is closed."))
             return future
+        if long:
+            self._long.add(future)
         self._waiting.append((verb, future))
         if not self._busy:
             self._busy = True
@@ -79,6 +83,27 @@ class WriteLane:
             self._run_batch(batch)
 
     def _run_batch(self, batch: list[Job]) -> None:
+        long = self._long.intersection(future for _, future in batch) if self._long else None
+        if long:
+            self._long -= long
+            self._disk.put(lambda: self._run_there(batch))
+            return
+        outcomes, to_commit = self._outcomes(batch)
+        if to_commit:
+            self._disk.put(lambda: self._commit(batch, outcomes))
+        else:
+            self._finish(outcomes)
+
+    def _run_there(self, batch: list[Job]) -> None:
+        """On the thread: run and commit a batch with a verb that is long."""
+        outcomes, to_commit = self._outcomes(batch)
+        if to_commit:
+            self._commit(batch, outcomes)
+        else:
+            self._loop.call_soon_threadsafe(self._finish, outcomes)
+
+    def _outcomes(self, batch: list[Job]) -> tuple[list[Outcome], bool]:
+        """What came of each verb, and whether there is a transaction to commit."""
         try:
             outcomes = self._run_together(batch)
             if outcomes is None:
@@ -87,9 +112,8 @@ class WriteLane:
                 outcomes = [self._run_alone(verb, future) for verb, future in batch]
         except sqlite3.Error as error:
             _roll_back(self._connection)
-            self._finish(_all_failed(batch, error))
-        else:
-            self._disk.put(lambda: self._commit(batch, outcomes))
+            return _all_failed(batch, error), False
+        return outcomes, True
 
     def _run_together(self, batch: list[Job]) -> list[Outcome] | None:
         """The outcomes of all verbs, or None when one of them failed and left something behind."""

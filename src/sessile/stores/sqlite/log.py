@@ -11,6 +11,7 @@ from sessile.rows import (
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Queued,
@@ -19,8 +20,10 @@ from sessile.rows import (
     SessionRow,
     TurnEnd,
     TurnProgress,
+    Uploaded,
 )
 from sessile.stores import rows, rules
+from sessile.stores.sqlite import artifacts as files
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite import waiting
 from sessile.stores.sqlite.opening import insert, open_turn
@@ -41,6 +44,7 @@ def accept_input(
     if_match: str | None,
     behavior: Behavior | None,
     lease: int,
+    uploaded: Uploaded | None = None,
 ) -> Claim | Rejoined | Queued:
     """`Store.accept_input` within a transaction."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
@@ -53,15 +57,19 @@ def accept_input(
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
+    if uploaded is not None and (session.running_turn is None or behavior is not None):
+        files.take(db, session, uploaded.artifacts, now)
+    told = None if uploaded is None else uploaded.event
     accepted: Claim | Queued
     if session.running_turn is not None:
         if behavior is None:
             raise rules.running(session)
-        accepted, queued = waiting.put(db, session, input, turn_id, behavior, now)
+        accepted, queued = waiting.put(db, session, input, turn_id, behavior, now, told)
         made = rules.of_waiting(queued)
     else:
         rules.check_last_event(session, if_match)
-        accepted = open_turn(db, agent, session, turn_id, ids.event_id(session.last_sequence + 1), input, now, lease)
+        event_id = ids.event_id(session.last_sequence + 1)
+        accepted = open_turn(db, agent, session, turn_id, event_id, input, now, lease, told)
         made = accepted.fence.turn
     if once is not None:
         keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)
@@ -71,6 +79,11 @@ def accept_input(
 def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined | Queued:
     if (queued := rules.waiting_of(made)) is not None:
         return waiting.again(db, session, queued)
+    return turn_again(db, session, made)
+
+
+def turn_again(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined:
+    """The turn that an idempotency key has made, as it stands."""
     turn_id, running, *event = db.execute(QUERIES["made_turn"], {"made": made}).fetchone()
     entry = rows.entry(session.key, tuple(event))
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
@@ -112,6 +125,7 @@ def append(
     end: TurnEnd | None,
     now: int,
     lease: int,
+    artifacts: Sequence[NewArtifact] = (),
 ) -> Appended:
     """`Store.append` within a transaction; with `end`, the last draft is the turn's `turn_ended`."""
     row = db.execute(QUERIES["fenced_turn"], (fence.turn, fence.session_id, fence.token)).fetchone()
@@ -120,6 +134,8 @@ def append(
     turn_id, tenant_id, session_key, head, last_event_id, steers = row
     entries = rules.placed(drafts, session_key, head, turn_id, now)
     insert(db, tenant_id, fence.session_id, entries)
+    if artifacts:
+        files.insert(db, tenant_id, fence.session_id, artifacts, now)
     last_event_id = rules.last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None

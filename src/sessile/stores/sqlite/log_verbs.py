@@ -8,9 +8,11 @@ from sessile.ports import Admit
 from sessile.rows import (
     Appended,
     Claim,
+    Cover,
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Queued,
@@ -19,9 +21,11 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    Uploaded,
 )
 from sessile.stores import rows, rules
 from sessile.stores.sqlite import log
+from sessile.stores.sqlite.compactions import covering
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
 from sessile.stores.sqlite.waiting import place_of
 from sessile.wire import codec, ids
@@ -41,10 +45,11 @@ class Logs(Verbs):
         once: Once | None = None,
         if_match: str | None = None,
         behavior: Behavior | None = None,
+        uploaded: Uploaded | None = None,
     ) -> Claim | Rejoined | Queued:
-        now = self._clock.now()
+        now, lease = self._clock.now(), self._lease
         return await self._writer.run(
-            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior, self._lease)
+            lambda db: log.accept_input(db, ref, input, turn_id, admit, now, once, if_match, behavior, lease, uploaded)
         )
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
@@ -52,12 +57,22 @@ class Logs(Verbs):
         return await self._writer.run(lambda db: log.interrupt(db, ref, now, self._lease))
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        cover: Cover | None = None,
+        artifacts: Sequence[NewArtifact] = (),
     ) -> Appended:
-        now = self._clock.now()
+        now, lease = self._clock.now(), self._lease
         if end is not None:
             drafts = [*drafts, draft(rules.turn_ended(end, progress))]
-        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))
+        if cover is not None:
+            return await self._writer.run(
+                lambda db: covering(db, fence, drafts, progress, end, cover, now, lease), long=True
+            )
+        return await self._writer.run(lambda db: log.append(db, fence, drafts, progress, end, now, lease, artifacts))
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
         return await self._readers.run(lambda db: log.read(db, locate(db, ref), query))

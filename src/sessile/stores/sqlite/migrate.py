@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sessile.ports import Clock
 from sessile.stores.queries import load_migrations, statements
+from sessile.stores.sqlite import functions
 from sessile.wire.errors import StorageUnavailable
 
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -21,6 +22,7 @@ def migrate(connection: sqlite3.Connection, clock: Clock) -> None:
     Raises StorageUnavailable when the file was written by a newer Sessile.
     """
     migrations = load_migrations("sessile.stores.sqlite")
+    functions.register(connection)
     connection.execute(_VERSIONS)
     applied = {version for (version,) in connection.execute("SELECT version FROM schema_migrations")}
     known = {version for version, _, _ in migrations}

@@ -21,11 +21,12 @@ def open_turn(
     input: Draft,
     now: int,
     lease: int,
+    told: Draft | None = None,
     waited: bool = False,
 ) -> Claim:
     """Append an input and its `turn_started` to the log of a session that does not run, and claim the turn.
 
-    `lease`: how long the claim holds, in microseconds.
+    `lease`: how long the claim holds, in microseconds. `told`: what tells of the files that came with the input.
     """
     first = session.last_sequence + 1
     started = draft(TurnStartedRecord(input_event_id=event_id))
@@ -35,8 +36,12 @@ def open_turn(
         Entry(event_id, session.key, first, turn_id, input.type, now, VISIBLE, input.body),
         Entry(ids.event_id(first + 1), session.key, first + 1, turn_id, started.type, now, VISIBLE, started.body),
     ]
+    last_event_id = event_id
+    if told is not None:
+        last_event_id = ids.event_id(first + 2)
+        entries.append(Entry(last_event_id, session.key, first + 2, turn_id, told.type, now, VISIBLE, told.body))
     insert(db, session.tenant_id, session.id, entries)
-    db.execute(QUERIES["start_turn"], (turn_id, first + 1, event_id, now, session.id))
+    db.execute(QUERIES["start_turn"], (turn_id, entries[-1].sequence, last_event_id, now, session.id))
     fence = Fence(session.id, turn or 0, 1)
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=fence, opened=entries, waited=waited)
 

@@ -36,6 +36,7 @@ CREATE TABLE agents (
     document BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    compaction TEXT,
     UNIQUE (tenant_id, key)
 );
 
@@ -62,12 +63,37 @@ CREATE TABLE sessions (
     context_usage BLOB,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
+    origin BLOB,
     UNIQUE (agent_id, key)
 );
 
 CREATE INDEX sessions_newest ON sessions (agent_id, id);
 
-CREATE INDEX sessions_running ON sessions (running_turn) WHERE running_turn IS NOT NULL;
+CREATE INDEX sessions_newest_of_tenant ON sessions (tenant_id, id);
+
+CREATE INDEX sessions_running ON sessions (tenant_id, id, running_turn) WHERE running_turn IS NOT NULL;
+
+CREATE TABLE session_terms (
+    session_id INTEGER NOT NULL,
+    term INTEGER NOT NULL,
+    tenant_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    PRIMARY KEY (session_id, term)
+) WITHOUT ROWID;
+
+CREATE INDEX session_terms_of_agent ON session_terms (agent_id, term, session_id);
+
+CREATE INDEX session_terms_of_tenant ON session_terms (tenant_id, term, session_id);
+
+CREATE INDEX sessions_idle ON sessions (updated_at + tti_minutes * 60000000)
+WHERE tti_minutes > 0 AND (running_turn IS NULL OR stop_reason = 'requires_action');
+
+-- Sessions that are being filled by a fork or an import: their rows come with the last commit. One that nobody goes on
+-- with is purged.
+CREATE TABLE copies (
+    session_id INTEGER PRIMARY KEY,
+    touched_at INTEGER NOT NULL
+);
 
 CREATE TABLE turns (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -106,6 +132,7 @@ CREATE TABLE events (
 
 CREATE UNIQUE INDEX events_log ON events (session_id, sequence);
 
+CREATE INDEX events_summaries ON events (session_id, sequence) WHERE type = 'compaction';
 CREATE TABLE inputs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant_id INTEGER NOT NULL,
@@ -116,7 +143,8 @@ CREATE TABLE inputs (
     body BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     waits INTEGER NOT NULL,
-    taken_sequence INTEGER
+    taken_sequence INTEGER,
+    upload BLOB
 );
 
 CREATE INDEX inputs_of_session ON inputs (session_id, event_id);
@@ -140,3 +168,69 @@ CREATE TABLE idempotency (
 ) WITHOUT ROWID;
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
+
+CREATE TABLE secrets (
+    session_id INTEGER NOT NULL,
+    agent_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (session_id, agent_id, name)
+) WITHOUT ROWID;
+
+CREATE TABLE secrets_key (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    key_id TEXT NOT NULL
+);
+
+CREATE TABLE artifacts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id INTEGER NOT NULL,
+    session_id INTEGER NOT NULL,
+    artifact_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    content_type TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    ttl_days INTEGER,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    UNIQUE (session_id, artifact_id)
+);
+
+CREATE INDEX artifacts_newest ON artifacts (session_id, id);
+
+CREATE INDEX artifacts_of_file ON artifacts (sha256, tenant_id);
+
+CREATE INDEX artifacts_expiring ON artifacts (expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE tool_servers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    document BLOB NOT NULL,
+    secret BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (tenant_id, key)
+);
+
+CREATE INDEX tool_servers_newest ON tool_servers (tenant_id, id);
+
+CREATE TABLE tools (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id INTEGER NOT NULL,
+    server_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    name TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    document BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    UNIQUE (tenant_id, key)
+);
+
+CREATE INDEX tools_newest ON tools (tenant_id, id);
+
+CREATE UNIQUE INDEX tools_of_server ON tools (server_id, name);

@@ -7,16 +7,25 @@ import time
 from pathlib import Path
 from typing import Self
 
+from sessile.domain.copies import renamed, renamed_within
 from sessile.ports import Clock
 from sessile.rows import LEASE_SECONDS
 from sessile.stores import rules
+from sessile.stores.sqlite import functions
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
+from sessile.stores.sqlite.artifacts import Artifacts
 from sessile.stores.sqlite.client_tools import ClientTools
+from sessile.stores.sqlite.compactions import Compactions
+from sessile.stores.sqlite.copies import Copies, give_up_stale
+from sessile.stores.sqlite.imports import Imports
 from sessile.stores.sqlite.input_verbs import Inputs
 from sessile.stores.sqlite.log_verbs import Logs
 from sessile.stores.sqlite.migrate import migrate
+from sessile.stores.sqlite.secrets import Secrets
+from sessile.stores.sqlite.session_search import SessionSearch
 from sessile.stores.sqlite.sessions import Sessions
+from sessile.stores.sqlite.tool_servers import ToolServers
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.stores.sqlite.visibility import Visibilities
 from sessile.wire.errors import StorageUnavailable
@@ -26,7 +35,22 @@ _OPEN_SECONDS = 10.0
 _PURGE_SLICE = 100
 
 
-class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
+class SqliteStore(
+    Accounts,
+    Agents,
+    Sessions,
+    SessionSearch,
+    Copies,
+    Imports,
+    Logs,
+    Inputs,
+    ClientTools,
+    Visibilities,
+    Compactions,
+    Secrets,
+    Artifacts,
+    ToolServers,
+):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 
     @classmethod
@@ -46,8 +70,8 @@ class SqliteStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibil
         await self._writer.run(lambda db: db.execute(QUERIES["touch"]) and None)
 
     async def purge(self) -> bool:
-        expired = rules.expired(self._clock.now())
-        return await self._writer.run(lambda db: _purge_slice(db, expired))
+        now = self._clock.now()
+        return await self._writer.run(lambda db: _purge_slice(db, now))
 
 
 def _connect_all(path: Path, clock: Clock) -> list[sqlite3.Connection]:
@@ -67,6 +91,8 @@ def _connect_once(path: Path, clock: Clock) -> list[sqlite3.Connection]:
     with contextlib.ExitStack() as opened:
         writer = opened.enter_context(contextlib.closing(_connect(path)))
         migrate(writer, clock)
+        writer.create_function("renamed", 2, renamed, deterministic=True)
+        writer.create_function("renamed_within", 2, renamed_within, deterministic=True)
         readers = [_connect(path, "PRAGMA query_only = ON") for _ in range(1 + _READERS)]
         opened.pop_all()
         return [writer, *readers]
@@ -82,23 +108,29 @@ def _connect(path: Path, *settings: str) -> sqlite3.Connection:
         *settings,
     ):
         connection.execute(setting)
+    functions.register(connection)
     return connection
 
 
-def _purge_slice(db: sqlite3.Connection, expired: int) -> bool:
+def _purge_slice(db: sqlite3.Connection, now: int) -> bool:
     row = db.execute(QUERIES["next_purge"]).fetchone()
     if row is None:
-        keys = db.execute(QUERIES["purge_idempotent"], {"expired": expired, "slice": _PURGE_SLICE}).rowcount
-        return keys == _PURGE_SLICE
+        give_up_stale(db, now)
+        values = {"expired": rules.expired(now), "slice": _PURGE_SLICE}
+        return db.execute(QUERIES["purge_idempotent"], values).rowcount == _PURGE_SLICE
     purge_id, agent_id, session_id = row
-    values = {"agent_id": agent_id, "session_id": session_id, "slice": _PURGE_SLICE}
+    slice = {"agent_id": agent_id, "session_id": session_id, "slice": _PURGE_SLICE}
     if agent_id is not None:
-        db.execute(QUERIES["purge_sessions_later"], values)
-        removed = db.execute(QUERIES["purge_sessions"], values).rowcount
+        db.execute(QUERIES["purge_sessions_later"], slice)
+        removed = db.execute(QUERIES["purge_sessions"], slice).rowcount
     else:
-        removed = db.execute(QUERIES["purge_events"], values).rowcount
-        removed = max(removed, db.execute(QUERIES["purge_turns"], values).rowcount)
-        removed = max(removed, db.execute(QUERIES["purge_inputs"], values).rowcount)
+        of_session = {**slice, "scope": rules.inputs_of(session_id)}
+        removed = max(
+            db.execute(QUERIES[query], of_session).rowcount
+            for query in ("purge_events", "purge_turns", "purge_inputs", "purge_keys_of_inputs", "expire_artifacts")
+        )
+        db.execute(QUERIES["delete_terms"], slice)
+        db.execute(QUERIES["delete_session_secrets"], slice)
     if removed < _PURGE_SLICE:
         db.execute(QUERIES["end_purge"], {"id": purge_id})
     return True

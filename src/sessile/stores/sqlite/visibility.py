@@ -6,6 +6,7 @@ from sessile.domain import visibility
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.rows import SessionRef, SessionRow, Shown
 from sessile.stores import rows
+from sessile.stores.sqlite import artifacts, compactions
 from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, session_row
 from sessile.wire import ids
@@ -38,8 +39,11 @@ def _set_hidden(db: sqlite3.Connection, ref: SessionRef, event_id: str, hidden: 
 def _delete(db: sqlite3.Connection, ref: SessionRef, event_id: str, now: int) -> Shown:
     session, entry = _changeable(db, ref, event_id)
     left = visibility.erased(entry.event())
+    if entry.type == "artifact_upload":
+        artifacts.expire(db, session.id, entry.body)
     place = {"session_id": session.id, "sequence": entry.sequence}
     db.execute(QUERIES["erase_event"], place | {"hidden": DELETED, "body": left.body})
+    compactions.mark_stale(db, session, entry.sequence)
     record = _note(db, session, EventDeletedRecord(event_id=event_id), now)
     return Shown(session.id, _entry(db, session, entry.sequence), [record])
 

@@ -1,0 +1,73 @@
+"""`sessile secrets`: list, set, remove over HTTP; rotate-key on a data folder. A value is never an argument."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from sessile.cli import output
+from sessile.cli.options import AgentKey, ApiKey, ConfigFile, Data, Json, Url
+from sessile.cli.remote import server
+from sessile.compose import rotate_secrets_key
+from sessile.config import load
+
+app = typer.Typer(
+    help="""Secrets of agents: list, set, remove; rotate their key.
+
+    Example: sessile secrets list helper
+    """,
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the secret.")]
+
+
+@app.command("list")
+def list_(agent: AgentKey, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """List the names of an agent's secrets.
+
+    Example: sessile secrets list helper
+    """
+    with server(url, api_key) as client:
+        names = list(client.agents.get_secrets(agent))
+    output.listing(names, [output.Column("NAME", lambda name: name)], output.Cut(None), as_json=as_json)
+
+
+@app.command("set")
+def set_(agent: AgentKey, name: Name, url: Url = None, api_key: ApiKey = None) -> None:
+    """Set a secret of an agent: to what is typed, unseen, or to the first line of standard input.
+
+    Example: sessile secrets set helper shop_token < token.txt
+    """
+    if sys.stdin.isatty():
+        value = typer.prompt("Value", hide_input=True, err=True)
+    else:
+        value = sys.stdin.readline().rstrip("\r\n")
+    with server(url, api_key) as client:
+        client.agents.update_secrets(agent, {name: value})
+    output.remark(f"{name} is set.")
+
+
+@app.command()
+def remove(agent: AgentKey, name: Name, url: Url = None, api_key: ApiKey = None) -> None:
+    """Remove a secret of an agent.
+
+    Example: sessile secrets remove helper shop_token
+    """
+    with server(url, api_key) as client:
+        client.agents.update_secrets(agent, {name: None})
+    output.remark(f"{name} is removed.")
+
+
+@app.command()
+def rotate_key(data: Data = None, config: ConfigFile = None) -> None:
+    """Encrypt all secrets of a data folder with a new key, also beside a running server.
+
+    The old key is forgotten when nothing needs it any more. One that was cut off is finished by the next one.
+
+    Example: sessile secrets rotate-key
+    """
+    moved = asyncio.run(rotate_secrets_key(load(config, {"data": data})))
+    output.remark(f"A new key is in use; {moved} secrets were encrypted anew.")

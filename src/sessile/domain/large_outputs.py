@@ -1,0 +1,40 @@
+"""Outputs of tools that are larger than an agent wants its model to read. Pure."""
+
+from typing import Any
+
+from sessile.wire import codec
+from sessile.wire.agents import ToolOutputOffloading
+
+CHARS_PER_TOKEN = 4
+"""How many bytes of an output a token of the window stands for, as the Agents v2 contract estimates."""
+DEFAULT_PERCENTAGE = 0.25
+DEFAULT_HEADROOM = 0.7
+MIN_BYTES, MAX_BYTES = 1_024, 256 * 1024
+"""Between these lies the threshold, unless the agent sets other bounds."""
+_REMARK = "The output was too large and was cut here; %d of its %d bytes are shown."
+
+
+def threshold(configuration: ToolOutputOffloading | None, context_window: int) -> int | None:
+    """How many bytes an output may have, or None when the agent sets no bound."""
+    if configuration is None or not configuration.enabled:
+        return None
+    share = configuration.context_percentage or DEFAULT_PERCENTAGE
+    least = configuration.min_threshold_bytes or MIN_BYTES
+    most = configuration.max_threshold_bytes or max(MAX_BYTES, least)
+    return max(min(int(context_window * CHARS_PER_TOKEN * share), most), least)
+
+
+def headroom(configuration: ToolOutputOffloading | None) -> float:
+    """What share of the threshold is kept of an output that passes it."""
+    return (configuration.headroom_percentage if configuration else None) or DEFAULT_HEADROOM
+
+
+def fitted(result: dict[str, Any], limit: int | None, kept_share: float = DEFAULT_HEADROOM) -> dict[str, Any]:
+    """The result, or the start of its JSON with a remark when it has more than `limit` bytes."""
+    if limit is None:
+        return result
+    encoded = codec.encode(result)
+    if len(encoded) <= limit:
+        return result
+    kept = encoded[: int(limit * kept_share)].decode("utf-8", "ignore")
+    return {"truncated": True, "remark": _REMARK % (len(kept.encode()), len(encoded)), "content": kept}

@@ -1,0 +1,192 @@
+"""An exported session as bytes: written line by line, and read again with every rule of a transcript checked. Pure."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from sessile.domain import copies
+from sessile.domain.log import COMPACTED, DELETED, HIDDEN, VISIBLE, Entry, draft
+from sessile.domain.transcript import TranscriptCheck
+from sessile.domain.visibility import erased
+from sessile.wire import codec, ids
+from sessile.wire.errors import InvalidJson, InvalidRequest, NotSupported, TooLarge, TranscriptInvalid
+from sessile.wire.events import RECORD_TYPES, VISIBILITY_TYPES, AnyEvent
+from sessile.wire.limits import MAX_IMPORT_BYTES, MAX_IMPORT_EVENTS, MAX_IMPORT_LINE_BYTES
+from sessile.wire.portable import AgentLine, EndLine, EventLine, FileLine, Line, SessionLine
+
+_LINE: Any = Line  # a union is no `type` to the type checker
+_TURN_ID = re.compile(r"trn_[0-9a-f]{20}")
+_WHY = {COMPACTED: "compacted", DELETED: "deleted"}
+_VISIBILITY = {why: visibility for visibility, why in _WHY.items()}
+_STARTS = {
+    **dict.fromkeys((VISIBLE, HIDDEN), b'{"kind":"event","event":'),
+    **{visibility: b'{"kind":"event","visibility":"%s","event":' % why.encode() for visibility, why in _WHY.items()},
+}
+
+
+class Export:
+    """The lines of one session."""
+
+    def __init__(self) -> None:
+        self._digest = sha256()
+        self._events = 0
+
+    def head(self, session: SessionLine, agent: AgentLine) -> bytes:
+        """The first two lines."""
+        return self._lines([codec.encode(session), codec.encode(agent)])
+
+    def events(self, entries: Sequence[Entry]) -> bytes:
+        """A line for each event."""
+        self._events += len(entries)
+        return self._lines([_STARTS[entry.visibility] + entry.json + b"}" for entry in entries])
+
+    def end(self) -> bytes:
+        """The last line."""
+        return codec.encode(EndLine(events=self._events, sha256=self._digest.hexdigest())) + b"\n"
+
+    def _lines(self, lines: list[bytes]) -> bytes:
+        data = b"".join(line + b"\n" for line in lines)
+        self._digest.update(data)
+        return data
+
+
+class Import:
+    """Takes the bytes of an export as they come, and gives its events as they are complete.
+
+    What is wrong is raised with the number of its line: InvalidRequest for a file that is no export, NotSupported for
+    what this server does not take, TranscriptInvalid for events that no session may have; TooLarge for the whole.
+    """
+
+    def __init__(self) -> None:
+        self.session: SessionLine | None = None
+        """The first line, once it was read."""
+        self.ended = False
+        self._check = TranscriptCheck()
+        self._digest = sha256()
+        self._rest = b""
+        self._number = self._size = self._events = 0
+        self._turn: list[AnyEvent] = []
+        """The events since the last turn has ended."""
+
+    def feed(self, data: bytes) -> Iterator[Entry]:
+        """The events of the lines that `data` completes."""
+        self._size += len(data)
+        if self._size > MAX_IMPORT_BYTES:
+            raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes.")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            entry = self._take(line)
+            if entry is not None:
+                yield entry
+        if len(self._rest) > MAX_IMPORT_LINE_BYTES:
+            self._number += 1
+            raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
+
+    def end(self, repair: bool, now: int) -> list[Entry]:
+        """At the end of the file: with `repair`, the events that end a turn which the export leaves open."""
+        if not self.ended or self._rest:
+            self._number += 1
+            raise self._wrong("The export ends here without its last line.")
+        ending = copies.ending(self._turn)
+        if ending.turn_id is None:
+            return []
+        if not repair:
+            last = self._turn[-1]
+            raise TranscriptInvalid(
+                f"The turn {ending.turn_id} has not ended at sequence {last.sequence}, event {last.id}. "
+                "It can be ended here: ask for a repair."
+            )
+        head = self._check.state.last_sequence
+        return [
+            Entry(ids.event_id(sequence), "", sequence, ending.turn_id, item.type, now, VISIBLE, item.body)
+            for sequence, item in enumerate(map(draft, ending.events), head + 1)
+        ]
+
+    def _take(self, line: bytes) -> Entry | None:
+        self._number += 1
+        if len(line) > MAX_IMPORT_LINE_BYTES:
+            raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
+        if self.ended:
+            raise self._wrong("The export has ended before this line.")
+        item = self._parsed(line)
+        if self._number == 1 or isinstance(item, SessionLine):
+            if self._number != 1 or not isinstance(item, SessionLine):
+                raise self._wrong("The first line, and no other, is the session.")
+            self.session = item
+        elif self._number == 2 or isinstance(item, AgentLine):
+            if self._number != 2 or not isinstance(item, AgentLine):
+                raise self._wrong("The second line, and no other, is the agent.")
+        elif isinstance(item, FileLine):
+            raise NotSupported(f"Line {self._number}: files cannot be imported yet.")
+        elif isinstance(item, EndLine):
+            self._close(item)
+        if not self.ended:
+            self._digest.update(line + b"\n")
+        return self._event(item) if isinstance(item, EventLine) else None
+
+    def _parsed(self, line: bytes) -> Line:
+        try:
+            item: Line = codec.convert(codec.decode(line), _LINE)
+        except InvalidJson as error:
+            raise self._wrong(error.message.replace("The body", "The line", 1)) from None
+        except InvalidRequest as error:
+            raise self._wrong(error.message) from None
+        return item
+
+    def _close(self, line: EndLine) -> None:
+        self.ended = True
+        if line.events != self._events:
+            raise self._wrong(f"The export has {self._events} events, and its last line says {line.events}.")
+        if line.sha256 != self._digest.hexdigest():
+            raise self._wrong("The lines before are not those that were exported: their SHA-256 is another.")
+
+    def _event(self, line: EventLine) -> Entry:
+        event = line.event
+        self._events += 1
+        if self._events > MAX_IMPORT_EVENTS:
+            raise self._wrong(f"There are more than {MAX_IMPORT_EVENTS} events.")
+        kind = str(event.__struct_config__.tag)
+        in_turn = event.turn_id == "" if kind in VISIBILITY_TYPES else _TURN_ID.fullmatch(event.turn_id)
+        if ids.sequence_of(event.id) != event.sequence or not in_turn:
+            raise self._wrong("The id of the event, or of its turn, is not one that a server of this kind makes.")
+        visibility = self._visibility(line, kind)
+        for violation in self._check.feed(event):
+            raise TranscriptInvalid(
+                f"Line {self._number}, sequence {violation.sequence}, event {violation.event_id}: "
+                f"{violation.rule}: {violation.message}"
+            )
+        if kind == "turn_ended":
+            self._turn.clear()
+        self._turn.append(event)
+        bare = replace(event, id="", session_key="", created_at="", sequence=0, turn_id="", hidden=False)
+        body = (erased(bare) if visibility == DELETED else draft(bare)).body
+        return Entry(event.id, "", event.sequence, event.turn_id, kind, self._micros(event), visibility, body)
+
+    def _visibility(self, line: EventLine, kind: str) -> int:
+        if not line.event.hidden:
+            if line.visibility is UNSET:
+                return VISIBLE
+            raise self._wrong("An event that is not hidden has no visibility.")
+        visibility = HIDDEN if line.visibility is UNSET else _VISIBILITY[line.visibility]
+        if visibility == DELETED and kind in RECORD_TYPES:
+            raise self._wrong("A record is never deleted.")
+        return visibility
+
+    def _micros(self, event: AnyEvent) -> int:
+        try:
+            time = datetime.fromisoformat(event.created_at)
+            micros = int(time.replace(microsecond=0).timestamp()) * 1_000_000 + time.microsecond
+            if time.tzinfo is not None and codec.rfc3339(micros) == event.created_at:
+                return micros
+        except (ValueError, OverflowError, OSError):
+            pass
+        raise self._wrong("The time of the event is not one such as 2026-01-31T09:30:00.000000Z.")
+
+    def _wrong(self, reason: str) -> InvalidRequest:
+        field = f"line {self._number}"
+        return InvalidRequest(f"{field}: {reason}", field_errors={field: reason})

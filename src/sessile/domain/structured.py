@@ -1,0 +1,159 @@
+"""Structured output: which JSON schemas an agent may ask for, and whether an answer follows one. Pure.
+
+A schema is written by one caller and run on what a model wrote, so it must be cheap to run, whatever it says: no other
+document is fetched, patterns run in linear time, and `$ref` may neither go round in a circle nor multiply.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from sessile.domain.messages import OutputSchema
+from sessile.wire import codec
+from sessile.wire.errors import InvalidJson
+from sessile.wire.limits import MAX_JSON_DEPTH, MAX_OUTPUT_SCHEMA_BYTES, MAX_OUTPUT_SCHEMA_NODES
+
+_FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+"""Keywords whose values are data, not schemas."""
+_OTHER_BASES = ("$id", "id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
+"""Keywords that would let a `$ref` mean something else than a place in this document."""
+_MAX_MESSAGE_CHARS = 500
+_MAX_PROBLEMS = 5
+_INSTRUCTION = (
+    "Give your final answer as JSON alone, without any other text, valid against this JSON schema ({name}):\n{schema}"
+)
+_REPAIR = "Your answer does not follow the JSON schema: {problem}\nAnswer again with the corrected JSON alone."
+
+
+class Output(Struct, frozen=True):
+    """The output that the first step of an agent asks for, ready to check answers."""
+
+    schema: OutputSchema
+    instruction: str
+    """What a model is told about it."""
+    unusable: str | None
+    """Why it cannot be run: an agent may be older than the rules for schemas."""
+    _validator: Any = None
+
+    def read(self, text: str) -> tuple[Any, str | None]:
+        """What an answer holds, and None; or what is wrong with it."""
+        fenced = _FENCED.match(text)
+        try:
+            content = codec.decode((fenced[1] if fenced else text.strip()).encode())
+        except (InvalidJson, UnicodeEncodeError) as error:
+            return None, str(error).replace("The body", "The answer", 1)[:_MAX_MESSAGE_CHARS]
+        problems = [
+            _told(error) for error, _ in zip(self._validator.iter_errors(content), range(_MAX_PROBLEMS), strict=False)
+        ]
+        return content, " ".join(problems)[:_MAX_MESSAGE_CHARS] or None
+
+
+def output(parser: dict[str, Any]) -> Output | None:
+    """The output that an `output_parser` of a stored document asks for; None: plain text."""
+    if parser["type"] != "structured":
+        return None
+    spec = parser["json_schema"]
+    schema = OutputSchema(spec["name"], spec["schema"], spec.get("description"), spec.get("strict"))
+    if (reason := schema_error(schema.schema)) is not None:
+        return Output(schema, "", reason)
+    text = codec.encode(schema.schema).decode()
+    return Output(schema, _INSTRUCTION.format(name=schema.name, schema=text), None, _validator(schema.schema))
+
+
+def repair(problem: str) -> str:
+    """What a model is told about an answer that cannot be taken."""
+    return _REPAIR.format(problem=problem)
+
+
+def schema_error(schema: dict[str, Any]) -> str | None:
+    """Why an agent may not ask for output of this schema, if it may not."""
+    if len(codec.encode(schema)) > MAX_OUTPUT_SCHEMA_BYTES:
+        return f"The schema is larger than {MAX_OUTPUT_SCHEMA_BYTES} bytes."
+    if "$schema" in schema and not isinstance(schema["$schema"], str):
+        return "$schema must be a string."
+    try:
+        _Expansion(schema).count(schema, ())
+        _validator(schema)
+    except _Refused as refused:
+        return str(refused)
+    except ValueError as error:
+        return f"This is no JSON schema: {_told(error)}"[:_MAX_MESSAGE_CHARS]
+    return None
+
+
+class _Refused(Exception):
+    """A schema that could cost more than any answer is worth."""
+
+
+class _Expansion:
+    """Counts what a schema is when every reference in it is written out."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._nodes = 0
+
+    def count(self, node: Any, within: tuple[str, ...]) -> None:
+        """Walk a schema. Raises _Refused for what goes round in a circle, multiplies, or leads elsewhere."""
+        self._nodes += 1
+        if self._nodes > MAX_OUTPUT_SCHEMA_NODES:
+            raise _Refused(f"The schema has more than {MAX_OUTPUT_SCHEMA_NODES} parts, references written out.")
+        if isinstance(node, list):
+            for child in node:
+                self.count(child, within)
+        if not isinstance(node, dict):
+            return
+        for keyword in _OTHER_BASES:
+            if isinstance(node.get(keyword), str):
+                raise _Refused(f"{keyword} is not supported.")
+        for keyword, child in node.items():
+            if keyword == "$ref" and isinstance(child, str):
+                self._follow(child, within)
+            elif keyword != "$defs" and keyword != "definitions" and keyword not in _VALUES:
+                self.count(child, within)
+
+    def _follow(self, reference: str, within: tuple[str, ...]) -> None:
+        if not reference.startswith("#"):
+            raise _Refused(f"$ref {reference[:100]!r} leads out of the schema; nothing is fetched.")
+        if len(within) == MAX_JSON_DEPTH:
+            raise _Refused(f"References lead from one to the next deeper than {MAX_JSON_DEPTH} levels.")
+        if reference in within:
+            raise _Refused(f"$ref {reference[:100]!r} goes round in a circle.")
+        self.count(self._target(reference), (*within, reference))
+
+    def _target(self, reference: str) -> Any:
+        node: Any = self._root
+        for part in _parts(reference):
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+            elif isinstance(node, dict) and part in node:
+                node = node[part]
+            else:
+                raise _Refused(f"$ref {reference[:100]!r} leads nowhere.")
+        return node
+
+
+def _parts(reference: str) -> Iterator[str]:
+    pointer = reference[1:]
+    if (pointer and not pointer.startswith("/")) or "%" in pointer:
+        raise _Refused(f"$ref {reference[:100]!r} is no plain pointer into the schema.")
+    for part in pointer.split("/")[1:]:
+        yield part.replace("~1", "/").replace("~0", "~")
+
+
+def _validator(schema: dict[str, Any]) -> Any:
+    """Raises ValueError for what is no schema. The library is loaded when first needed: it takes 5 MB and some time."""
+    import jsonschema_rs
+
+    try:
+        return jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+    except jsonschema_rs.ReferencingError as error:
+        raise ValueError(str(error)) from None
+
+
+def _told(error: Exception) -> str:
+    message = getattr(error, "message", None) or str(error)
+    path = "/".join(map(str, getattr(error, "instance_path", ())))
+    return f"{message} (at /{path})." if path else f"{message}."

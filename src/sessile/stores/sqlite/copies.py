@@ -1,0 +1,321 @@
+"""Copies of sessions in SQLite, made in many short transactions.
+
+A copy is filled under an internal id that no session has, so that nobody sees it; its session's row comes with the last
+transaction. A copy that nobody goes on with stays in `copies`, and the purge takes it.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator, Sequence
+from os import urandom
+from typing import Any
+
+from msgspec import Struct
+
+from sessile.domain import copies
+from sessile.domain.log import VISIBLE, Entry, draft
+from sessile.ports import Clock, Seal
+from sessile.rows import LEASE_SECONDS, EventQuery, NewSession, Once, SessionRef, SessionRow
+from sessile.stores import rows, rules
+from sessile.stores.sqlite import log, secrets, terms
+from sessile.stores.sqlite import once as keys
+from sessile.stores.sqlite.lanes import WriteLane
+from sessile.stores.sqlite.opening import insert as insert_entries
+from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, one, place, session_row
+from sessile.stores.sqlite.waiting import place_of
+from sessile.wire import codec, ids
+from sessile.wire.errors import InvalidRequest, KeyTaken, NotFound, StorageUnavailable
+from sessile.wire.limits import MAX_FORK_EVENTS
+
+STALE_SECONDS = 600
+"""Seconds after which a copy that nobody has gone on with is given up."""
+_SLICE_EVENTS = 800
+_SLICE_BYTES = 1024 * 1024
+_SLICE_TURNS = 1000
+_TAIL = 100
+_REFERRING = f",{','.join(sorted(copies.REFERRING))},"
+
+
+class _Source(Struct, frozen=True):
+    """The session that is copied, and where the copy ends."""
+
+    session: SessionRow
+    cut: int
+
+
+class _Plan(Struct, frozen=True, kw_only=True):
+    """What the log of the source says before anything of it is copied."""
+
+    edges: list[int]
+    """The last event of each slice."""
+    turn_edges: list[int]
+    usages: list[bytes]
+    ending: copies.Ending
+
+
+class Copies(Verbs):
+    """Verbs of the `Store` port."""
+
+    def __init__(
+        self, connections: list[sqlite3.Connection], clock: Clock, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        super().__init__(connections, clock, lease_seconds)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def fork_session(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str | None,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow:
+        async with self._one_at_a_time:
+            made, now = None, self._clock.now()
+            begun = await self._writer.run(
+                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, now)
+            )
+            if isinstance(begun, SessionRow):
+                return begun
+            copy_id, origin = begun
+            try:
+                made = await self._fill(copy_id, origin, tenant_id, agent_key, new, once, seal)
+            finally:
+                if made is None:
+                    give_up(self._writer, copy_id)
+            return made
+
+    async def _fill(
+        self,
+        copy_id: int,
+        source: _Source,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        once: Once | None,
+        seal: Seal | None,
+    ) -> SessionRow:
+        plan = await self._readers.run(lambda db: _plan(db, source))
+        fixed = {
+            "copy_id": copy_id,
+            "source_id": source.session.id,
+            "cut": source.cut,
+            "salt": urandom(copies.SALT_BYTES),
+            "referring": _REFERRING,
+        }
+        for query, edges in (("copy_turns", plan.turn_edges), ("copy_events", plan.edges)):
+            after = 0
+            for until in edges:
+                values = fixed | {"after": after, "until": until, "now": self._clock.now()}
+                await self._writer.run(lambda db, query=query, values=values: _copy_slice(db, query, values))  # type: ignore[misc]
+                after = until
+        now = self._clock.now()
+
+        def finish(db: sqlite3.Connection) -> SessionRow:
+            return _finish_fork(db, fixed | {"now": now}, source, plan, tenant_id, agent_key, new, once, seal)
+
+        return await self._writer.run(finish)
+
+
+def give_up(writer: WriteLane, copy_id: int) -> None:
+    """Let the purge remove what was copied; when even that cannot be stored, it finds the copy later by its age."""
+    given_up = writer.run(lambda db: _give_up(db, copy_id))
+    given_up.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def begin(db: sqlite3.Connection, now: int) -> int:
+    """Start to fill a session: the internal id that it will have."""
+    row = db.execute(QUERIES["next_session_id"]).fetchall() or db.execute(QUERIES["first_session_id"]).fetchall()
+    copy_id: int = row[0][0]
+    db.execute(QUERIES["begin_copy"], {"copy_id": copy_id, "now": now})
+    return copy_id
+
+
+def touch(db: sqlite3.Connection, copy_id: int, now: int) -> None:
+    """Go on to fill a session. Raises StorageUnavailable when it was given up because that took too long."""
+    if db.execute(QUERIES["touch_copy"], {"copy_id": copy_id, "now": now}).rowcount == 0:
+        raise StorageUnavailable("The copy took too long and was given up; nothing was changed.")
+
+
+def free(db: sqlite3.Connection, tenant_id: int, agent_key: str, key: str) -> None:
+    """Raise NotFound unless the agent is there, KeyTaken unless it has no session of this key."""
+    one(db, "get_agent_id", {"tenant_id": tenant_id, "key": agent_key}, "agent", agent_key)
+    found = db.execute(QUERIES["locate_session"], place(SessionRef(tenant_id, agent_key, key))).fetchone()
+    if found is not None:
+        message = f"The session key {key!r} is already in use."
+        raise KeyTaken(message, field_errors={"key": message})
+
+
+def finish(
+    db: sqlite3.Connection, copy_id: int, now: int, tenant_id: int, agent_key: str, values: dict[str, Any]
+) -> int:
+    """The session is filled: it is there from this commit on. Returns the internal id of its agent."""
+    touch(db, copy_id, now)
+    values = values | {"copy_id": copy_id, "tenant_id": tenant_id, "agent_key": agent_key, "now": now}
+    row = insert(db, "insert_copied_session", "session", values)
+    if row is None:
+        raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
+    agent_id: int = row[0]
+    terms.keep(db, copy_id, tenant_id, agent_id, values["metadata"])
+    db.execute(QUERIES["end_copy"], {"copy_id": copy_id})
+    return agent_id
+
+
+def settings(new: NewSession) -> dict[str, Any]:
+    """The columns of a session that its caller chose."""
+    return {name: getattr(new, name) for name in new.__struct_fields__}
+
+
+def give_up_stale(db: sqlite3.Connection, now: int) -> None:
+    """Let the purge remove copies that nobody goes on with: their process has gone."""
+    stale = {"stale": now - STALE_SECONDS * 1_000_000}
+    if db.execute(QUERIES["purge_stale_copies_later"], stale).rowcount:
+        db.execute(QUERIES["end_stale_copies"], stale)
+
+
+def _give_up(db: sqlite3.Connection, copy_id: int) -> None:
+    if db.execute(QUERIES["end_copy"], {"copy_id": copy_id}).rowcount:
+        db.execute(QUERIES["purge_session_later"], {"session_id": copy_id})
+
+
+def _begin_fork(
+    db: sqlite3.Connection,
+    tenant_id: int,
+    agent_key: str,
+    new: NewSession,
+    source: SessionRef,
+    up_to: str | None,
+    once: Once | None,
+    now: int,
+) -> SessionRow | tuple[int, _Source]:
+    if once is not None and (made := keys.made(db, tenant_id, rules.SESSIONS, once, now)) is not None:
+        return rows.session(keys.still(db, "made_session", made, once))
+    free(db, tenant_id, agent_key, new.key)
+    session = session_row(db, source)
+    cut = session.last_sequence if up_to is None else _cut(db, session.id, up_to)
+    if cut > MAX_FORK_EVENTS:
+        reason = f"The log has {cut} events up to there; at most {MAX_FORK_EVENTS} can be forked."
+        raise InvalidRequest(f"from_session: {reason}", field_errors={"from_session": reason})
+    return begin(db, now), _Source(session, cut)
+
+
+def _cut(db: sqlite3.Connection, source_id: int, event_id: str) -> int:
+    """The last place of the log that a fork up to this event has."""
+    waited = ids.is_waiting(event_id)
+    sequence = (place_of(db, source_id, event_id) if waited else ids.sequence_of(event_id)) or 0
+    found = [
+        rows.entry("", row)
+        for at in (sequence, sequence + 1)
+        if (row := db.execute(QUERIES["get_event"], {"session_id": source_id, "sequence": at}).fetchone())
+    ]
+    if not found or (found[0].id != event_id and not waited):
+        reason = f"{event_id[:100]!r} is no event of that session."
+        field = "from_session.include_up_to_event_id"
+        raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+
+
+def _plan(db: sqlite3.Connection, source: _Source) -> _Plan:
+    values = {"source_id": source.session.id, "cut": source.cut}
+    turns = db.execute(QUERIES["turns_up_to"], values).fetchall()
+    ending = copies.ending([entry.event() for entry in _tail(db, source)])
+    return _Plan(
+        edges=list(_edges(db.execute(QUERIES["sizes_of_events"], values))),
+        turn_edges=[turn[0] for turn in (*turns[_SLICE_TURNS - 1 :: _SLICE_TURNS], *turns[-1:])],
+        usages=[rows.stored_json(usage) for _, _, usage in (turns[:-1] if ending.turn_id else turns)],
+        ending=ending,
+    )
+
+
+def _edges(sizes: Iterator[tuple[int, int]]) -> Iterator[int]:
+    """Where slices end, so that none holds the writer for long."""
+    events = total = sequence = 0
+    for sequence, size in sizes:
+        events, total = events + 1, total + size
+        if events == _SLICE_EVENTS or total >= _SLICE_BYTES:
+            yield sequence
+            events = total = 0
+    if events:
+        yield sequence
+
+
+def _tail(db: sqlite3.Connection, source: _Source) -> Sequence[Entry]:
+    """The last events of the log, as many as its ending follows from."""
+    entries: list[Entry] = []
+    cursor: int | None = source.cut + 1
+    while cursor is not None and not copies.complete(entries):
+        query = EventQuery(cursor=cursor, limit=_TAIL, order="desc", records=True, include_deleted=True)
+        page = log.read(db, source.session.id, query)
+        entries += page.rows
+        cursor = page.next
+    return entries[::-1]
+
+
+def _copy_slice(db: sqlite3.Connection, query: str, values: dict[str, Any]) -> None:
+    touch(db, values["copy_id"], values["now"])
+    _check_source(db, values["source_id"])
+    db.execute(QUERIES[query], values)
+
+
+def _check_source(db: sqlite3.Connection, source_id: int) -> None:
+    """Raise NotFound when the source is gone: its events are being removed."""
+    one(db, "is_there", {"session_id": source_id}, "session", "that is to be forked")
+
+
+def _finish_fork(
+    db: sqlite3.Connection,
+    fixed: dict[str, Any],
+    source: _Source,
+    plan: _Plan,
+    tenant_id: int,
+    agent_key: str,
+    new: NewSession,
+    once: Once | None,
+    seal: Seal | None,
+) -> SessionRow:
+    copy_id, now, salt, state = fixed["copy_id"], fixed["now"], fixed["salt"], plan.ending.state
+    if once is not None and (made := keys.made(db, tenant_id, rules.SESSIONS, once, now)) is not None:
+        _give_up(db, copy_id)
+        return rows.session(keys.still(db, "made_session", made, once))
+    _check_source(db, source.session.id)
+    last_event_id = state.last_event_id and copies.renamed(state.last_event_id, salt)
+    head = source.cut
+    if plan.ending.turn_id is not None:
+        turn_id = copies.renamed(plan.ending.turn_id, salt)
+        closing = _closing(plan.ending, head, turn_id, salt, now)
+        insert_entries(db, tenant_id, copy_id, closing)
+        db.execute(QUERIES["break_off_copied_turn"], {"copy_id": copy_id, "turn_id": turn_id, "now": now})
+        head, last_event_id = closing[-1].sequence, rules.last_shown(closing)
+    at_head = head == source.session.last_sequence
+    values = settings(new) | {
+        "stop_reason": state.stop_reason,
+        "last_sequence": head,
+        "last_event_id": last_event_id,
+        "usage": codec.encode(copies.total(plan.usages)),
+        "context_usage": source.session.context_usage if at_head else None,
+    }
+    agent_id = finish(db, copy_id, now, tenant_id, agent_key, values)
+    if seal is not None:
+        secrets.write(db, agent_id, copy_id, seal(agent_id, copy_id))
+    if once is not None:
+        keys.keep(db, tenant_id, rules.SESSIONS, once, copy_id, now)
+    return session_row(db, SessionRef(tenant_id, agent_key, new.key))
+
+
+def _closing(ending: copies.Ending, head: int, turn_id: str, salt: bytes, now: int) -> list[Entry]:
+    drafts = [draft(event) for event in ending.events]
+    return [
+        Entry(
+            ids.event_id(sequence),
+            "",
+            sequence,
+            turn_id,
+            item.type,
+            now,
+            VISIBLE,
+            copies.renamed_within(item.body, salt) if item.type in copies.REFERRING else item.body,
+        )
+        for sequence, item in enumerate(drafts, head + 1)
+    ]

@@ -5,17 +5,18 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry
-from sessile.rows import EventQuery, Page, SessionRow, TurnEnd, TurnProgress
+from sessile.rows import EventQuery, NewArtifact, Page, SessionRow, TurnEnd, TurnProgress
 from sessile.wire import ids
-from sessile.wire.errors import PreconditionFailed, SessionRunning
+from sessile.wire.errors import PreconditionFailed, SessionFull, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord
-from sessile.wire.limits import IDEMPOTENCY_SECONDS
+from sessile.wire.limits import IDEMPOTENCY_SECONDS, MAX_SESSION_FILE_BYTES, MAX_SESSION_FILES
 
 AGENTS, SESSIONS = "agents", "sessions"
 """Scopes of idempotency keys in a tenant."""
 _UNTIL_IT_STOPS = "is running; wait until it has stopped"
 _UNTIL_ANSWERED = "waits for client tools; answer them"
 _WAYS_ON = "interrupt it, or send the input with a behavior: steer or follow_up."
+_DAY = 24 * 60 * 60 * 1_000_000
 _EXAMINED = 1_000
 """How many places of a log one page may look at."""
 
@@ -99,6 +100,19 @@ def of_waiting(row_id: int) -> int:
 def waiting_of(made: int) -> int | None:
     """The row of the input that had to wait, if the key has made one."""
     return -made if made < 0 else None
+
+
+def check_room(artifacts: Sequence[NewArtifact], files: int, size: int) -> None:
+    """Raise SessionFull when artifacts are too many for a session that has so many files, of so many bytes."""
+    if files + len(artifacts) > MAX_SESSION_FILES:
+        raise SessionFull(f"A session holds {MAX_SESSION_FILES} files at most; this one has {files}.")
+    if size + sum(artifact.size for artifact in artifacts) > MAX_SESSION_FILE_BYTES:
+        raise SessionFull(f"A session holds {MAX_SESSION_FILE_BYTES} bytes of files at most; this one has {size}.")
+
+
+def expires_at(artifact: NewArtifact, now: int) -> int | None:
+    """When the time of an artifact is over that comes now."""
+    return None if artifact.ttl_days is None else now + artifact.ttl_days * _DAY
 
 
 def expired(now: int) -> int:

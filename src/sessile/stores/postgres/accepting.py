@@ -6,8 +6,9 @@ from msgspec import Struct
 
 from sessile.domain.log import Draft
 from sessile.ports import Admit
-from sessile.rows import Claim, Once, Queued, Rejoined, SessionRef, SessionRow
+from sessile.rows import Claim, NewArtifact, Once, Queued, Rejoined, SessionRef, SessionRow, Uploaded
 from sessile.stores import rows, rules
+from sessile.stores.postgres import artifacts as files
 from sessile.stores.postgres import once as keys
 from sessile.stores.postgres import waiting
 from sessile.stores.postgres.db import Db, Row
@@ -30,6 +31,7 @@ class Acceptance(Struct, frozen=True, kw_only=True):
     once: Once | None
     if_match: str | None
     behavior: Behavior | None
+    uploaded: Uploaded | None
     now: int
     lease_until: int
 
@@ -54,6 +56,8 @@ async def accept_inputs(db: Db, calls: Sequence[Acceptance]) -> list[Accepted | 
     for number, claim in zip(openings, claims, strict=True):
         done[number] = claim
     await _keep(db, calls, done)
+    claims_of = zip(calls, done, strict=True)
+    await files.insert(db, [new for call, made in claims_of if isinstance(made, Claim) for new in _brought(call, made)])
     return done
 
 
@@ -74,10 +78,14 @@ async def _decide(db: Db, call: Acceptance, row: Row | None) -> Accepted | Openi
         if made is not None:
             return await _rejoin(db, session, made)
     call.admit(agent, session)
+    told = None if call.uploaded is None else call.uploaded.event
+    if call.uploaded is not None and (session.running_turn is None or call.behavior is not None):
+        await files.check_room(db, session.id, call.uploaded.artifacts, call.now)
     if session.running_turn is not None:
         if call.behavior is None:
             raise rules.running(session)
-        queued, row_id = await waiting.put(db, session, call.input, call.turn_id, call.behavior, call.now)
+        queued, row_id = await waiting.put(db, session, call.input, call.turn_id, call.behavior, call.now, told)
+        await files.insert(db, _brought(call, queued))
         if call.once is not None:
             scope = rules.inputs_of(session.id)
             await keys.keep(db, session.tenant_id, scope, call.once, rules.of_waiting(row_id), call.now)
@@ -91,6 +99,7 @@ async def _decide(db: Db, call: Acceptance, row: Row | None) -> Accepted | Openi
         input=call.input,
         now=call.now,
         lease_until=call.lease_until,
+        told=told,
     )
 
 
@@ -98,6 +107,12 @@ async def _rejoin(db: Db, session: SessionRow, made: int) -> Rejoined | Queued:
     if (queued := rules.waiting_of(made)) is not None:
         return await waiting.again(db, session, queued)
     return await waiting.rejoined(db, session, "made_turn", made=made)
+
+
+def _brought(call: Acceptance, made: Claim | Queued) -> list[tuple[int, int, NewArtifact, int]]:
+    """The artifacts that came with an input."""
+    session, artifacts = made.session, () if call.uploaded is None else call.uploaded.artifacts
+    return [(session.tenant_id, session.id, artifact, call.now) for artifact in artifacts]
 
 
 async def _keep(db: Db, calls: Sequence[Acceptance], outcomes: Sequence[Accepted | Exception]) -> None:

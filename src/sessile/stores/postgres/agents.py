@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 
+from sessile.domain.name_filter import matches
 from sessile.rows import AgentRow, Once, Page
 from sessile.stores import rows, rules
 from sessile.stores.postgres import once as keys
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.verbs import Verbs, before, insert, not_found, one
+
+_EXAMINED = 200
+"""Documents that a page with a pattern reads at most: each may have two million bytes."""
 
 
 class Agents(Verbs):
@@ -40,8 +44,10 @@ class Agents(Verbs):
         return rows.agent(await self._read(lambda db: one(db, "get_agent", "agent", key, tenant_id=tenant_id, key=key)))
 
     async def list_agents(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[AgentRow]:
+        if pattern is not None:
+            return await self._read(lambda db: _matching(db, tenant_id, before(cursor), limit, enabled, pattern))
         name = "list_agents" if enabled is None else "list_agents_enabled"
         values = {"tenant_id": tenant_id, "cursor": before(cursor), "limit": limit + 1, "enabled": enabled}
         found = [rows.agent(row) for row in await self._read(lambda db: db.all(name, **values))]
@@ -69,6 +75,23 @@ class Agents(Verbs):
                 raise not_found("agent", key)
             agent_id: int = gone[0][0]
             await db.count("purge_agent_later", agent_id=agent_id)
+            await db.count("delete_agent_secrets", agent_id=agent_id)
             return agent_id
 
         return await self._write(verb)
+
+
+async def _matching(
+    db: Db, tenant_id: int, cursor: int, limit: int, enabled: bool | None, pattern: str
+) -> Page[AgentRow]:
+    """A page of the agents whose name or description has a pattern, matched by the same engine as everywhere."""
+    examined = await db.all("agents_to_match", tenant_id=tenant_id, cursor=cursor, examined=_EXAMINED)
+    ids = [
+        agent_id
+        for agent_id, is_enabled, name, description in examined
+        if enabled in (None, is_enabled) and matches(pattern, name, description)
+    ]
+    found = [rows.agent(row) for row in await db.all("agents_of", ids=ids[:limit])]
+    if len(ids) > limit:
+        return Page(found, ids[limit - 1])
+    return Page(found, examined[-1][0] if len(examined) == _EXAMINED else None)

@@ -7,13 +7,24 @@ import msgspec
 from sessile.domain.client_tools import CallOutput, answered, pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
-from sessile.rows import AgentRow, Answered, Claim, Fence, Once, Rejoined, SessionRef, SessionRow, TurnProgress
+from sessile.rows import (
+    AgentRow,
+    Answered,
+    Claim,
+    Fence,
+    NewArtifact,
+    Once,
+    Rejoined,
+    SessionRef,
+    SessionRow,
+    TurnProgress,
+)
 from sessile.stores import rows, rules
 from sessile.stores.postgres import once as keys
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.log import Append, append_all
 from sessile.stores.postgres.opening import insert
-from sessile.stores.postgres.verbs import Verbs, not_found, session_row
+from sessile.stores.postgres.verbs import Verbs, session_row, with_agent
 from sessile.stores.postgres.waiting import rejoined
 from sessile.wire import codec, ids
 from sessile.wire.errors import ToolCallNotOutstanding
@@ -24,10 +35,22 @@ class ClientTools(Verbs):
     """Verbs of the `Store` port."""
 
     async def park(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, outstanding: Sequence[str]
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        outstanding: Sequence[str],
+        artifacts: Sequence[NewArtifact] = (),
     ) -> list[Entry] | None:
-        now = self._clock.now()
-        call = Append(fence=fence, drafts=drafts, progress=progress, end=None, now=now, lease_until=0)
+        call = Append(
+            fence=fence,
+            drafts=drafts,
+            progress=progress,
+            end=None,
+            artifacts=artifacts,
+            now=self._clock.now(),
+            lease_until=0,
+        )
         return await self._write(lambda db: _park(db, call, outstanding))
 
     async def answer_calls(
@@ -66,7 +89,7 @@ async def _answer(
     now: int,
     lease_until: int,
 ) -> Answered | Rejoined:
-    session, agent = await _with_agent(db, ref)
+    session, agent = await with_agent(db, ref)
     scope = rules.inputs_of(session.id)
     if once is not None:
         made = (await keys.made_in(db, session.tenant_id, {scope: once}, now)).get(scope)
@@ -89,15 +112,6 @@ async def _answer(
     if once is not None:
         await keys.keep(db, session.tenant_id, scope, once, entries[0].sequence, now)
     return _answered(session, agent, entries, None if left else Fence(session.id, turn, token), usage)
-
-
-async def _with_agent(db: Db, ref: SessionRef) -> tuple[SessionRow, AgentRow]:
-    """A session, locked, and its agent. Raises NotFound."""
-    session = await session_row(db, ref, "lock_session")
-    row = await db.one("session_to_run", session_id=session.id)
-    if row is None:
-        raise not_found("session", ref.session_key)
-    return rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
 
 
 async def _append(db: Db, session: SessionRow, events: Sequence[Draft], left: Sequence[str], now: int) -> list[Entry]:

@@ -32,7 +32,8 @@ def numbered(text: str) -> tuple[str, list[str]]:
     return _PARAMETER.sub(number, text), names
 
 
-_QUERIES = {name: _Query(*numbered(text)) for name, text in load_queries("sessile.stores.postgres").items()}
+_TEXTS = load_queries("sessile.stores.postgres")
+_QUERIES = {name: _Query(*numbered(text)) for name, text in _TEXTS.items()}
 
 
 def text_of(name: str) -> str:
@@ -51,6 +52,13 @@ class Db:
         """All rows of a query that reads."""
         query = _QUERIES[name]
         rows: Sequence[Row] = await self._connection.fetch(query.text, *[values[name] for name in query.names])
+        return rows
+
+    async def all_where(self, name: str, condition: str, /, **values: Any) -> Sequence[Row]:
+        """All rows of a query that reads, with a condition in the place of its last TRUE."""
+        head, _, tail = _TEXTS[name].rpartition("TRUE")
+        text, names = numbered(head + condition + tail)
+        rows: Sequence[Row] = await self._connection.fetch(text, *[values[name] for name in names])
         return rows
 
     async def one(self, name: str, /, **values: Any) -> Row | None:

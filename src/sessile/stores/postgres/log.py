@@ -11,12 +11,14 @@ from sessile.rows import (
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Page,
     SessionRef,
     TurnEnd,
     TurnProgress,
 )
 from sessile.stores import rows, rules
+from sessile.stores.postgres import artifacts as files
 from sessile.stores.postgres import waiting
 from sessile.stores.postgres.db import Db, Row
 from sessile.stores.postgres.opening import columns
@@ -32,6 +34,7 @@ class Append(Struct, frozen=True, kw_only=True):
     drafts: Sequence[Draft]
     progress: TurnProgress
     end: TurnEnd | None
+    artifacts: Sequence[NewArtifact]
     now: int
     lease_until: int
 
@@ -43,6 +46,7 @@ class _Standing:
         turn, session_id, token, self.turn_id, self.tenant_id, self.session_key, self.head, self.last_event_id = row
         self.fence = Fence(session_id, turn, token)
         self.entries: list[Entry] = []
+        self.artifacts: list[tuple[int, int, NewArtifact, int]] = []
         self.last: Append | None = None
         self.context: bytes | None = None
 
@@ -56,6 +60,7 @@ class _Standing:
         self.entries += entries
         if call.progress.context_usage:
             self.context = codec.encode(call.progress.context_usage)
+        self.artifacts += [(self.tenant_id, self.fence.session_id, artifact, call.now) for artifact in call.artifacts]
         self.last = call
         return entries
 
@@ -103,6 +108,7 @@ async def _write(db: Db, moved: Sequence[_Standing]) -> dict[int, int | None]:
         errors=[codec.encode(end.error) if end and end.error else None for end in ends],
         ends=[call.now if call.end else None for call in last],
     )
+    await files.insert(db, (artifact for s in moved for artifact in s.artifacts))
     return {session_id: waits for session_id, waits in found}
 
 

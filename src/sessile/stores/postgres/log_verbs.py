@@ -7,9 +7,11 @@ from sessile.ports import Admit, Clock
 from sessile.rows import (
     Appended,
     Claim,
+    Cover,
     EventQuery,
     Fence,
     Interruption,
+    NewArtifact,
     Once,
     Page,
     Queued,
@@ -18,10 +20,12 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
     TurnRow,
+    Uploaded,
 )
 from sessile.stores import rows, rules
 from sessile.stores.postgres import log
 from sessile.stores.postgres.accepting import Acceptance, Accepted, accept_inputs
+from sessile.stores.postgres.compactions import covering
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.lanes import BatchLane
 from sessile.stores.postgres.log import Append
@@ -52,6 +56,7 @@ class Logs(Verbs):
         once: Once | None = None,
         if_match: str | None = None,
         behavior: Behavior | None = None,
+        uploaded: Uploaded | None = None,
     ) -> Claim | Rejoined | Queued:
         place(ref)
         call = Acceptance(
@@ -62,6 +67,7 @@ class Logs(Verbs):
             once=once,
             if_match=if_match,
             behavior=behavior,
+            uploaded=uploaded,
             now=self._clock.now(),
             lease_until=self._until(),
         )
@@ -72,14 +78,28 @@ class Logs(Verbs):
         return await self._write(lambda db: log.interrupt(db, ref, now, until))
 
     async def append(
-        self, fence: Fence, drafts: Sequence[Draft], progress: TurnProgress, end: TurnEnd | None = None
+        self,
+        fence: Fence,
+        drafts: Sequence[Draft],
+        progress: TurnProgress,
+        end: TurnEnd | None = None,
+        cover: Cover | None = None,
+        artifacts: Sequence[NewArtifact] = (),
     ) -> Appended:
         if end is not None:
             drafts = [*drafts, draft(rules.turn_ended(end, progress))]
-        now, until = self._clock.now(), self._until()
-        return await self._appending.run(
-            Append(fence=fence, drafts=drafts, progress=progress, end=end, now=now, lease_until=until)
+        call = Append(
+            fence=fence,
+            drafts=drafts,
+            progress=progress,
+            end=end,
+            artifacts=artifacts,
+            now=self._clock.now(),
+            lease_until=self._until(),
         )
+        if cover is not None:
+            return await self._write(lambda db: covering(db, call, cover))
+        return await self._appending.run(call)
 
     async def list_events(self, ref: SessionRef, query: EventQuery) -> Page[Entry]:
         async def verb(db: Db) -> Page[Entry]:

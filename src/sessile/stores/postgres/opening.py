@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from sessile.domain.log import VISIBLE, Draft, Entry, draft
 from sessile.rows import AgentRow, Claim, Fence, SessionRow
+from sessile.stores import rules
 from sessile.stores.postgres.db import Db
-from sessile.wire import ids
 from sessile.wire.events import TurnStartedRecord
 
 
@@ -22,17 +22,18 @@ class Opening(Struct, frozen=True, kw_only=True):
     input: Draft
     now: int
     lease_until: int
+    told: Draft | None = None
+    """What tells of the files that came with the input."""
     waited: bool = False
 
     def entries(self) -> list[Entry]:
-        """The input and its `turn_started`."""
+        """The input, its `turn_started`, and what tells of its files."""
         first = self.session.last_sequence + 1
         key, turn_id, now = self.session.key, self.turn_id, self.now
         started = draft(TurnStartedRecord(input_event_id=self.event_id))
-        return [
-            Entry(self.event_id, key, first, turn_id, self.input.type, now, VISIBLE, self.input.body),
-            Entry(ids.event_id(first + 1), key, first + 1, turn_id, started.type, now, VISIBLE, started.body),
-        ]
+        behind = [started] if self.told is None else [started, self.told]
+        input = Entry(self.event_id, key, first, turn_id, self.input.type, now, VISIBLE, self.input.body)
+        return [input, *rules.placed(behind, key, first, turn_id, now)]
 
 
 async def open_turns(db: Db, openings: Sequence[Opening]) -> list[Claim]:
@@ -51,6 +52,8 @@ async def open_turns(db: Db, openings: Sequence[Opening]) -> list[Claim]:
         turn_ids=[o.turn_id for o in openings],
         sequences=[o.session.last_sequence + 1 for o in openings],
         event_ids=[o.event_id for o in openings],
+        heads=[made[-1].sequence for made in opened],
+        last_event_ids=[rules.last_shown(made) for made in opened],
         times=[o.now for o in openings],
         leases=[o.lease_until for o in openings],
     )

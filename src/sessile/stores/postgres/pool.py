@@ -101,6 +101,10 @@ class Connections:
         if self._closed:
             work.close()
             self._check_open()
+        return self.follow(work)
+
+    def follow(self, work: Coroutine[Any, Any, Result]) -> "asyncio.Task[Result]":
+        """As `start`, for what follows from work that ends just now, also while the store closes."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -53,8 +53,10 @@ SELECT key_id, tenant_id, name, roles, agent_roles, created_at, revoked_at FROM 
 
 -- name: insert_agent
 -- Add an agent.
-INSERT INTO agents (tenant_id, key, enabled, version, document, created_at, updated_at)
-VALUES (:tenant_id, :key, :enabled, 1, :document, :now::bigint, :now) RETURNING id;
+INSERT INTO agents (tenant_id, key, enabled, version, document, compaction, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, 1, :document::bytea, convert_from(:document, 'UTF8')::json ->> 'compaction',
+    :now::bigint, :now)
+RETURNING id;
 
 -- name: get_agent
 -- One agent by its key.
@@ -73,7 +75,8 @@ FROM agents WHERE tenant_id = :tenant_id AND enabled = :enabled AND id < :cursor
 
 -- name: save_agent
 -- Replace the document of an agent that still has the expected version.
-UPDATE agents SET document = :document, enabled = :enabled, version = version + 1, updated_at = :now
+UPDATE agents SET document = :document::bytea, compaction = convert_from(:document, 'UTF8')::json ->> 'compaction',
+    enabled = :enabled, version = version + 1, updated_at = :now
 WHERE id = :id AND version = :expected_version;
 
 -- name: delete_agent
@@ -87,13 +90,13 @@ INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, ena
 SELECT :tenant_id::bigint, id, :key::text, :name::text, :description::text, :metadata::bytea, :enabled::boolean,
     :tti_minutes::bigint, 1, 0, '{}'::bytea, :now::bigint, :now
 FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key FOR KEY SHARE
-RETURNING id, agent_id;
+RETURNING id, agent_id, (SELECT compaction FROM agents WHERE agents.id = agent_id);
 
 -- name: get_session
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -105,7 +108,7 @@ SELECT s.id, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.agent_id 
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
 
@@ -115,15 +118,11 @@ UPDATE sessions SET name = :name, description = :description, metadata = :metada
     tti_minutes = :tti_minutes, version = version + 1, updated_at = :now
 WHERE id = :id;
 
--- name: delete_session
--- Remove a session's row.
-DELETE FROM sessions WHERE id = :id;
-
 -- name: session_to_run
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -132,7 +131,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- the turn's row, and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -151,9 +150,13 @@ UPDATE turns SET fence = fence + 1, takes = takes + 1, lease_until = :lease_unti
 
 -- name: insert_input
 -- Add an input that waits.
-INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, created_at, waits)
-VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :now, true)
+INSERT INTO inputs (tenant_id, session_id, event_id, turn_id, behavior, body, upload, created_at, waits)
+VALUES (:tenant_id, :session_id, :event_id, :turn_id, :behavior, :body, :upload, :now, true)
 RETURNING id;
+
+-- name: use_session
+-- Somebody uses a session, which its time to idle counts from.
+UPDATE sessions SET updated_at = :now WHERE id = :session_id;
 
 -- name: count_waiting
 -- How many inputs of a session wait.
@@ -161,12 +164,12 @@ SELECT count(*) FROM inputs WHERE session_id = :session_id AND waits;
 
 -- name: list_waiting
 -- The inputs of a session that wait, in the order of acceptance.
-SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+SELECT id, event_id, turn_id, behavior, body, upload, created_at FROM inputs
 WHERE session_id = :session_id AND waits ORDER BY id LIMIT :limit;
 
 -- name: list_steering
 -- The inputs of a session that wait to join the turn that runs, in the order of acceptance.
-SELECT id, event_id, turn_id, behavior, body, created_at FROM inputs
+SELECT id, event_id, turn_id, behavior, body, upload, created_at FROM inputs
 WHERE session_id = :session_id AND waits AND behavior = 'steer' ORDER BY id;
 
 -- name: follow_up
@@ -175,20 +178,21 @@ UPDATE inputs SET behavior = 'follow_up' WHERE session_id = :session_id AND wait
 
 -- name: take_input
 -- An input stands in the log from now on.
-UPDATE inputs SET waits = false, taken_sequence = :sequence, turn_id = :turn_id, body = '' WHERE id = :id;
+UPDATE inputs SET waits = false, taken_sequence = :sequence, turn_id = :turn_id, body = '', upload = NULL
+WHERE id = :id;
 
 -- name: withdraw_input
 -- An input does not wait any more, and was not taken.
-UPDATE inputs SET waits = false, body = '' WHERE id = :id;
+UPDATE inputs SET waits = false, body = '', upload = NULL WHERE id = :id;
 
 -- name: find_input
 -- An input that waits or has waited, by the id it waits under.
-SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs
+SELECT id, event_id, turn_id, behavior, body, upload, created_at, waits, taken_sequence FROM inputs
 WHERE session_id = :session_id AND event_id = :event_id;
 
 -- name: made_input
 -- The input that an idempotency key has made.
-SELECT id, event_id, turn_id, behavior, body, created_at, waits, taken_sequence FROM inputs WHERE id = :id;
+SELECT id, event_id, turn_id, behavior, body, upload, created_at, waits, taken_sequence FROM inputs WHERE id = :id;
 
 -- name: taken_input
 -- An input of the log, and the turn that took it.
@@ -250,10 +254,6 @@ ORDER BY sequence DESC LIMIT :limit;
 -- Remember that an agent's sessions are to be removed.
 INSERT INTO purges (agent_id) VALUES (:agent_id);
 
--- name: purge_session_later
--- Remember that a session's events and turns are to be removed.
-INSERT INTO purges (session_id) VALUES (:session_id);
-
 -- name: purge_idempotent
 -- Remove a slice of the idempotency keys whose time is over.
 DELETE FROM idempotency WHERE (tenant_id, scope, key) IN (
@@ -268,7 +268,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
@@ -348,7 +348,7 @@ DELETE FROM purges WHERE id = :id;
 -- One session by the keys of its agent and its own, for a change.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, s.origin, a.compaction
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key FOR UPDATE OF s;
 
@@ -370,7 +370,7 @@ SELECT s.id, s.key, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.ag
 -- Locks are taken in the order of internal ids, so that batches do not wait for one another in a circle.
 SELECT w.number, s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled,
     s.tti_minutes, s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM unnest(:tenants::bigint[], :agents::text[], :sessions::text[]) WITH ORDINALITY
     AS w (tenant_id, agent, session, number)
@@ -382,7 +382,7 @@ ORDER BY s.id FOR UPDATE OF s;
 -- The same without those that somebody writes at this moment, who is alive.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at,
+    s.created_at, s.updated_at, s.origin, a.compaction,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -457,10 +457,10 @@ WITH appended AS (
         :e_types::text[], :e_times::bigint[], :e_bodies::bytea[])
         AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body)
 ), started AS (
-    UPDATE sessions s SET running_turn = w.turn_id, stop_reason = NULL, last_sequence = w.input_sequence + 1,
-        last_event_id = w.input_event_id, updated_at = w.created_at
-    FROM unnest(:sessions::bigint[], :turn_ids::text[], :sequences::bigint[], :event_ids::text[], :times::bigint[])
-        AS w (id, turn_id, input_sequence, input_event_id, created_at)
+    UPDATE sessions s SET running_turn = w.turn_id, stop_reason = NULL, last_sequence = w.head,
+        last_event_id = w.last_event_id, updated_at = w.created_at
+    FROM unnest(:sessions::bigint[], :turn_ids::text[], :heads::bigint[], :last_event_ids::text[], :times::bigint[])
+        AS w (id, turn_id, head, last_event_id, created_at)
     WHERE s.id = w.id
 )
 INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at,
@@ -486,6 +486,12 @@ SELECT * FROM unnest(:tenants::bigint[], :scopes::text[], :keys::text[], :finger
 ON CONFLICT (tenant_id, scope, key) DO UPDATE
 SET fingerprint = excluded.fingerprint, made = excluded.made, created_at = excluded.created_at;
 
+-- name: purge_keys_of_inputs
+-- Remove a slice of the idempotency keys of a session's inputs.
+DELETE FROM idempotency WHERE (tenant_id, scope, key) IN (
+    SELECT tenant_id, scope, key FROM idempotency
+    WHERE tenant_id IN (SELECT id FROM tenants) AND scope = :scope LIMIT :slice);
+
 -- name: purge_sessions
 -- Remove some sessions' rows of an agent, and remember them.
 WITH gone AS (
@@ -493,3 +499,446 @@ WITH gone AS (
     RETURNING id
 )
 INSERT INTO purges (session_id) SELECT id FROM gone;
+
+-- name: lock_agent
+-- The internal id of an agent, which is neither changed nor deleted meanwhile.
+SELECT id FROM agents WHERE tenant_id = :tenant_id AND key = :key FOR UPDATE;
+
+-- name: agents_to_match
+-- Names and descriptions of some agents before a cursor, newest first.
+SELECT id, enabled, convert_from(document, 'UTF8')::json ->> 'name',
+    convert_from(document, 'UTF8')::json ->> 'description'
+FROM agents WHERE tenant_id = :tenant_id AND id < :cursor ORDER BY id DESC LIMIT :examined;
+
+-- name: agents_of
+-- Agents by their internal ids, newest first.
+SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at
+FROM agents WHERE id = ANY(:ids::bigint[]) ORDER BY id DESC;
+
+-- name: candidates_of_agent
+-- Ids of an agent's sessions before a cursor, newest first.
+SELECT id FROM sessions WHERE agent_id = :scope AND id < :cursor ORDER BY id DESC LIMIT :slice;
+
+-- name: candidates_of_tenant
+-- Ids of a tenant's sessions before a cursor, newest first.
+SELECT id FROM sessions WHERE tenant_id = :scope AND id < :cursor ORDER BY id DESC LIMIT :slice;
+
+-- name: candidates_of_agent_by_term
+-- Ids of an agent's sessions before a cursor that have a term in their metadata, or may have it, newest first.
+SELECT session_id FROM (
+    (SELECT session_id FROM session_terms WHERE agent_id = :scope AND term = :term AND session_id < :cursor
+        ORDER BY session_id DESC LIMIT :slice)
+    UNION ALL
+    (SELECT session_id FROM session_terms WHERE agent_id = :scope AND term = 0 AND session_id < :cursor
+        ORDER BY session_id DESC LIMIT :slice)
+) found ORDER BY session_id DESC LIMIT :slice;
+
+-- name: candidates_of_tenant_by_term
+-- Ids of a tenant's sessions before a cursor that have a term in their metadata, or may have it, newest first.
+SELECT session_id FROM (
+    (SELECT session_id FROM session_terms WHERE tenant_id = :scope AND term = :term AND session_id < :cursor
+        ORDER BY session_id DESC LIMIT :slice)
+    UNION ALL
+    (SELECT session_id FROM session_terms WHERE tenant_id = :scope AND term = 0 AND session_id < :cursor
+        ORDER BY session_id DESC LIMIT :slice)
+) found ORDER BY session_id DESC LIMIT :slice;
+
+-- name: candidates_running
+-- Ids of a tenant's sessions before a cursor in which a turn runs or is parked, newest first.
+SELECT DISTINCT session_id FROM turns WHERE tenant_id = :scope AND running AND session_id < :cursor
+ORDER BY session_id DESC LIMIT :slice;
+
+-- name: find_sessions
+-- Those of some sessions that a query takes, but for its pattern, newest first. A condition on metadata stands in the
+-- place of the last TRUE, and its values come behind these.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at, s.origin, a.compaction
+FROM sessions s JOIN agents a ON a.id = s.agent_id
+WHERE s.id = ANY(:ids::bigint[])
+    AND (:agents::bigint[] IS NULL OR s.agent_id = ANY(:agents))
+    AND (:status::text IS NULL OR :status = CASE
+        WHEN s.running_turn IS NOT NULL AND s.stop_reason IS DISTINCT FROM 'requires_action' THEN 'running'
+        WHEN s.last_sequence > 0 THEN 'stopped' ELSE 'unstarted' END)
+    AND s.created_at > :created_after AND s.created_at < :created_before
+    AND s.updated_at > :updated_after AND s.updated_at < :updated_before
+    AND TRUE
+ORDER BY s.id DESC LIMIT :limit;
+
+-- name: insert_terms
+-- Remember the terms of a session's metadata.
+INSERT INTO session_terms (session_id, term, tenant_id, agent_id)
+SELECT :session_id::bigint, term, :tenant_id::bigint, :agent_id::bigint FROM unnest(:terms::bigint[]) AS w (term);
+
+-- name: delete_terms
+-- Forget the terms of a session's metadata.
+DELETE FROM session_terms WHERE session_id = :session_id;
+
+-- name: look_later
+-- When to look whether a session is idle, and since when that counts.
+INSERT INTO idle (session_id, since, look_at) VALUES (:session_id, :since, :look_at)
+ON CONFLICT (session_id) DO UPDATE SET since = excluded.since, look_at = excluded.look_at;
+
+-- name: look_no_more
+-- Sessions have no time to idle, or are gone.
+DELETE FROM idle WHERE session_id = ANY(:sessions::bigint[]);
+
+-- name: anything_to_look_at
+-- Whether a session may be idle.
+SELECT 1 FROM idle WHERE look_at <= :now OR since > :now LIMIT 1;
+
+-- name: to_look_at
+-- For a change: a slice of the sessions that may be idle and that nobody looks at already. What counts since a time that
+-- is still to come was written before a clock was set back.
+SELECT session_id FROM idle WHERE look_at <= :now OR since > :now ORDER BY look_at LIMIT :slice FOR UPDATE SKIP LOCKED;
+
+-- name: are_there
+-- Those of some sessions that are there.
+SELECT id FROM sessions WHERE id = ANY(:sessions::bigint[]);
+
+-- name: lock_idle
+-- Those of some sessions that nobody changes now, for a change: how long they may idle, since when, whether a turn runs.
+SELECT id, tti_minutes, updated_at, running_turn IS NOT NULL AND stop_reason IS DISTINCT FROM 'requires_action'
+FROM sessions WHERE id = ANY(:sessions::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED;
+
+-- name: delete_sessions
+-- Remove the rows of sessions.
+DELETE FROM sessions WHERE id = ANY(:sessions::bigint[]);
+
+-- name: purge_sessions_later
+-- Remember that the events and turns of sessions are to be removed.
+INSERT INTO purges (session_id) SELECT * FROM unnest(:sessions::bigint[]);
+
+-- name: secret_names
+-- The names of an owner's secrets.
+SELECT name FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id ORDER BY name;
+
+-- name: session_secret_names
+-- The names of the secrets of sessions.
+SELECT session_id, name FROM secrets WHERE session_id = ANY(:ids::bigint[]) AND session_id <> 0
+ORDER BY session_id, name;
+
+-- name: sealed_secrets
+-- The secrets of an agent, then those of a session of it.
+SELECT agent_id, session_id, name, key_id, value FROM secrets
+WHERE session_id IN (0, :session_id::bigint) AND agent_id = :agent_id ORDER BY session_id, name;
+
+-- name: write_secrets
+-- Set secrets of one owner.
+INSERT INTO secrets (session_id, agent_id, name, key_id, value)
+SELECT :session_id::bigint, :agent_id::bigint, w.name, :key_id::text, w.value
+FROM unnest(:names::text[], :sealed::bytea[]) AS w (name, value)
+ON CONFLICT (session_id, agent_id, name) DO UPDATE SET key_id = excluded.key_id, value = excluded.value;
+
+-- name: delete_secrets
+-- Remove secrets of one owner by their names.
+DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = ANY(:names::text[]);
+
+-- name: delete_agent_secrets
+-- Remove all secrets of an agent's own.
+DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
+
+-- name: delete_session_secrets
+-- Remove all secrets of sessions.
+DELETE FROM secrets WHERE session_id = ANY(:sessions::bigint[]) AND session_id <> 0;
+
+-- name: secrets_key
+-- The key that new secrets are encrypted with.
+SELECT key_id FROM secrets_key WHERE id = 1;
+
+-- name: hold_secrets_key
+-- The same; nobody changes it meanwhile.
+SELECT key_id FROM secrets_key WHERE id = 1 FOR SHARE;
+
+-- name: first_secrets_key
+-- Let secrets be encrypted with a key, unless there is one already.
+INSERT INTO secrets_key (id, key_id) VALUES (1, :key_id) ON CONFLICT (id) DO NOTHING;
+
+-- name: use_secrets_key
+-- Let new secrets be encrypted with a key.
+INSERT INTO secrets_key (id, key_id) VALUES (1, :key_id) ON CONFLICT (id) DO UPDATE SET key_id = excluded.key_id;
+
+-- name: secrets_under_other_keys
+-- Some secrets that are not encrypted with a key.
+SELECT agent_id, session_id, name, key_id, value FROM secrets WHERE key_id <> :key_id LIMIT :limit;
+
+-- name: replace_sealed
+-- Encrypt secrets anew that nobody has changed meanwhile.
+UPDATE secrets s SET key_id = w.key_id, value = w.value
+FROM unnest(:sessions::bigint[], :agents::bigint[], :names::text[], :key_ids::text[], :sealed::bytea[], :old::bytea[])
+    AS w (session_id, agent_id, name, key_id, value, old)
+WHERE s.session_id = w.session_id AND s.agent_id = w.agent_id AND s.name = w.name AND s.value = w.old;
+
+-- name: insert_artifacts
+-- Add files to sessions.
+INSERT INTO artifacts (tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at,
+    expires_at)
+SELECT * FROM unnest(:tenants::bigint[], :sessions::bigint[], :ids::text[], :names::text[], :types::text[],
+    :sizes::bigint[], :hashes::text[], :ttls::bigint[], :times::bigint[], :ends::bigint[]);
+
+-- name: get_artifact
+-- One file of a session, unless its time is over.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND artifact_id = :artifact_id
+    AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: list_artifacts_desc
+-- Files of a session before a cursor, newest first.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND id < :cursor AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: list_artifacts_asc
+-- Files of a session after a cursor, oldest first.
+SELECT id, tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at
+FROM artifacts WHERE session_id = :session_id AND id > :cursor AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY id LIMIT :limit;
+
+-- name: count_artifacts
+-- How many files a session has, and their bytes.
+SELECT count(*), coalesce(sum(size), 0)::bigint FROM artifacts
+WHERE session_id = :session_id AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: expired_artifact
+-- Whether the time of some file is over.
+SELECT 1 FROM artifacts WHERE expires_at <= :now LIMIT 1;
+
+-- name: take_expired_artifacts
+-- Remove some files whose time is over and that nobody else removes, and tell which bytes they named.
+DELETE FROM artifacts WHERE id IN (
+    SELECT id FROM artifacts WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+RETURNING tenant_id, sha256;
+
+-- name: named_files
+-- Which of these bytes some file still names.
+SELECT w.tenant_id, w.sha256 FROM unnest(:tenants::bigint[], :hashes::text[]) AS w (tenant_id, sha256)
+WHERE EXISTS (SELECT 1 FROM artifacts a WHERE a.sha256 = w.sha256 AND a.tenant_id = w.tenant_id);
+
+-- name: expire_files
+-- The time of some files of a session is over.
+UPDATE artifacts SET expires_at = 0 WHERE session_id = :session_id AND artifact_id = ANY(:ids::text[]);
+
+-- name: expire_artifacts
+-- The time of a slice of a session's files is over: the session is gone.
+UPDATE artifacts SET expires_at = 0 WHERE id IN (
+    SELECT id FROM artifacts WHERE session_id = :session_id AND coalesce(expires_at, 1) > 0 LIMIT :slice);
+
+-- name: summaries
+-- The summaries of a session that neither a caller hid nor anybody deleted, newest first.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :session_id AND type = 'compaction' AND hidden <= 1 ORDER BY sequence DESC;
+
+-- name: summaries_after
+-- The summaries of a session after a place, those too that a caller hid.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :session_id AND type = 'compaction' AND sequence > :sequence AND hidden <= 2 ORDER BY sequence;
+
+-- name: recent_input
+-- The place of an input, counted from the newest turn that has one.
+SELECT input_sequence FROM turns WHERE session_id = :session_id AND input_event_id <> ''
+ORDER BY id DESC LIMIT 1 OFFSET :skip;
+
+-- name: span_has_input
+-- Whether an input that can be summarised stands between two places.
+SELECT 1 FROM events WHERE session_id = :session_id AND sequence > :after AND sequence <= :through
+    AND hidden <= 1 AND type = 'input_message' LIMIT 1;
+
+-- name: span_counts
+-- How many inputs and how many events that can be summarised stand between two places.
+SELECT count(*) FILTER (WHERE type = 'input_message'), count(*) FROM events
+WHERE session_id = :session_id AND sequence > :after AND sequence <= :through AND hidden <= 1
+    AND type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
+        'session_updated');
+
+-- name: changed_since
+-- Whether the visibility of an event was changed after a place of the log.
+SELECT 1 FROM events WHERE session_id = :session_id AND sequence > :seen
+    AND type IN ('event_hidden', 'event_unhidden', 'event_deleted') LIMIT 1;
+
+-- name: cover_events
+-- Hide what a summary covers.
+UPDATE events SET hidden = 1
+WHERE session_id = :session_id AND sequence > :after AND sequence <= :through AND hidden = 0
+    AND type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden', 'event_deleted',
+        'session_updated');
+
+-- name: start_compaction
+-- A session takes an order to compact: its head moves and a turn runs.
+UPDATE sessions SET running_turn = :turn_id, stop_reason = NULL, last_sequence = :head, updated_at = :now
+WHERE id = :session_id;
+
+-- name: insert_turn
+-- Start and claim a turn that comes with no input.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at,
+    lease_until)
+VALUES (:tenant_id, :session_id, :turn_id, :head, '', 1, true, '{}'::bytea, :now, :lease_until)
+RETURNING id;
+
+-- name: next_session_id
+-- Take an internal id for a session whose row comes later: nobody else gets it.
+SELECT nextval(pg_get_serial_sequence('sessions', 'id'));
+
+-- name: begin_copy
+-- Remember that a session is being filled.
+INSERT INTO copies (session_id, touched_at) VALUES (:copy_id, :now);
+
+-- name: touch_copy
+-- Somebody still fills the session.
+UPDATE copies SET touched_at = :now WHERE session_id = :copy_id;
+
+-- name: end_copy
+-- A session is filled, or given up.
+DELETE FROM copies WHERE session_id = :copy_id;
+
+-- name: give_up_stale_copies
+-- Remember to remove what was copied into sessions that nobody goes on to fill.
+WITH stale AS (DELETE FROM copies WHERE touched_at <= :stale RETURNING session_id)
+INSERT INTO purges (session_id) SELECT session_id FROM stale;
+
+-- name: hold_session
+-- Whether a session can still be reached; if so, it is not deleted meanwhile.
+SELECT 1 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id FOR KEY SHARE OF s;
+
+-- name: events_to_copy
+-- A slice of a log up to a place: where each event stands, its ids, its size, and its body if it names other events.
+SELECT sequence, id, turn_id, octet_length(body), CASE WHEN type = ANY(:referring::text[]) THEN body END FROM events
+WHERE session_id = :source_id AND sequence > :after AND sequence <= :cut ORDER BY sequence LIMIT :slice;
+
+-- name: copy_events
+-- Copy events under new ids; bodies come along only where they are new.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+SELECT e.tenant_id, :copy_id::bigint, e.sequence, w.id, w.turn_id, e.type, e.hidden, e.created_at,
+    coalesce(w.body, e.body)
+FROM unnest(:sequences::bigint[], :ids::text[], :turns::text[], :bodies::bytea[]) AS w (sequence, id, turn_id, body)
+JOIN events e ON e.session_id = :source_id AND e.sequence = w.sequence;
+
+-- name: turns_to_copy
+-- A slice of the turns up to a place of a log.
+SELECT id, turn_id, input_event_id, usage FROM turns
+WHERE session_id = :source_id AND id > :after AND input_sequence <= :cut ORDER BY id LIMIT :slice;
+
+-- name: copy_turns
+-- Copy turns under new ids, in the same order.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at, interrupted_at, lease_until)
+SELECT t.tenant_id, :copy_id::bigint, w.turn_id, t.input_sequence, w.event_id, t.fence, false, t.stop_reason, t.error,
+    t.usage, t.created_at, t.ended_at, t.interrupted_at, 0
+FROM unnest(:turns::bigint[], :turn_ids::text[], :event_ids::text[]) AS w (id, turn_id, event_id)
+JOIN turns t ON t.id = w.id ORDER BY w.id;
+
+-- name: break_off_copied_turn
+-- The last turn of a copy that goes no further ends as interrupted; what it has used by then nobody knows.
+UPDATE turns SET stop_reason = 'interrupted', error = NULL, usage = '{}'::bytea, ended_at = :now, interrupted_at = :now
+WHERE session_id = :copy_id AND turn_id = :turn_id;
+
+-- name: turn_is_there
+-- Whether some session has a turn of this id.
+SELECT 1 FROM turns WHERE turn_id = :turn_id;
+
+-- name: insert_imported_events
+-- Write events of an import.
+INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
+SELECT :tenant_id::bigint, :copy_id::bigint, w.sequence, w.id, w.turn_id, w.type, w.hidden, w.created_at, w.body
+FROM unnest(:sequences::bigint[], :ids::text[], :turns::text[], :types::text[], :hidden::smallint[], :times::bigint[],
+    :bodies::bytea[]) AS w (sequence, id, turn_id, type, hidden, created_at, body);
+
+-- name: insert_ended_turns
+-- Add turns that have ended before they came here, in their order.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, stop_reason, error,
+    usage, created_at, ended_at, lease_until)
+SELECT :tenant_id::bigint, :copy_id::bigint, w.turn_id, w.input_sequence, w.input_event_id, 1, false, w.stop_reason,
+    w.error, w.usage, w.created_at, w.ended_at, 0
+FROM unnest(:turn_ids::text[], :sequences::bigint[], :event_ids::text[], :stop_reasons::text[], :errors::bytea[],
+    :usages::bytea[], :starts::bigint[], :ends::bigint[]) WITH ORDINALITY
+    AS w (turn_id, input_sequence, input_event_id, stop_reason, error, usage, created_at, ended_at, place)
+ORDER BY w.place;
+
+-- name: insert_copied_session
+-- Add the row of a session that is filled to an agent, which stays there; no row comes back when it is not there.
+INSERT INTO sessions (id, tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
+    stop_reason, last_sequence, last_event_id, usage, context_usage, created_at, updated_at, origin)
+OVERRIDING SYSTEM VALUE
+SELECT :copy_id::bigint, :tenant_id::bigint, id, :key::text, :name::text, :description::text, :metadata::bytea,
+    :enabled::boolean, :tti_minutes::bigint, 1, :stop_reason::text, :last_sequence::bigint, :last_event_id::text,
+    :usage::bytea, :context_usage::bytea, :now::bigint, :now, :origin::bytea
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key FOR KEY SHARE
+RETURNING agent_id;
+
+-- name: insert_tool_server
+-- Add a tool server.
+INSERT INTO tool_servers (tenant_id, key, enabled, document, secret, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, :document, :secret, :now::bigint, :now) RETURNING id;
+
+-- name: get_tool_server
+-- One tool server by its key.
+SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key;
+
+-- name: lock_tool_server
+-- The same, for a change of it or of its tools.
+SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key FOR UPDATE;
+
+-- name: list_tool_servers
+-- Tool servers of a tenant before a cursor, newest first.
+SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+FROM tool_servers
+WHERE tenant_id = :tenant_id AND id < :cursor AND (:enabled::boolean IS NULL OR enabled = :enabled)
+ORDER BY id DESC LIMIT :limit;
+
+-- name: save_tool_server
+-- Replace what a caller may change.
+UPDATE tool_servers SET enabled = :enabled, document = :document, secret = :secret, updated_at = :now WHERE id = :id;
+
+-- name: delete_tool_server
+-- Remove a tool server's row.
+DELETE FROM tool_servers WHERE id = :id;
+
+-- name: delete_tools_of_server
+-- Remove the tools of a tool server.
+DELETE FROM tools WHERE server_id = :id;
+
+-- name: keep_tools
+-- Add tools of a tool server, or renew what the server says of them; their keys and whether they are enabled stay.
+INSERT INTO tools (tenant_id, server_id, key, name, enabled, document, created_at, updated_at)
+SELECT :tenant_id::bigint, :server_id::bigint, w.key, w.name, true, w.document, :now::bigint, :now
+FROM unnest(:keys::text[], :names::text[], :documents::bytea[]) WITH ORDINALITY AS w (key, name, document, place)
+ORDER BY w.place
+ON CONFLICT (server_id, name) DO UPDATE SET document = excluded.document, updated_at = excluded.updated_at
+WHERE tools.document <> excluded.document;
+
+-- name: forget_tools
+-- Remove the tools of a tool server that it does not have any more.
+DELETE FROM tools WHERE server_id = :server_id AND NOT name = ANY(:names::text[]);
+
+-- name: get_tool
+-- One tool by its key.
+SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key
+FROM tools t JOIN tool_servers s ON s.id = t.server_id WHERE t.tenant_id = :tenant_id AND t.key = :key;
+
+-- name: list_tools
+-- Tools of a tenant, or of one of its tool servers, before a cursor, newest first.
+SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key
+FROM tools t JOIN tool_servers s ON s.id = t.server_id
+WHERE t.tenant_id = :tenant_id AND t.id < :cursor AND (:enabled::boolean IS NULL OR t.enabled = :enabled)
+    AND (:server_key::text IS NULL OR s.key = :server_key)
+ORDER BY t.id DESC LIMIT :limit;
+
+-- name: enable_tool
+-- Whether a tool may be used.
+UPDATE tools SET enabled = :enabled, updated_at = :now WHERE tenant_id = :tenant_id AND key = :key;
+
+-- name: delete_tool
+-- Remove a tool's row.
+DELETE FROM tools WHERE tenant_id = :tenant_id AND key = :key;
+
+-- name: usable_tools
+-- Those of some tools that are enabled, with their tool servers that are.
+SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key,
+    s.id, s.tenant_id, s.key, s.enabled, s.document, s.secret, s.created_at, s.updated_at
+FROM tools t JOIN tool_servers s ON s.id = t.server_id
+WHERE t.tenant_id = :tenant_id AND t.key = ANY(:keys::text[]) AND t.enabled AND s.enabled;
+
+-- name: purge_copy_later
+-- Remember that what was copied into a session that nobody goes on to fill is to be removed.
+INSERT INTO purges (session_id) VALUES (:copy_id);

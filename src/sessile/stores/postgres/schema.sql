@@ -44,6 +44,7 @@ CREATE TABLE agents (
     document bytea NOT NULL,
     created_at bigint NOT NULL,
     updated_at bigint NOT NULL,
+    compaction text,
     UNIQUE (tenant_id, key)
 );
 
@@ -70,10 +71,44 @@ CREATE TABLE sessions (
     context_usage bytea,
     created_at bigint NOT NULL,
     updated_at bigint NOT NULL,
+    origin bytea,
     UNIQUE (agent_id, key)
 ) WITH (fillfactor = 70);
 
 CREATE INDEX sessions_newest ON sessions (agent_id, id);
+
+CREATE INDEX sessions_newest_of_tenant ON sessions (tenant_id, id);
+
+CREATE TABLE session_terms (
+    session_id bigint NOT NULL,
+    term bigint NOT NULL,
+    tenant_id bigint NOT NULL,
+    agent_id bigint NOT NULL,
+    PRIMARY KEY (session_id, term)
+);
+
+CREATE INDEX session_terms_of_agent ON session_terms (agent_id, term, session_id);
+
+CREATE INDEX session_terms_of_tenant ON session_terms (tenant_id, term, session_id);
+
+-- Sessions with a time to idle: since when it was counted last, and when to look whether it is over, which is never too
+-- late. An index on the times of use themselves would make every change of a session dearer.
+CREATE TABLE idle (
+    session_id bigint PRIMARY KEY,
+    since bigint NOT NULL,
+    look_at bigint NOT NULL
+);
+
+CREATE INDEX idle_next ON idle (look_at);
+
+CREATE INDEX idle_since ON idle (since);
+
+-- Sessions that are being filled by a fork or an import: their rows come with the last commit. One that nobody goes on
+-- with is purged.
+CREATE TABLE copies (
+    session_id bigint PRIMARY KEY,
+    touched_at bigint NOT NULL
+);
 
 CREATE TABLE turns (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -97,7 +132,7 @@ CREATE TABLE turns (
 
 CREATE INDEX turns_of_session ON turns (session_id, id);
 
-CREATE INDEX turns_running ON turns (id) WHERE running;
+CREATE INDEX turns_running ON turns (tenant_id, session_id) WHERE running;
 
 -- `hidden`: 0 visible, 1 covered by a summary, 2 hidden by a caller, 3 deleted.
 CREATE TABLE events (
@@ -113,6 +148,8 @@ CREATE TABLE events (
     PRIMARY KEY (session_id, sequence)
 );
 
+CREATE INDEX events_summaries ON events (session_id, sequence) WHERE type = 'compaction';
+
 CREATE TABLE inputs (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id bigint NOT NULL,
@@ -123,7 +160,8 @@ CREATE TABLE inputs (
     body bytea NOT NULL,
     created_at bigint NOT NULL,
     waits boolean NOT NULL,
-    taken_sequence bigint
+    taken_sequence bigint,
+    upload bytea
 );
 
 CREATE INDEX inputs_of_session ON inputs (session_id, event_id);
@@ -147,3 +185,69 @@ CREATE TABLE idempotency (
 );
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
+
+CREATE TABLE secrets (
+    session_id bigint NOT NULL,
+    agent_id bigint NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    key_id text NOT NULL,
+    value bytea NOT NULL,
+    PRIMARY KEY (session_id, agent_id, name)
+);
+
+CREATE TABLE secrets_key (
+    id integer PRIMARY KEY CHECK (id = 1),
+    key_id text NOT NULL
+);
+
+CREATE TABLE artifacts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id bigint NOT NULL,
+    session_id bigint NOT NULL,
+    artifact_id text NOT NULL,
+    name text NOT NULL,
+    content_type text NOT NULL,
+    size bigint NOT NULL,
+    sha256 text NOT NULL,
+    ttl_days bigint,
+    created_at bigint NOT NULL,
+    expires_at bigint,
+    UNIQUE (session_id, artifact_id)
+);
+
+CREATE INDEX artifacts_newest ON artifacts (session_id, id);
+
+CREATE INDEX artifacts_of_file ON artifacts (sha256, tenant_id);
+
+CREATE INDEX artifacts_expiring ON artifacts (expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE tool_servers (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id bigint NOT NULL,
+    key text NOT NULL,
+    enabled boolean NOT NULL,
+    document bytea NOT NULL,
+    secret bytea NOT NULL,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    UNIQUE (tenant_id, key)
+);
+
+CREATE INDEX tool_servers_newest ON tool_servers (tenant_id, id);
+
+CREATE TABLE tools (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id bigint NOT NULL,
+    server_id bigint NOT NULL,
+    key text NOT NULL,
+    name text NOT NULL,
+    enabled boolean NOT NULL,
+    document bytea NOT NULL,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    UNIQUE (tenant_id, key)
+);
+
+CREATE INDEX tools_newest ON tools (tenant_id, id);
+
+CREATE UNIQUE INDEX tools_of_server ON tools (server_id, name);

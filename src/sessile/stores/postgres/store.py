@@ -9,22 +9,45 @@ from sessile.rows import LEASE_SECONDS
 from sessile.stores import rules
 from sessile.stores.postgres.accounts import Accounts
 from sessile.stores.postgres.agents import Agents
+from sessile.stores.postgres.artifacts import Artifacts
 from sessile.stores.postgres.client_tools import ClientTools
+from sessile.stores.postgres.compactions import Compactions
+from sessile.stores.postgres.copies import Copies, give_up_stale
 from sessile.stores.postgres.database_clock import DatabaseClock
 from sessile.stores.postgres.db import Db
+from sessile.stores.postgres.imports import Imports
 from sessile.stores.postgres.input_verbs import Inputs
 from sessile.stores.postgres.log_verbs import Logs
 from sessile.stores.postgres.migrate import migrate
 from sessile.stores.postgres.pool import CONNECTIONS, PATIENCE_SECONDS, Connections
+from sessile.stores.postgres.secrets import Secrets
+from sessile.stores.postgres.session_search import SessionSearch
 from sessile.stores.postgres.sessions import Sessions
+from sessile.stores.postgres.tool_servers import ToolServers
 from sessile.stores.postgres.visibility import Visibilities
 from sessile.wire.errors import StorageUnavailable
 
 _PURGE_SLICE = 100
+_SLICES = ("purge_events", "purge_turns", "purge_inputs", "purge_keys_of_inputs", "expire_artifacts")
 _MEASURE_SECONDS = 10.0
 
 
-class PostgresStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visibilities):
+class PostgresStore(
+    Accounts,
+    Agents,
+    Sessions,
+    SessionSearch,
+    Copies,
+    Imports,
+    Logs,
+    Inputs,
+    ClientTools,
+    Visibilities,
+    Compactions,
+    Secrets,
+    Artifacts,
+    ToolServers,
+):
     """One database, shared by any number of processes. Their turns are told apart by leases alone."""
 
     _measuring: "asyncio.Task[None] | None" = None
@@ -69,8 +92,8 @@ class PostgresStore(Accounts, Agents, Sessions, Logs, Inputs, ClientTools, Visib
         await self._write(verb)
 
     async def purge(self) -> bool:
-        expired = rules.expired(self._clock.now())
-        return await self._write(lambda db: _purge_slice(db, expired))
+        now = self._clock.now()
+        return await self._write(lambda db: _purge_slice(db, now))
 
 
 async def _measure_for_ever(pool: Connections, clock: DatabaseClock) -> None:
@@ -82,17 +105,21 @@ async def _measure_for_ever(pool: Connections, clock: DatabaseClock) -> None:
             continue
 
 
-async def _purge_slice(db: Db, expired: int) -> bool:
+async def _purge_slice(db: Db, now: int) -> bool:
     row = await db.one("next_purge")
     if row is None:
+        await give_up_stale(db, now)
         await db.count("forget_writers")
-        return await db.count("purge_idempotent", expired=expired, slice=_PURGE_SLICE) == _PURGE_SLICE
+        return await db.count("purge_idempotent", expired=rules.expired(now), slice=_PURGE_SLICE) == _PURGE_SLICE
     purge_id, agent_id, session_id = row
     if agent_id is not None:
         removed = await db.count("purge_sessions", agent_id=agent_id, slice=_PURGE_SLICE)
     else:
-        slices = ("purge_events", "purge_turns", "purge_inputs")
-        removed = max([await db.count(name, session_id=session_id, slice=_PURGE_SLICE) for name in slices])
+        values = {"session_id": session_id, "slice": _PURGE_SLICE, "scope": rules.inputs_of(session_id)}
+        removed = max([await db.count(name, **values) for name in _SLICES])
+        await db.count("delete_terms", session_id=session_id)
+        await db.count("delete_session_secrets", sessions=[session_id])
+        await db.count("look_no_more", sessions=[session_id])
     if removed < _PURGE_SLICE:
         await db.count("end_purge", id=purge_id)
     return True

@@ -6,7 +6,7 @@ from typing import Any
 import asyncpg
 
 from sessile.ports import Clock
-from sessile.rows import SessionRef, SessionRow
+from sessile.rows import AgentRow, SessionRef, SessionRow
 from sessile.stores import rows
 from sessile.stores.postgres.db import Db, Row
 from sessile.stores.postgres.pool import Connections
@@ -57,7 +57,7 @@ async def one(db: Db, query: str, noun: str, key: str, /, **values: Any) -> Row:
 
 def check(noun: str, key: str) -> None:
     """Raise NotFound for what PostgreSQL cannot hold as text: nothing has such a key."""
-    if "\0" in key or not _is_unicode(key):
+    if not is_text(key):
         raise not_found(noun, key)
 
 
@@ -66,12 +66,13 @@ def not_found(noun: str, key: str) -> NotFound:
     return NotFound(f"There is no {noun} {key!r}.", id=key)
 
 
-def _is_unicode(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether PostgreSQL can hold a text."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def place(ref: SessionRef) -> dict[str, Any]:
@@ -84,6 +85,15 @@ def place(ref: SessionRef) -> dict[str, Any]:
 async def session_row(db: Db, ref: SessionRef, query: str = "get_session") -> SessionRow:
     """A session. With the query `lock_session` it stands still until the transaction ends. Raises NotFound."""
     return rows.session(await one(db, query, "session", ref.session_key, **place(ref)))
+
+
+async def with_agent(db: Db, ref: SessionRef) -> tuple[SessionRow, AgentRow]:
+    """A session, which stands still until the transaction ends, and its agent. Raises NotFound."""
+    session = await session_row(db, ref, "lock_session")
+    row = await db.one("session_to_run", session_id=session.id)
+    if row is None:
+        raise not_found("session", ref.session_key)
+    return rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
 
 
 async def locate(db: Db, ref: SessionRef) -> int:

@@ -4,6 +4,7 @@ from sessile.domain import visibility
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.rows import SessionRef, SessionRow, Shown
 from sessile.stores import rows, rules
+from sessile.stores.postgres import artifacts, compactions
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.opening import insert
 from sessile.stores.postgres.verbs import Verbs, session_row
@@ -37,8 +38,11 @@ async def _set_hidden(db: Db, ref: SessionRef, event_id: str, hidden: bool, now:
 async def _delete(db: Db, ref: SessionRef, event_id: str, now: int) -> Shown:
     session, entry = await _changeable(db, ref, event_id)
     left = visibility.erased(entry.event())
+    if entry.type == "artifact_upload":
+        await artifacts.expire(db, session.id, entry.body)
     place = {"session_id": session.id, "sequence": entry.sequence}
     await db.count("erase_event", **place, hidden=DELETED, body=left.body)
+    await compactions.mark_stale(db, session, entry.sequence)
     record = await _note(db, session, EventDeletedRecord(event_id=event_id), now)
     return Shown(session.id, await _entry(db, session, entry.sequence), [record])
 

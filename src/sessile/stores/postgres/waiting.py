@@ -3,6 +3,7 @@
 from sessile.domain.log import VISIBLE, Draft, Entry
 from sessile.rows import Claim, Fence, Queued, Rejoined, SessionRow, WaitingInput
 from sessile.stores import rows
+from sessile.stores.postgres import artifacts as files
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.opening import Opening, insert, open_turns
 from sessile.wire import ids
@@ -11,17 +12,24 @@ from sessile.wire.inputs import Behavior
 from sessile.wire.limits import MAX_WAITING_INPUTS
 
 _TYPE = "input_message"
+_UPLOAD = "artifact_upload"
 
 
 async def put(
-    db: Db, session: SessionRow, input: Draft, turn_id: str, behavior: Behavior, now: int
+    db: Db,
+    session: SessionRow,
+    input: Draft,
+    turn_id: str,
+    behavior: Behavior,
+    now: int,
+    told: Draft | None = None,
 ) -> tuple[Queued, int]:
-    """Let an input wait; also returns the id of its row. Raises TooManyInputs."""
+    """Let an input wait, and what tells of its files with it; also returns the id of its row. Raises TooManyInputs."""
     found = await db.one("count_waiting", session_id=session.id)
     waiting = found[0] if found else 0
     if waiting >= MAX_WAITING_INPUTS:
         raise TooManyInputs(f"{waiting} inputs wait in this session, as many as may.")
-    event_id = ids.waiting_id()
+    event_id, upload = ids.waiting_id(), None if told is None else told.body
     ((row_id,),) = await db.change(
         "insert_input",
         tenant_id=session.tenant_id,
@@ -30,9 +38,13 @@ async def put(
         turn_id=turn_id,
         behavior=behavior,
         body=input.body,
+        upload=upload,
         now=now,
     )
-    made = WaitingInput(event_id=event_id, turn_id=turn_id, behavior=behavior, body=input.body, created_at=now)
+    await db.count("use_session", session_id=session.id, now=now)
+    made = WaitingInput(
+        event_id=event_id, turn_id=turn_id, behavior=behavior, body=input.body, upload=upload, created_at=now
+    )
     return Queued(session=session, input=made), row_id
 
 
@@ -40,7 +52,7 @@ async def again(db: Db, session: SessionRow, row_id: int) -> Queued | Rejoined:
     """An input that came before under an idempotency key, wherever it stands now. Raises InputWithdrawn."""
     row = await db.one("made_input", id=row_id)
     assert row is not None
-    waits, taken_sequence = row[6:]
+    waits, taken_sequence = row[rows.WAITING_COLUMNS :]
     if waits:
         return Queued(session=session, input=rows.waiting_input(row))
     if taken_sequence is None:
@@ -74,6 +86,7 @@ async def take_next(db: Db, session_id: int, now: int, lease_until: int) -> Clai
         input=Draft(_TYPE, input.body),
         now=now,
         lease_until=lease_until,
+        told=None if input.upload is None else Draft(_UPLOAD, input.upload),
         waited=True,
     )
     (claim,) = await open_turns(db, [opening])
@@ -93,6 +106,9 @@ async def take_steering(db: Db, fence: Fence, now: int) -> list[Entry]:
         event_id = ids.placed_id(input.event_id, head)
         entries.append(Entry(event_id, session_key, head, turn_id, _TYPE, now, VISIBLE, input.body))
         await _take(db, row[0], head, turn_id)
+        if input.upload is not None:
+            head += 1
+            entries.append(Entry(ids.event_id(head), session_key, head, turn_id, _UPLOAD, now, VISIBLE, input.upload))
     if entries:
         await insert(db, tenant_id, fence.session_id, entries)
         last = {"sequence": head, "event_id": entries[-1].id}
@@ -103,17 +119,20 @@ async def take_steering(db: Db, fence: Fence, now: int) -> list[Entry]:
 async def withdraw(db: Db, session_id: int, event_id: str) -> None:
     """Let an input wait no more. Raises InputTaken, NotFound."""
     row = await db.one("find_input", session_id=session_id, event_id=event_id)
-    if row is not None and row[7] is not None:
+    waits, taken_sequence = (False, None) if row is None else row[rows.WAITING_COLUMNS :]
+    if row is not None and taken_sequence is not None:
         raise InputTaken(id=row[2])
-    if row is None or not row[6]:
+    if row is None or not waits:
         raise NotFound(f"No input waits under the id {event_id!r}.", id=event_id)
+    if (upload := rows.waiting_input(row).upload) is not None:
+        await files.expire(db, session_id, upload)
     await db.count("withdraw_input", id=row[0])
 
 
 async def place_of(db: Db, session_id: int, event_id: str) -> int | None:
     """Where the input stands that has waited under this id, once it was taken."""
     row = await db.one("find_input", session_id=session_id, event_id=event_id)
-    return None if row is None else row[7]
+    return None if row is None else row[rows.WAITING_COLUMNS + 1]
 
 
 async def _take(db: Db, row_id: int, sequence: int, turn_id: str) -> None:

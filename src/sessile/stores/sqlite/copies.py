@@ -13,10 +13,10 @@ from typing import Any
 from msgspec import Struct
 
 from sessile.domain import copies
-from sessile.domain.log import VISIBLE, Entry, draft
+from sessile.domain.log import Entry
 from sessile.ports import Clock, Seal
 from sessile.rows import LEASE_SECONDS, EventQuery, NewSession, Once, SessionRef, SessionRow
-from sessile.stores import rows, rules
+from sessile.stores import copying, rows, rules
 from sessile.stores.sqlite import log, secrets, terms
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.lanes import WriteLane
@@ -24,15 +24,11 @@ from sessile.stores.sqlite.opening import insert as insert_entries
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, one, place, session_row
 from sessile.stores.sqlite.waiting import place_of
 from sessile.wire import codec, ids
-from sessile.wire.errors import InvalidRequest, KeyTaken, NotFound, StorageUnavailable
-from sessile.wire.limits import MAX_FORK_EVENTS
+from sessile.wire.errors import NotFound
 
-STALE_SECONDS = 600
-"""Seconds after which a copy that nobody has gone on with is given up."""
 _SLICE_EVENTS = 800
 _SLICE_BYTES = 1024 * 1024
 _SLICE_TURNS = 1000
-_TAIL = 100
 _REFERRING = f",{','.join(sorted(copies.REFERRING))},"
 
 
@@ -136,16 +132,14 @@ def begin(db: sqlite3.Connection, now: int) -> int:
 def touch(db: sqlite3.Connection, copy_id: int, now: int) -> None:
     """Go on to fill a session. Raises StorageUnavailable when it was given up because that took too long."""
     if db.execute(QUERIES["touch_copy"], {"copy_id": copy_id, "now": now}).rowcount == 0:
-        raise StorageUnavailable("The copy took too long and was given up; nothing was changed.")
+        raise copying.given_up()
 
 
 def free(db: sqlite3.Connection, tenant_id: int, agent_key: str, key: str) -> None:
     """Raise NotFound unless the agent is there, KeyTaken unless it has no session of this key."""
     one(db, "get_agent_id", {"tenant_id": tenant_id, "key": agent_key}, "agent", agent_key)
     found = db.execute(QUERIES["locate_session"], place(SessionRef(tenant_id, agent_key, key))).fetchone()
-    if found is not None:
-        message = f"The session key {key!r} is already in use."
-        raise KeyTaken(message, field_errors={"key": message})
+    copying.check_free(found is not None, key)
 
 
 def finish(
@@ -163,14 +157,9 @@ def finish(
     return agent_id
 
 
-def settings(new: NewSession) -> dict[str, Any]:
-    """The columns of a session that its caller chose."""
-    return {name: getattr(new, name) for name in new.__struct_fields__}
-
-
 def give_up_stale(db: sqlite3.Connection, now: int) -> None:
     """Let the purge remove copies that nobody goes on with: their process has gone."""
-    stale = {"stale": now - STALE_SECONDS * 1_000_000}
+    stale = {"stale": now - copying.STALE_SECONDS * 1_000_000}
     if db.execute(QUERIES["purge_stale_copies_later"], stale).rowcount:
         db.execute(QUERIES["end_stale_copies"], stale)
 
@@ -195,9 +184,7 @@ def _begin_fork(
     free(db, tenant_id, agent_key, new.key)
     session = session_row(db, source)
     cut = session.last_sequence if up_to is None else _cut(db, session.id, up_to)
-    if cut > MAX_FORK_EVENTS:
-        reason = f"The log has {cut} events up to there; at most {MAX_FORK_EVENTS} can be forked."
-        raise InvalidRequest(f"from_session: {reason}", field_errors={"from_session": reason})
+    copying.check_length(cut)
     return begin(db, now), _Source(session, cut)
 
 
@@ -210,11 +197,7 @@ def _cut(db: sqlite3.Connection, source_id: int, event_id: str) -> int:
         for at in (sequence, sequence + 1)
         if (row := db.execute(QUERIES["get_event"], {"session_id": source_id, "sequence": at}).fetchone())
     ]
-    if not found or (found[0].id != event_id and not waited):
-        reason = f"{event_id[:100]!r} is no event of that session."
-        field = "from_session.include_up_to_event_id"
-        raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
-    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+    return copying.place_of_cut(found, event_id, waited)
 
 
 def _plan(db: sqlite3.Connection, source: _Source) -> _Plan:
@@ -246,7 +229,7 @@ def _tail(db: sqlite3.Connection, source: _Source) -> Sequence[Entry]:
     entries: list[Entry] = []
     cursor: int | None = source.cut + 1
     while cursor is not None and not copies.complete(entries):
-        query = EventQuery(cursor=cursor, limit=_TAIL, order="desc", records=True, include_deleted=True)
+        query = EventQuery(cursor=cursor, limit=copying.TAIL, order="desc", records=True, include_deleted=True)
         page = log.read(db, source.session.id, query)
         entries += page.rows
         cursor = page.next
@@ -284,12 +267,12 @@ def _finish_fork(
     head = source.cut
     if plan.ending.turn_id is not None:
         turn_id = copies.renamed(plan.ending.turn_id, salt)
-        closing = _closing(plan.ending, head, turn_id, salt, now)
+        closing = copying.closing(plan.ending, head, turn_id, salt, now)
         insert_entries(db, tenant_id, copy_id, closing)
         db.execute(QUERIES["break_off_copied_turn"], {"copy_id": copy_id, "turn_id": turn_id, "now": now})
         head, last_event_id = closing[-1].sequence, rules.last_shown(closing)
     at_head = head == source.session.last_sequence
-    values = settings(new) | {
+    values = copying.settings(new) | {
         "stop_reason": state.stop_reason,
         "last_sequence": head,
         "last_event_id": last_event_id,
@@ -302,20 +285,3 @@ def _finish_fork(
     if once is not None:
         keys.keep(db, tenant_id, rules.SESSIONS, once, copy_id, now)
     return session_row(db, SessionRef(tenant_id, agent_key, new.key))
-
-
-def _closing(ending: copies.Ending, head: int, turn_id: str, salt: bytes, now: int) -> list[Entry]:
-    drafts = [draft(event) for event in ending.events]
-    return [
-        Entry(
-            ids.event_id(sequence),
-            "",
-            sequence,
-            turn_id,
-            item.type,
-            now,
-            VISIBLE,
-            copies.renamed_within(item.body, salt) if item.type in copies.REFERRING else item.body,
-        )
-        for sequence, item in enumerate(drafts, head + 1)
-    ]

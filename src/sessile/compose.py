@@ -32,6 +32,7 @@ from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
 from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
+from sessile.runner.elsewhere import Elsewhere
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.remote import RemoteOffers
@@ -142,12 +143,16 @@ async def running(
                 hub=hub,
                 store=store,
             )
+            elsewhere = Elsewhere((worker, hub), clock, config.heartbeat_seconds)
+            await store.listen(elsewhere.heard)
             await worker.recover(alone=not shared)
             keepers = [
                 asyncio.create_task(_sweep_for_ever(services.sessions)),
                 asyncio.create_task(_tidy_for_ever(artifacts)),
                 asyncio.create_task(worker.keep_leases(config.lease_seconds)),
             ]
+            if shared:
+                keepers.append(asyncio.create_task(elsewhere.look_for_ever()))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
                 yield runtime

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Collection
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -80,6 +81,33 @@ class Worker:
             await self._cancel(running)
         for session_id in gone:
             self._env.sink.close_session(session_id)
+
+    def concerned(self, sessions: Collection[int]) -> set[int]:
+        """Those of some sessions whose turns run here."""
+        return {session_id for session_id in sessions if session_id in self._running}
+
+    def close_agent(self, agent_id: int) -> None:
+        """Stop the turns of an agent that was deleted elsewhere."""
+        for turn, task in self._running.values():
+            if turn.claim.agent.id == agent_id:
+                turn.cancel(task)
+
+    async def look(self, sessions: Collection[int] | None) -> None:
+        """Others may have changed these sessions, or any: stop the turns that they want stopped, or that are theirs.
+
+        Raises StorageUnavailable.
+        """
+        ids = self.concerned(self._running if sessions is None else sessions)
+        held = {self._running[id][0].claim.fence: self._running[id] for id in ids}
+        found = await self._env.store.standing(held) if held else {}
+        for fence, (turn, task) in held.items():
+            stands = found.get(fence)
+            if stands is None:
+                turn.cancel(task)  # what it still writes is refused
+            elif stands.interrupted:
+                turn.interrupt(task)
+            else:
+                turn.steered = turn.steered or stands.steered
 
     async def drain(self, patience: float, seconds: float) -> None:
         """Let turns go on for so long; leave those that have not ended then to the next start, which goes on with them.

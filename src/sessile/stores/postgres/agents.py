@@ -74,6 +74,7 @@ class Agents(Verbs):
             if not gone:
                 raise not_found("agent", key)
             agent_id: int = gone[0][0]
+            db.changed.agents.add(agent_id)
             await db.count("purge_agent_later", agent_id=agent_id)
             await db.count("delete_agent_secrets", agent_id=agent_id)
             return agent_id

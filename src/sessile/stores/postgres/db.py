@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from sessile.stores.queries import load_queries
 
@@ -41,12 +41,20 @@ def text_of(name: str) -> str:
     return _QUERIES[name].text
 
 
+class Changed(Struct):
+    """The sessions and agents that a transaction has changed, by their internal ids, for whoever follows them."""
+
+    sessions: set[int] = field(default_factory=set)
+    agents: set[int] = field(default_factory=set)
+
+
 class Db:
     """One connection, mostly within a transaction. `wrote`: whether it was asked for a change."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self.wrote = False
+        self.changed = Changed()
 
     async def all(self, name: str, /, **values: Any) -> Sequence[Row]:
         """All rows of a query that reads."""

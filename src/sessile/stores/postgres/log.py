@@ -14,6 +14,7 @@ from sessile.rows import (
     NewArtifact,
     Page,
     SessionRef,
+    Standing,
     TurnEnd,
     TurnProgress,
 )
@@ -93,6 +94,7 @@ async def _write(db: Db, moved: Sequence[_Standing]) -> dict[int, int | None]:
     if not last:
         return {}
     ends = [call.end for call in last]
+    db.changed.sessions.update(s.fence.session_id for s in moved)
     found = await db.change(
         "append_events",
         **columns((s.tenant_id, s.fence.session_id, entry) for s in moved for entry in s.entries),
@@ -125,6 +127,7 @@ async def interrupt(db: Db, ref: SessionRef, now: int, lease_until: int) -> Inte
     session = await session_row(db, ref, "lock_session")
     if session.running_turn is None:
         return Interruption(session, None)
+    db.changed.sessions.add(session.id)
     await db.count("interrupt_turn", turn_id=session.running_turn, now=now)
     parked = await db.change("unpark_turn", turn_id=session.running_turn, lease_until=lease_until)
     row = await db.one("session_to_run", session_id=session.id)
@@ -174,6 +177,16 @@ async def renew(db: Db, fences: Collection[Fence], lease_until: int) -> list[Fen
     if held:
         await db.count("renew_leases", turns=[fence.turn for fence in held], lease_until=lease_until)
     return [fence for fence in fences if fence not in held]
+
+
+async def standing(db: Db, fences: Collection[Fence]) -> dict[Fence, Standing]:
+    """`Store.standing`."""
+    found = await db.all("standing_turns", turns=[fence.turn for fence in fences])
+    held = {
+        Fence(session_id, turn, token): Standing(interrupted, steered)
+        for turn, session_id, token, interrupted, steered in found
+    }
+    return {fence: held[fence] for fence in fences if fence in held}
 
 
 async def hand_over(db: Db, fences: Collection[Fence]) -> None:

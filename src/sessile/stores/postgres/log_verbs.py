@@ -1,6 +1,6 @@
 """The logs of sessions, and the turns that write them, in PostgreSQL: each verb; what it does is in `log`."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit, Clock
@@ -17,6 +17,7 @@ from sessile.rows import (
     Queued,
     Rejoined,
     SessionRef,
+    Standing,
     TurnEnd,
     TurnProgress,
     TurnRow,
@@ -150,6 +151,9 @@ class Logs(Verbs):
         if await self._read(lambda db: db.one("any_expired_turn", now=now)) is None:
             return []
         return await self._write(lambda db: log.take_turns(db, "expired_turns", now, now + self._lease))
+
+    async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
+        return await self._read(lambda db: log.standing(db, fences))
 
     async def hand_over(self, fences: Collection[Fence]) -> None:
         await self._write(lambda db: log.hand_over(db, fences))

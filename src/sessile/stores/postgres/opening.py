@@ -40,6 +40,7 @@ async def open_turns(db: Db, openings: Sequence[Opening]) -> list[Claim]:
     """Append inputs and their `turn_started` to the logs of different sessions, and claim the turns."""
     if not openings:
         return []
+    db.changed.sessions.update(opening.session.id for opening in openings)
     opened = [opening.entries() for opening in openings]
     events = columns(
         (o.session.tenant_id, o.session.id, entry) for o, made in zip(openings, opened, strict=True) for entry in made
@@ -74,6 +75,7 @@ async def open_turns(db: Db, openings: Sequence[Opening]) -> list[Claim]:
 async def insert(db: Db, tenant_id: int, session_id: int, entries: Sequence[Entry]) -> None:
     """Put entries into a log; whoever calls moves its head."""
     if entries:
+        db.changed.sessions.add(session_id)
         await db.count("insert_events", **columns((tenant_id, session_id, entry) for entry in entries))
 
 

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from sessile.stores.postgres import faults
-from sessile.stores.postgres.db import Db, text_of
+from sessile.stores.postgres.db import Changed, Db, text_of
 from sessile.wire.errors import StorageUnavailable
 
 Result = TypeVar("Result")
@@ -67,6 +67,8 @@ class Connections:
         self._idle: deque[_Link] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.on_commit: Callable[[Changed], None] = lambda changed: None
+        """Hears of every commit that has changed something, after it."""
 
     async def read(self, verb: Verb[Result]) -> Result:
         """Run a verb that only reads, each query for itself. What was acknowledged before is seen.
@@ -162,6 +164,8 @@ class Connections:
                 doubt = await _commit(link.connection)
         if doubt is not None and not await self._committed(link.writer, link.mark):
             raise _Lost(doubt)
+        if done:
+            self.on_commit(db.changed)
         return result
 
     async def _committed(self, writer: str, mark: int) -> bool:

@@ -942,3 +942,15 @@ WHERE t.tenant_id = :tenant_id AND t.key = ANY(:keys::text[]) AND t.enabled AND 
 -- name: purge_copy_later
 -- Remember that what was copied into a session that nobody goes on to fill is to be removed.
 INSERT INTO purges (session_id) VALUES (:copy_id);
+
+-- name: standing_turns
+-- Those of some turns that run, their fences, whether a caller wants them stopped, and whether inputs wait to join them.
+SELECT t.id, t.session_id, t.fence, t.interrupted_at IS NOT NULL, EXISTS (
+    SELECT 1 FROM inputs i WHERE i.session_id = t.session_id AND i.waits AND i.behavior = 'steer')
+FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
+WHERE t.id = ANY(:turns::bigint[]) AND t.running AND t.outstanding IS NULL;
+
+-- name: withdrawn_inputs
+-- Those of some inputs of a session that do not wait any more and that no turn has taken.
+SELECT event_id FROM inputs
+WHERE session_id = :session_id AND event_id = ANY(:ids::text[]) AND NOT waits AND taken_sequence IS NULL;

@@ -136,6 +136,7 @@ async def _delete_idle(db: Db, now: int) -> list[int]:
 
 async def _delete(db: Db, sessions: Sequence[int]) -> None:
     """Delete sessions that are locked."""
+    db.changed.sessions.update(sessions)
     await db.count("delete_sessions", sessions=sessions)
     await db.count("purge_sessions_later", sessions=sessions)
     await db.count("delete_session_secrets", sessions=sessions)

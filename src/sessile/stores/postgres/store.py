@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Self
 
 from sessile.ports import Clock
-from sessile.rows import LEASE_SECONDS
+from sessile.rows import LEASE_SECONDS, Heard
 from sessile.stores import rules
 from sessile.stores.postgres.accounts import Accounts
 from sessile.stores.postgres.agents import Agents
@@ -25,6 +26,7 @@ from sessile.stores.postgres.session_search import SessionSearch
 from sessile.stores.postgres.sessions import Sessions
 from sessile.stores.postgres.tool_servers import ToolServers
 from sessile.stores.postgres.visibility import Visibilities
+from sessile.stores.postgres.wakeups import Wakeups
 from sessile.wire.errors import StorageUnavailable
 
 _PURGE_SLICE = 100
@@ -51,6 +53,8 @@ class PostgresStore(
     """One database, shared by any number of processes. Their turns are told apart by leases alone."""
 
     _measuring: "asyncio.Task[None] | None" = None
+    _wakeups: Wakeups | None = None
+    _url = ""
 
     @classmethod
     async def open(
@@ -77,6 +81,7 @@ class PostgresStore(
                 raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
             opened.pop_all()
         store = cls(pool, clock, (lease_clock or shared).now, lease_seconds)
+        store._url = url
         store._measuring = asyncio.create_task(_measure_for_ever(pool, shared))
         return store
 
@@ -84,6 +89,12 @@ class PostgresStore(
         if self._measuring is not None:
             self._measuring.cancel()
         await self._connections.close()
+        if self._wakeups is not None:
+            await self._wakeups.close()
+
+    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+        self._wakeups = Wakeups(self._url, heard)
+        self._connections.on_commit = self._wakeups.changed
 
     async def ping(self) -> None:
         async def verb(db: Db) -> None:

@@ -41,6 +41,7 @@ async def put(
         upload=upload,
         now=now,
     )
+    db.changed.sessions.add(session.id)
     await db.count("use_session", session_id=session.id, now=now)
     made = WaitingInput(
         event_id=event_id, turn_id=turn_id, behavior=behavior, body=input.body, upload=upload, created_at=now
@@ -126,6 +127,7 @@ async def withdraw(db: Db, session_id: int, event_id: str) -> None:
         raise NotFound(f"No input waits under the id {event_id!r}.", id=event_id)
     if (upload := rows.waiting_input(row).upload) is not None:
         await files.expire(db, session_id, upload)
+    db.changed.sessions.add(session_id)
     await db.count("withdraw_input", id=row[0])
 
 

@@ -18,6 +18,7 @@ from sessile.rows import (
     Rejoined,
     SessionRef,
     SessionRow,
+    Standing,
     TurnEnd,
     TurnProgress,
     Uploaded,
@@ -174,6 +175,13 @@ def renew(db: sqlite3.Connection, fences: Collection[Fence], until: int) -> list
     """`Store.renew` within a transaction."""
     renewal = QUERIES["renew_lease"]
     return [f for f in fences if not db.execute(renewal, (until, f.turn, f.session_id, f.token)).rowcount]
+
+
+def standing(db: sqlite3.Connection, fences: Collection[Fence]) -> dict[Fence, Standing]:
+    """`Store.standing` within a transaction."""
+    query = QUERIES["standing_turn"]
+    rows = ((fence, db.execute(query, (fence.turn, fence.session_id, fence.token)).fetchone()) for fence in fences)
+    return {fence: Standing(bool(row[0]), bool(row[1])) for fence, row in rows if row is not None}
 
 
 def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:

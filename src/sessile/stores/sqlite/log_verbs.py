@@ -1,7 +1,7 @@
 """The logs of sessions, and the turns that write them, in SQLite: each verb in a lane; what it does is in `log`."""
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
@@ -18,6 +18,7 @@ from sessile.rows import (
     Queued,
     Rejoined,
     SessionRef,
+    Standing,
     TurnEnd,
     TurnProgress,
     TurnRow,
@@ -115,6 +116,9 @@ class Logs(Verbs):
         if not await self._readers.run(lambda db: db.execute(QUERIES["any_expired_turn"], {"now": now}).fetchone()):
             return []
         return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease))
+
+    async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
+        return self._lookups.run(lambda db: log.standing(db, fences))
 
     async def hand_over(self, fences: Collection[Fence]) -> None:
         turns = [(fence.turn, fence.token) for fence in fences]

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from sessile.domain.copies import renamed, renamed_within
 from sessile.ports import Clock
-from sessile.rows import LEASE_SECONDS
+from sessile.rows import LEASE_SECONDS, Heard
 from sessile.stores import rules
 from sessile.stores.sqlite import functions
 from sessile.stores.sqlite.accounts import Accounts
@@ -65,6 +66,9 @@ class SqliteStore(
         await self._readers.close()
         self._lookups.close()
         await self._writer.close()
+
+    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+        """Nobody else writes: the database file has one owner."""
 
     async def ping(self) -> None:
         await self._writer.run(lambda db: db.execute(QUERIES["touch"]) and None)

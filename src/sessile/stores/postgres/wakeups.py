@@ -100,6 +100,6 @@ class Wakeups:
     def _on_message(self, connection: Any, process: int, channel: str, payload: str) -> None:
         node, *ids = payload.split()
         if node != self._node:
-            sessions = {int(id) for id in ids if id.isdigit()}
-            agents = {int(id[1:]) for id in ids if id[:1] == "a" and id[1:].isdigit()}
+            sessions = {int(id) for id in ids if id.isdecimal()}
+            agents = {int(id[1:]) for id in ids if id[:1] == "a" and id[1:].isdecimal()}
             self._heard(Heard(frozenset(sessions), frozenset(agents)))

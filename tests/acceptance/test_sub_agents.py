@@ -263,7 +263,7 @@ async def test_a_client_tool_of_the_sub_agent(stage: Stage, upstream: Upstream) 
         while (await stream.until("tool_activity"))["agent_event"]["type"] != "client_tool_pending":
             pass
         child = await child_of(stage, helper)
-        (pending,) = (await stage.get(f"{child}/outstanding_client_tool_calls"))["tool_calls"]
+        (pending,) = (await stage.get(f"{child}/outstanding_client_tool_calls"))["client_tool_calls"]
         upstream.add(say("You may."))
         upstream.add(say("I may."))
         body = {"type": "tool_output", "tool_outputs": [{"event_id": pending["event_id"], "output": {"yes": True}}]}

@@ -266,7 +266,8 @@ async def test_a_client_tool_of_the_sub_agent(stage: Stage, upstream: Upstream) 
         (pending,) = (await stage.get(f"{child}/outstanding_client_tool_calls"))["client_tool_calls"]
         upstream.add(say("You may."))
         upstream.add(say("I may."))
-        body = {"type": "tool_output", "tool_outputs": [{"event_id": pending["event_id"], "output": {"yes": True}}]}
+        approved = {"type": "success", "event_id": pending["event_id"], "output": {"yes": True}}
+        body = {"type": "tool_output", "tool_outputs": [approved]}
         assert (await stage.client.post(f"{child}/events", json=body)).status_code == 201
         await stream.rest()
     assert output(await stage.log(session))["sub_agent_response"] == "You may."

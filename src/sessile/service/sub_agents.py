@@ -48,9 +48,9 @@ class SubAgentSessions:
         answer: Any = None
         async with aclosing(self._follow(started.session.id, started.opened[0].sequence - 1)) as entries:
             async for entry in entries:
-                if entry.turn_id != started.turn_id:
+                if entry.turn_id != started.turn_id or entry.deleted:
                     continue
-                if entry.type not in RECORD_TYPES and not entry.deleted:
+                if entry.type not in RECORD_TYPES:
                     relay(entry)
                 match entry.event():
                     case AgentOutputEvent(content=content, partial=partial) if not partial:
@@ -83,7 +83,13 @@ class SubAgentSessions:
 
     async def _cut_off(self, started: Started) -> SubAnswer:
         """The log ends before the turn: its session is gone, or the server stops and will stop the caller too."""
-        if await self._store.heads([started.session.id]):
+        while True:
+            try:
+                there = await self._store.heads([started.session.id])
+                break
+            except StorageUnavailable:
+                await self._clock.sleep(RETRY_SECONDS)
+        if there:
             await asyncio.get_running_loop().create_future()
         raise ToolFault("sub_agent_failed", f"The session {started.session.key!r} was deleted.")
 

@@ -8,10 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+import sessile
 from acceptance.stage import WAIT_SECONDS, Stage, eventually, model_config, types
-from sessile.testing.script import call, hang, say, status
+from sessile.testing.script import call, hang, say, status, wait_for
 from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
+from sessile.wire.events import AgentOutputEvent, InputMessageEvent, ToolActivity
 
 pytestmark = pytest.mark.acceptance
 
@@ -106,8 +108,39 @@ async def test_an_agent_asks_another_one(stage: Stage, upstream: Upstream) -> No
     (offered,) = upstream.requests[0].body["tools"]
     assert offered["function"]["parameters"]["required"] == ["message"]
     assert helper in offered["function"]["description"]
+    for listed in (await children(stage, helper), (await stage.get("/v2/sessions", agent_key=helper))["sessions"]):
+        assert listed == [created]
     for path in (session, child):
         assert (await stage.get(f"{path}/check"))["ok"] is True
+
+
+async def test_what_followers_of_the_caller_see_is_bounded(stage: Stage, upstream: Upstream) -> None:
+    _, session, helper = await pair(stage)
+    upstream.add(call("helper", {"message": "Tell all."}))
+    upstream.add(say("x" * 70_000))
+    upstream.add(say("That was long."))
+    async with stage.stream(session) as stream:
+        frames = await stream.rest()
+    shown = [data["agent_event"]["type"] for name, data in frames if name == "tool_activity"]
+    assert shown == ["input_message"], "an event as large as that is read in its own session"
+    assert len(output(await stage.log(session))["sub_agent_response"]) == 70_000
+    assert types(await stage.log(await child_of(stage, helper))) == ["input_message", "agent_output"]
+
+
+async def test_the_python_client(stage: Stage, upstream: Upstream) -> None:
+    parent, session, helper = await pair(stage)
+    key = session.rsplit("/", 1)[1]
+    upstream.add(call("helper", {"message": "Hello?"}))
+    upstream.add(say("42."))
+    upstream.add(say("They say 42."))
+    async with sessile.AsyncClient(stage.server.url, stage.server.key) as client:
+        async with client.events.stream(parent, key, "Go.") as stream:
+            frames = [frame async for frame in stream]
+        told = [frame.agent_event for frame in frames if isinstance(frame, ToolActivity)]
+        assert [type(event) for event in told] == [InputMessageEvent, AgentOutputEvent]
+        (child,) = [shown async for shown in client.sessions.list(helper)]
+        assert (child.created_by_agent_key, child.created_by_session_key) == (parent, key)
+        assert [event.id async for event in client.events.list(helper, child.key)] == [event.id for event in told]
 
 
 async def test_a_structured_answer_and_fixed_arguments(stage: Stage, upstream: Upstream) -> None:
@@ -208,6 +241,22 @@ async def test_depth(stage: Stage, upstream: Upstream) -> None:
     assert output(deepest)["code"] == "sub_agent_too_deep"
 
 
+async def test_an_agent_that_asks_itself_where_it_works(stage: Stage, upstream: Upstream) -> None:
+    """One session for all calls of an agent: the second call comes from the turn that runs there."""
+    key = "agt_narrow"
+    tools = asks(key, session_mode="agent_scoped")
+    await stage.client.post("/v2/agents", json={"key": key, "name": "N", "model": {"name": "scripted"}, **tools})
+    session = await stage.session(key)
+    upstream.add(call("helper", {"message": "Deeper."}))
+    upstream.add(call("helper", {"message": "Deeper."}))
+    upstream.add(say("I am busy."))
+    upstream.add(say("It is busy."))
+    answered = await stage.post(session)
+    assert output(answered["events"])["sub_agent_response"] == "I am busy."
+    below = (await children(stage, key))[-1]
+    assert output(await stage.log(f"/v2/agents/{key}/sessions/{below['key']}"))["code"] == "sub_agent_refused"
+
+
 async def test_an_interrupt_reaches_it(stage: Stage, upstream: Upstream) -> None:
     key = "agt_loop"
     await stage.client.post("/v2/agents", json={"key": key, "name": "L", "model": {"name": "scripted"}, **asks(key)})
@@ -253,6 +302,21 @@ async def test_deleting(stage: Stage, upstream: Upstream) -> None:
     child = await child_of(stage, helper)
     assert (await stage.client.delete(session)).status_code == 204
     assert types(await stage.log(child)) == ["input_message", "agent_output"], "what an agent has done stays"
+
+
+async def test_deleting_the_caller_leaves_the_turn_below(stage: Stage, upstream: Upstream) -> None:
+    _, session, helper = await pair(stage)
+    go_on = asyncio.Event()
+    upstream.add(call("helper", {"message": "Hello?"}))
+    upstream.add(say("4"), wait_for(go_on), say("2."))
+    turn = asyncio.create_task(stage.post(session))
+    await upstream.arrived(2)
+    child = await child_of(stage, helper)
+    assert (await stage.client.delete(session)).status_code == 204
+    assert (await turn)["stop_reason"] is None
+    go_on.set()
+    assert (await stage.stopped(child))["stop_reason"] == "end_turn"
+    assert (await stage.log(child))[-1]["content"] == "42."
 
 
 async def test_a_client_tool_of_the_sub_agent(stage: Stage, upstream: Upstream) -> None:

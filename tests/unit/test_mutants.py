@@ -1,7 +1,6 @@
 """Every mutant breaks the source as it is today: `make mutants` shows that a test notices."""
 
 import pytest
-
 from checks.mutants import MUTANTS, ROOT, Mutant
 
 

@@ -20,6 +20,7 @@ from sessile.store_ports import Seal as Seal
 from sessile.store_ports import SecretStore as SecretStore
 from sessile.store_ports import StaleKey as StaleKey
 from sessile.store_ports import Store as Store
+from sessile.store_ports import TooManyCalls as TooManyCalls
 from sessile.wire.events import LiveFrame
 
 Result = TypeVar("Result")
@@ -207,7 +208,8 @@ class ToolFault(Exception):
 
     Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`, `tool_address_refused` (tools may not connect to
     it), `tool_unreachable` (nobody answers there, or nothing that makes sense), `sub_agent_refused` (another
-    agent takes no input), `sub_agent_too_deep`, `sub_agent_failed` (its turn has no answer), `turn_interrupted`.
+    agent takes no input), `sub_agent_too_deep`, `sub_agent_too_many`, `sub_agent_failed` (its turn has no answer),
+    `turn_interrupted`.
     """
 
     def __init__(self, code: str, message: str) -> None:

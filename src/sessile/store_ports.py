@@ -336,6 +336,10 @@ class CallsTooDeep(Exception):
     """As many turns as may stand one above the other, each started by a tool call of the one before."""
 
 
+class TooManyCalls(Exception):
+    """As many turns as may stand below one turn, at all levels."""
+
+
 class SubTurnStore(Protocol):
     """Turns that tool calls start in sessions of other agents. What `Store` promises holds here."""
 
@@ -346,7 +350,8 @@ class SubTurnStore(Protocol):
 
         The same call again gives its turn as it stands, as long as its session is there. `admit` as in `accept_input`.
         Raises FenceLost when the calling turn does not run or is to be interrupted, CallsTooDeep beyond
-        MAX_SUB_AGENT_DEPTH, NotFound for the agent and for a session that others have created, SessionRunning.
+        MAX_SUB_AGENT_DEPTH, TooManyCalls beyond MAX_SUB_AGENT_TURNS below the turn that no call has started, NotFound
+        for the agent and for a session that others have created, SessionRunning.
         """
 
 

@@ -14,7 +14,7 @@ from log_rules import problems
 from sessile.clock import SystemClock
 from sessile.domain.log import Entry
 from sessile.domain.messages import ToolMessage
-from sessile.ports import ModelRequest, ToolFault
+from sessile.ports import CallsTooDeep, ModelRequest, ToolFault, TooManyCalls
 from sessile.rows import Claim, EventQuery, NewSession, SessionRef, SubCall
 from sessile.service.inputs import parse
 from sessile.service.sub_agents import SubAgentSessions
@@ -221,6 +221,23 @@ async def test_a_call_of_a_turn_that_is_interrupted_meanwhile_starts_nothing(wor
         await world.agents[-1].ask(by(above), fresh(), "What?", nothing)
     assert told.value.code == "turn_interrupted"
     assert await world.children() == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"), [(CallsTooDeep, "sub_agent_too_deep"), (TooManyCalls, "sub_agent_too_many")]
+)
+async def test_a_call_beyond_a_limit_is_told_which(
+    world: World, monkeypatch: pytest.MonkeyPatch, refusal: type[Exception], code: str
+) -> None:
+    above = await parent(world)
+
+    async def refuse(*arguments: Any) -> Any:
+        raise refusal
+
+    monkeypatch.setattr(world.now.database, "start_sub_turn", refuse)
+    with pytest.raises(ToolFault) as told:
+        await world.agents[-1].ask(by(above), fresh(), "What?", nothing)
+    assert told.value.code == code
 
 
 async def test_a_deleted_answer_is_told_to_nobody(world: World) -> None:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from sessile.domain.log import Entry, draft
-from sessile.ports import CallsTooDeep, Clock, Follow, LiveSink, Store, SubAnswer, ToolFault, TurnQueue
+from sessile.ports import CallsTooDeep, Clock, Follow, LiveSink, Store, SubAnswer, ToolFault, TooManyCalls, TurnQueue
 from sessile.rows import Claim, NewSession, Rejoined, SubCall
 from sessile.service.inputs import Inputs
 from sessile.wire import ids
@@ -19,7 +19,7 @@ from sessile.wire.events import (
     TextPart,
     TurnEndedRecord,
 )
-from sessile.wire.limits import MAX_SUB_AGENT_DEPTH
+from sessile.wire.limits import MAX_SUB_AGENT_DEPTH, MAX_SUB_AGENT_TURNS
 
 RETRY_SECONDS = 1.0
 Started = Claim | Rejoined
@@ -74,6 +74,9 @@ class SubAgentSessions:
             except CallsTooDeep:
                 reason = f"Sub-agents may call each other {MAX_SUB_AGENT_DEPTH} levels deep."
                 raise ToolFault("sub_agent_too_deep", reason) from None
+            except TooManyCalls:
+                reason = f"Calls may start {MAX_SUB_AGENT_TURNS} turns below one turn, at all levels together."
+                raise ToolFault("sub_agent_too_many", reason) from None
             except SessileError as error:
                 raise ToolFault("sub_agent_refused", error.message) from None
         if isinstance(started, Claim):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from sessile.ports import CallsTooDeep, Store
+from sessile.ports import CallsTooDeep, Store, TooManyCalls
 from sessile.rows import AgentRow, Claim, Creator, Interruption, NewSession, Rejoined, SessionRef, SessionRow, SubCall
 from sessile.testing.store_world import (
     AGENT,
@@ -27,7 +27,7 @@ from sessile.testing.store_world import (
 )
 from sessile.wire import ids
 from sessile.wire.errors import AgentDisabled, FenceLost, NotFound, SessionRunning
-from sessile.wire.limits import MAX_SUB_AGENT_DEPTH
+from sessile.wire.limits import MAX_SUB_AGENT_DEPTH, MAX_SUB_AGENT_TURNS
 
 HELPER = "helper"
 
@@ -169,6 +169,17 @@ class SubTurnContract(Fixtures):
         with pytest.raises(CallsTooDeep):
             await start(store, by(lowest), "too-deep")
         assert len(await sessions(store, above.session.tenant_id)) == MAX_SUB_AGENT_DEPTH
+
+    async def test_so_many_turns_stand_below_one_and_no_more(self, store: Store, above: Claim) -> None:
+        below = await started(store, by(above), "below")
+        for number in range(MAX_SUB_AGENT_TURNS - 1):
+            caller, key = ((above, "first"), (below, "second"))[number % 2]
+            await end(store, await started(store, by(caller, f"aev_{number + 2}"), key))
+        for claim in (above, below):
+            with pytest.raises(TooManyCalls):
+                await start(store, by(claim, "aev_0"), "shared")
+        again = await start(store, by(above), "below")
+        assert again.turn_id == below.turn_id
 
     async def test_an_interrupt_reaches_all_turns_below(
         self, harness: Harness, store: Store, ref: SessionRef, above: Claim

@@ -808,14 +808,22 @@ WHERE t.parent_turn_id = :turn_id AND t.parent_event_id = :event_id;
 
 -- name: turns_above
 -- A turn that runs and is not to be interrupted, and the turns that it was started by, one above the other: how many
--- they are, counting no more than a limit; null when the turn does not run.
+-- they are, counting no more than a limit, and the uppermost; no row when the turn does not run.
 WITH RECURSIVE above(turn_id, level) AS (
     SELECT t.turn_id, 1 FROM turns t JOIN sessions s ON s.running_turn = t.turn_id AND s.id = t.session_id
     WHERE t.turn_id = :turn_id AND t.interrupted_at IS NULL
     UNION ALL
     SELECT t.parent_turn_id, level + 1 FROM above JOIN turns t ON t.turn_id = above.turn_id
     WHERE t.parent_turn_id IS NOT NULL AND level < :limit)
-SELECT max(level) FROM above;
+SELECT level, turn_id FROM above ORDER BY level DESC LIMIT 1;
+
+-- name: turns_in_tree
+-- How many turns a turn and those below it are, ended ones too, counting no more than a limit.
+WITH RECURSIVE tree(turn_id) AS (
+    SELECT :turn_id
+    UNION ALL
+    SELECT t.turn_id FROM tree JOIN turns t ON t.parent_turn_id = tree.turn_id LIMIT :limit)
+SELECT count(*) FROM tree;
 
 -- name: turns_below
 -- The sessions whose running turns were started by a turn, or by those that it has started, and so on.

@@ -5,14 +5,14 @@ import sqlite3
 from msgspec import json
 
 from sessile.domain.log import Draft
-from sessile.ports import Admit, CallsTooDeep
+from sessile.ports import Admit, CallsTooDeep, TooManyCalls
 from sessile.rows import Claim, Creator, Interruption, NewSession, Rejoined, SessionRef, SubCall
 from sessile.stores.sqlite import log, rows, terms
 from sessile.stores.sqlite.opening import open_turn
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, place
 from sessile.wire import codec, ids
 from sessile.wire.errors import FenceLost, NotFound
-from sessile.wire.limits import MAX_SUB_AGENT_DEPTH
+from sessile.wire.limits import MAX_SUB_AGENT_DEPTH, MAX_SUB_AGENT_TURNS
 
 
 class SubTurns(Verbs):
@@ -51,11 +51,7 @@ def _start(
         turn, *keys = made
         again = db.execute(QUERIES["get_session"], place(SessionRef(call.tenant_id, *keys))).fetchone()
         return log.turn_again(db, rows.session(again), turn)
-    above = db.execute(QUERIES["turns_above"], {"turn_id": call.turn_id, "limit": MAX_SUB_AGENT_DEPTH + 1}).fetchone()
-    if above[0] is None:
-        raise FenceLost
-    if above[0] > MAX_SUB_AGENT_DEPTH:
-        raise CallsTooDeep
+    _check_the_tree(db, call.turn_id)
     where = place(SessionRef(call.tenant_id, call.agent_key, new.key))
     row = db.execute(QUERIES["session_for_input"], where).fetchone()
     if row is None:
@@ -71,6 +67,19 @@ def _start(
     claim = open_turn(db, agent, session, turn_id, event_id, input, now, lease)
     db.execute(QUERIES["start_below"], {**by, "id": claim.fence.turn})
     return claim
+
+
+def _check_the_tree(db: sqlite3.Connection, turn_id: str) -> None:
+    """Whether a turn may start another one. Raises FenceLost, CallsTooDeep, TooManyCalls."""
+    above = db.execute(QUERIES["turns_above"], {"turn_id": turn_id, "limit": MAX_SUB_AGENT_DEPTH + 1}).fetchone()
+    if above is None:
+        raise FenceLost
+    level, uppermost = above
+    if level > MAX_SUB_AGENT_DEPTH:
+        raise CallsTooDeep
+    tree = {"turn_id": uppermost, "limit": MAX_SUB_AGENT_TURNS + 1}
+    if db.execute(QUERIES["turns_in_tree"], tree).fetchone()[0] > MAX_SUB_AGENT_TURNS:
+        raise TooManyCalls
 
 
 def _added(db: sqlite3.Connection, call: SubCall, new: NewSession, now: int) -> rows.Row:

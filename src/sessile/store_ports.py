@@ -33,6 +33,7 @@ from sessile.rows import (
     Shown,
     Span,
     Standing,
+    SubCall,
     Summary,
     TenantRow,
     ToolRow,
@@ -231,7 +232,8 @@ class LogStore(Protocol):
         """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
 
         From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
+        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended. The same
+        happens, in the same commit, to the running turns that tool calls of the turn have started, and to theirs.
         """
 
     async def append(
@@ -333,6 +335,29 @@ class ClientToolStore(Protocol):
 
     async def outstanding_calls(self, ref: SessionRef) -> list[Entry]:
         """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
+
+
+class CallsTooDeep(Exception):
+    """As many turns as may stand one above the other, each started by a tool call of the one before."""
+
+
+class TooManyCalls(Exception):
+    """As many turns as may stand below one turn, at all levels."""
+
+
+class SubTurnStore(Protocol):
+    """Turns that tool calls start in sessions of other agents. What `Store` promises holds here."""
+
+    async def start_sub_turn(
+        self, call: SubCall, new: NewSession, input: Draft, turn_id: str, admit: Admit
+    ) -> Claim | Rejoined:
+        """Start the turn of a tool call, in one commit: in the session of the key of `new`, made if it is not there.
+
+        The same call again gives its turn as it stands, as long as its session is there. `admit` as in `accept_input`.
+        Raises FenceLost when the calling turn does not run or is to be interrupted, CallsTooDeep beyond
+        MAX_SUB_AGENT_DEPTH, TooManyCalls beyond MAX_SUB_AGENT_TURNS below the turn that no call has started, NotFound
+        for the agent and for a session that others have created, SessionRunning.
+        """
 
 
 class VisibilityStore(Protocol):
@@ -537,6 +562,7 @@ class Store(
     LogStore,
     InputStore,
     ClientToolStore,
+    SubTurnStore,
     VisibilityStore,
     CompactionStore,
     SecretStore,

@@ -19,7 +19,7 @@ from sessile.rows import (
 )
 
 Row = Sequence[Any]
-SESSION_COLUMNS = 21
+SESSION_COLUMNS = 22
 AGENT_COLUMNS = 8
 WAITING_COLUMNS = 7
 TOOL_COLUMNS = 8

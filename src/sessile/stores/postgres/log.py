@@ -122,8 +122,10 @@ async def _appended(db: Db, call: Append, entries: list[Entry], waits: int | Non
     return Appended(entries, next=await waiting.take_next(db, call.fence.session_id, call.now, call.lease_until))
 
 
-async def interrupt(db: Db, ref: SessionRef, now: int, lease_until: int) -> Interruption:
-    """`Store.interrupt` within a transaction."""
+async def interrupt(
+    db: Db, ref: SessionRef, now: int, lease_until: int, below: Sequence[Interruption] = ()
+) -> Interruption:
+    """`Store.interrupt` of one session within a transaction; `below` is done already."""
     session = await session_row(db, ref, "lock_session")
     if session.running_turn is None:
         return Interruption(session, None)
@@ -132,7 +134,7 @@ async def interrupt(db: Db, ref: SessionRef, now: int, lease_until: int) -> Inte
     parked = await db.change("unpark_turn", turn_id=session.running_turn, lease_until=lease_until)
     row = await db.one("session_to_run", session_id=session.id)
     if not parked or row is None:
-        return Interruption(session, session.running_turn)
+        return Interruption(session, session.running_turn, None, below)
     turn, token, usage = parked[0]
     claim = Claim(
         agent=rows.agent(row[rows.SESSION_COLUMNS :]),
@@ -143,7 +145,7 @@ async def interrupt(db: Db, ref: SessionRef, now: int, lease_until: int) -> Inte
         usage=usage,
         interrupted=True,
     )
-    return Interruption(session, session.running_turn, claim)
+    return Interruption(session, session.running_turn, claim, below)
 
 
 async def read(db: Db, place: Row | None, query: EventQuery) -> Page[Entry]:

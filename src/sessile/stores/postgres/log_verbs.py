@@ -24,7 +24,7 @@ from sessile.rows import (
     Uploaded,
 )
 from sessile.stores import rows, rules
-from sessile.stores.postgres import log
+from sessile.stores.postgres import log, sub_turns
 from sessile.stores.postgres.accepting import Acceptance, Accepted, accept_inputs
 from sessile.stores.postgres.compactions import covering
 from sessile.stores.postgres.db import Db
@@ -76,7 +76,7 @@ class Logs(Verbs):
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         now, until = self._clock.now(), self._until()
-        return await self._write(lambda db: log.interrupt(db, ref, now, until))
+        return await self._write(lambda db: sub_turns.interrupt(db, ref, now, until))
 
     async def append(
         self,

@@ -96,7 +96,7 @@ RETURNING id, agent_id, (SELECT compaction FROM agents WHERE agents.id = agent_i
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -108,7 +108,7 @@ SELECT s.id, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.agent_id 
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
 
@@ -122,7 +122,7 @@ WHERE id = :id;
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -131,7 +131,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- the turn's row, and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -268,7 +268,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
@@ -348,7 +348,7 @@ DELETE FROM purges WHERE id = :id;
 -- One session by the keys of its agent and its own, for a change.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key FOR UPDATE OF s;
 
@@ -370,7 +370,7 @@ SELECT s.id, s.key, s.last_sequence FROM sessions s JOIN agents a ON a.id = s.ag
 -- Locks are taken in the order of internal ids, so that batches do not wait for one another in a circle.
 SELECT w.number, s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled,
     s.tti_minutes, s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM unnest(:tenants::bigint[], :agents::text[], :sessions::text[]) WITH ORDINALITY
     AS w (tenant_id, agent, session, number)
@@ -382,7 +382,7 @@ ORDER BY s.id FOR UPDATE OF s;
 -- The same without those that somebody writes at this moment, who is alive.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -553,7 +553,7 @@ ORDER BY session_id DESC LIMIT :slice;
 -- place of the last TRUE, and its values come behind these.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.id = ANY(:ids::bigint[])
     AND (:agents::bigint[] IS NULL OR s.agent_id = ANY(:agents))
@@ -954,3 +954,53 @@ WHERE t.id = ANY(:turns::bigint[]) AND t.running AND t.outstanding IS NULL;
 -- Those of some inputs of a session that do not wait any more and that no turn has taken.
 SELECT event_id FROM inputs
 WHERE session_id = :session_id AND event_id = ANY(:ids::text[]) AND NOT waits AND taken_sequence IS NULL;
+
+-- name: lock_sessions
+-- Sessions by their internal ids, for a change, in the order in which all who change several sessions lock them.
+SELECT id FROM sessions WHERE id = ANY(:ids::bigint[]) ORDER BY id FOR UPDATE;
+
+-- name: turn_of_call
+-- The turn that a tool call of another turn has started, if its session is still there.
+SELECT t.id, a.key, s.key FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
+WHERE t.parent_turn_id = :turn_id AND t.parent_event_id = :event_id;
+
+-- name: turns_above
+-- A turn that runs and is not to be interrupted, and the turns that it was started by, one above the other: how many
+-- they are, counting no more than a limit, and the uppermost; no row when the turn does not run.
+WITH RECURSIVE above (turn_id, level) AS (
+    SELECT t.turn_id, 1 FROM turns t JOIN sessions s ON s.running_turn = t.turn_id AND s.id = t.session_id
+    WHERE t.turn_id = :turn_id AND t.interrupted_at IS NULL
+    UNION ALL
+    SELECT t.parent_turn_id, above.level + 1 FROM above JOIN turns t ON t.turn_id = above.turn_id
+    WHERE t.parent_turn_id IS NOT NULL AND above.level < :limit)
+SELECT level, turn_id FROM above ORDER BY level DESC LIMIT 1;
+
+-- name: turns_in_tree
+-- How many turns a turn and those below it are, ended ones too, counting no more than a limit.
+WITH RECURSIVE tree (turn_id) AS (
+    SELECT :turn_id::text
+    UNION ALL
+    SELECT t.turn_id FROM tree JOIN turns t ON t.parent_turn_id = tree.turn_id)
+SELECT count(*) FROM (SELECT 1 FROM tree LIMIT :limit) counted;
+
+-- name: turns_below
+-- The sessions whose running turns were started by a turn, or by those that it has started, and so on.
+WITH RECURSIVE below (turn_id, session_id) AS (
+    SELECT t.turn_id, t.session_id FROM turns t WHERE t.turn_id = :turn_id
+    UNION
+    SELECT t.turn_id, t.session_id FROM below JOIN turns t ON t.parent_turn_id = below.turn_id WHERE t.running)
+SELECT s.id, a.key, s.key FROM below JOIN sessions s ON s.id = below.session_id AND s.running_turn = below.turn_id
+JOIN agents a ON a.id = s.agent_id WHERE below.turn_id <> :turn_id ORDER BY s.id;
+
+-- name: insert_sub_session
+-- Add a session that a tool call creates to an agent, which stays there; no row comes back when it is not there.
+INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
+    last_sequence, usage, created_at, updated_at, creator)
+SELECT :tenant_id::bigint, id, :key::text, :name::text, :description::text, :metadata::bytea, :enabled::boolean,
+    :tti_minutes::bigint, 1, 0, '{}'::bytea, :now::bigint, :now, :creator::bytea
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key FOR KEY SHARE
+RETURNING id, agent_id;
+
+-- name: start_below
+-- Remember which tool call has started a turn.
+UPDATE turns SET parent_turn_id = :turn_id, parent_event_id = :event_id WHERE id = :id;

@@ -72,6 +72,7 @@ CREATE TABLE sessions (
     created_at bigint NOT NULL,
     updated_at bigint NOT NULL,
     origin bytea,
+    creator bytea,
     UNIQUE (agent_id, key)
 ) WITH (fillfactor = 70);
 
@@ -127,10 +128,14 @@ CREATE TABLE turns (
     interrupted_at bigint,
     outstanding text,
     takes bigint NOT NULL DEFAULT 0,
-    lease_until bigint NOT NULL
+    lease_until bigint NOT NULL,
+    parent_turn_id text,
+    parent_event_id text
 ) WITH (fillfactor = 70);
 
 CREATE INDEX turns_of_session ON turns (session_id, id);
+
+CREATE INDEX turns_of_calls ON turns (parent_turn_id, parent_event_id) WHERE parent_turn_id IS NOT NULL;
 
 CREATE INDEX turns_running ON turns (tenant_id, session_id) WHERE running;
 

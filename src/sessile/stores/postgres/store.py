@@ -24,6 +24,7 @@ from sessile.stores.postgres.pool import CONNECTIONS, PATIENCE_SECONDS, Connecti
 from sessile.stores.postgres.secrets import Secrets
 from sessile.stores.postgres.session_search import SessionSearch
 from sessile.stores.postgres.sessions import Sessions
+from sessile.stores.postgres.sub_turns import SubTurns
 from sessile.stores.postgres.tool_servers import ToolServers
 from sessile.stores.postgres.visibility import Visibilities
 from sessile.stores.postgres.wakeups import Wakeups
@@ -44,6 +45,7 @@ class PostgresStore(
     Logs,
     Inputs,
     ClientTools,
+    SubTurns,
     Visibilities,
     Compactions,
     Secrets,

@@ -10,6 +10,7 @@ from sessile.rows import Claim, Interruption, SealedSecrets, SessionRef
 from sessile.stores.postgres import copies
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
+from sessile.testing.postgres import PostgresServer
 from sessile.testing.store_contract_copies import fork, new_row
 from sessile.testing.store_contract_sub_turns import HELPER, by, end, fresh, start
 from sessile.testing.store_world import (
@@ -78,7 +79,9 @@ async def test_calls_of_two_sessions_that_share_one_make_it_once(stores: tuple[P
         await end(stores[0], started[0])
 
 
-async def test_turns_of_sessions_that_lock_one_another_all_go_on(stores: tuple[PostgresStore, PostgresStore]) -> None:
+async def test_turns_of_sessions_that_lock_one_another_all_go_on(
+    stores: tuple[PostgresStore, PostgresStore], postgres: PostgresServer
+) -> None:
     """Appends in batches, interrupts of trees and calls lock sessions in one order: nobody waits in a circle."""
     here, there = stores
     tenant = await new_tenant(here)
@@ -87,6 +90,7 @@ async def test_turns_of_sessions_that_lock_one_another_all_go_on(stores: tuple[P
     claims = [await accept(here, ref) for ref in refs]
     below = [await start(here, by(claim), f"below-{number}") for number, claim in enumerate(claims)]
     running = [*claims, *(claim for claim in below if isinstance(claim, Claim))]
+    known = postgres.log().count("deadlock detected")
     async with asyncio.timeout(15):
         await asyncio.gather(
             *(here.append(claim.fence, [thought()], NOTHING) for claim in running for _ in range(5)),
@@ -96,6 +100,7 @@ async def test_turns_of_sessions_that_lock_one_another_all_go_on(stores: tuple[P
         )
     for claim in running:
         assert sequences(await read_all(here, claim.session.id)) == list(range(1, 13))
+    assert postgres.log().count("deadlock detected") == known, postgres.log()[-4000:]
 
 
 async def test_a_fork_of_a_session_that_is_deleted_is_whole_or_not_there(

@@ -959,6 +959,12 @@ WHERE session_id = :session_id AND event_id = ANY(:ids::text[]) AND NOT waits AN
 -- Sessions by their internal ids, for a change, in the order in which all who change several sessions lock them.
 SELECT id FROM sessions WHERE id = ANY(:ids::bigint[]) ORDER BY id FOR UPDATE;
 
+-- name: lock_running
+-- Sessions by their internal ids and their turns that have not ended, for a change. Who waits for turns alone, such as
+-- a renewal, goes in the same order: each session, then its turn.
+SELECT s.id FROM sessions s JOIN turns t ON t.session_id = s.id AND t.turn_id = s.running_turn
+WHERE s.id = ANY(:ids::bigint[]) ORDER BY s.id FOR UPDATE OF s, t;
+
 -- name: turn_of_call
 -- The turn that a tool call of another turn has started, if its session is still there.
 SELECT t.id, a.key, s.key FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id

@@ -43,7 +43,7 @@ async def interrupt(db: Db, ref: SessionRef, now: int, lease_until: int) -> Inte
     """`Store.interrupt` within a transaction."""
     session = await session_row(db, ref)
     below = await _below(db, session)
-    await db.all("lock_sessions", ids=[session.id, *below])
+    await db.all("lock_running", ids=[session.id, *below])
     session = await session_row(db, ref)
     found = []
     for agent_key, session_key in (await _below(db, session)).values():

@@ -19,6 +19,7 @@ from sessile import logs
 from sessile.api.app import App
 from sessile.api.call import Services
 from sessile.api.gate import Gate
+from sessile.api.metrics import MetricsPage
 from sessile.api.server import HttpServer
 from sessile.auth import keys
 from sessile.auth.keyring import VARIABLE, Keyring
@@ -29,6 +30,7 @@ from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
+from sessile.observation import UNOBSERVED
 from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
 from sessile.runner.history import Histories
@@ -48,6 +50,7 @@ from sessile.service.visibility import Visibility
 from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
+from sessile.telemetry.metrics import CONTENT_TYPE, Metrics
 from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.guard import Guard
 from sessile.tools.mcp import McpServers
@@ -100,10 +103,12 @@ async def running(
     config: Config,
     providers: Mapping[str, Provider] | None = None,
     functions: Mapping[str, Callable[..., Any]] | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Runtime]:
     """Everything but HTTP: the store, the models and tools, and a worker that has closed what was left unfinished.
 
-    `providers` and `functions` (tools by name) come on top of what the configuration names.
+    `providers` and `functions` (tools by name) come on top of what the configuration names. `metrics` counts what
+    happens.
 
     Raises ConfigError, StorageUnavailable.
     """
@@ -114,15 +119,19 @@ async def running(
         files = LocalFiles(_files(config), clock)
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
-            hub = Hub(store, config.heartbeat_seconds)
+            hub = Hub(store, config.heartbeat_seconds, metrics or UNOBSERVED)
+            observer = metrics or UNOBSERVED
             sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
             planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
-            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls)
+            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls, observer)
             worker = Worker(env)
+            if metrics is not None:
+                store.watch_commits(metrics)
+                metrics.watch(lambda: worker.count, lambda: hub.followers)
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))
-            inputs = Inputs(store, worker, hub, clock)
+            inputs = Inputs(store, worker, hub, clock, observer)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
                 sessions=Sessions(store, worker, hub, vault),
@@ -234,7 +243,7 @@ async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None
     return secret
 
 
-def build_app(config: Config, runtime: Runtime) -> App:
+def build_app(config: Config, runtime: Runtime, metrics: Metrics | None = None) -> App:
     """The HTTP application over a runtime. Raises ConfigError when `no_auth` would be open to other machines."""
     authenticator: Authenticator = keys.KeyAuthenticator(runtime.store, runtime.clock)
     loopback = config.host in ("127.0.0.1", "::1", "localhost")
@@ -245,7 +254,9 @@ def build_app(config: Config, runtime: Runtime) -> App:
     hosts = {config.host, *config.allowed_hosts}
     if not loopback and not config.allowed_hosts:
         hosts.add("*")
-    return App(runtime.services, authenticator, Gate(hosts, config.cors_origins))
+    gate = Gate(hosts, config.cors_origins)
+    page = None if metrics is None else _metrics_page(config, runtime.store, metrics)
+    return App(runtime.services, authenticator, gate, metrics or UNOBSERVED, page)
 
 
 def serve(
@@ -276,8 +287,9 @@ async def _serve(
     prepare: Callable[[Runtime], Awaitable[None]] | None,
     on_ready: Callable[[str, str | None], None],
 ) -> None:
-    async with running(config, providers) as runtime:
-        app = build_app(config, runtime)
+    metrics = _metrics(config)
+    async with running(config, providers, metrics=metrics) as runtime:
+        app = build_app(config, runtime, metrics)
         secret = await owner_key(runtime.store, runtime.tenant, runtime.clock)
         if prepare is not None:
             await prepare(runtime)
@@ -294,6 +306,23 @@ async def _serve(
         seconds = config.drain_seconds + config.shutdown_seconds
         await HttpServer(app, config.host, config.port, drain, seconds, ready).serve()
     await _end_stray_tasks()
+
+
+def _metrics(config: Config) -> Metrics | None:
+    if config.metrics.access == "off":
+        return None
+    return Metrics({*config.models, "default", "demo", "local"}, default_providers())
+
+
+def _metrics_page(config: Config, store: Store, metrics: Metrics) -> MetricsPage | None:
+    async def text() -> bytes:
+        try:
+            return metrics.text(await store.backlog())
+        except StorageUnavailable:
+            return metrics.text(None)
+
+    access = config.metrics.access
+    return None if access == "off" else MetricsPage(access, CONTENT_TYPE, text)
 
 
 async def _warm_up(models: Registry) -> None:

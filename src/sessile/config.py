@@ -64,6 +64,13 @@ class McpConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """How long a call of a tool, or a sync, may take."""
 
 
+class MetricsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[metrics]`: who may read `/metrics`."""
+
+    access: Literal["loopback", "key", "open", "off"] = "loopback"
+    """Who needs no key: programs on this machine, nobody, everybody. `off`: there is no such page."""
+
+
 class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration of a server."""
 
@@ -96,6 +103,7 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     tools: dict[str, ToolConfig] = field(default_factory=dict)
     web_get: WebGetConfig = field(default_factory=WebGetConfig)
     mcp: McpConfig = field(default_factory=McpConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
 
 def load(path: str | None = None, overrides: dict[str, Any] | None = None, *, default_file: bool = True) -> Config:
@@ -132,7 +140,7 @@ def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Config):
         text = os.environ.get(f"SESSILE_{setting.name.upper()}")
-        if text is None or setting.name in ("models", "tools", "web_get", "mcp"):
+        if text is None or setting.name in ("models", "tools", "web_get", "mcp", "metrics"):
             continue
         value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
         try:

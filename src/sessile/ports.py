@@ -139,8 +139,14 @@ class ModelUsage(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
-ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
-"""What a model streams: deltas, then each tool call once and whole, and its usage when known."""
+class Finished(Struct, frozen=True):
+    """Why the model stopped, in the provider's own word: `stop`, `tool_calls`, `length` …"""
+
+    reason: str
+
+
+ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage | Finished
+"""What a model streams: deltas, then each tool call once and whole, and its usage and why it stopped when known."""
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):

@@ -161,6 +161,34 @@ class SessionQuery(Struct, frozen=True, kw_only=True):
     metadata: Filter | None = None
 
 
+class Backlog(Struct, frozen=True, kw_only=True):
+    """What a store has to do yet, of all tenants. Turns: those that run or shall, and those that are parked."""
+
+    waiting_inputs: int
+    running_turns: int
+    parked_turns: int
+    purges: int
+    """Deletions whose rows are not all removed."""
+
+
+class TableSize(Struct, frozen=True, kw_only=True):
+    """How large a table is. `bytes`: with its indexes, as they stand on the disk."""
+
+    name: str
+    rows: int
+    bytes: int
+
+
+class SessionSize(Struct, frozen=True, kw_only=True):
+    """How large the log of a session is. `bytes`: those of its events' bodies."""
+
+    tenant_key: str
+    agent_key: str
+    session_key: str
+    events: int
+    bytes: int
+
+
 class SessionRef(Struct, frozen=True):
     """How a caller names a session."""
 

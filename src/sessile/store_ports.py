@@ -5,12 +5,14 @@ from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
+from sessile.observation import CommitObserver
 from sessile.rows import (
     AgentRow,
     Answered,
     ApiKeyRow,
     Appended,
     ArtifactRow,
+    Backlog,
     Claim,
     Cover,
     EventQuery,
@@ -29,9 +31,11 @@ from sessile.rows import (
     SessionQuery,
     SessionRef,
     SessionRow,
+    SessionSize,
     Shown,
     Span,
     Summary,
+    TableSize,
     TenantRow,
     ToolRow,
     ToolServerRow,
@@ -521,6 +525,29 @@ class ToolServerStore(Protocol):
         """Those of these tools that are enabled and whose servers are, by key."""
 
 
+class UpkeepStore(Protocol):
+    """What whoever runs a store wants to know of it. These verbs see all tenants, and none of them is quick but
+    `backlog`."""
+
+    def watch_commits(self, observer: CommitObserver) -> None:
+        """Tell somebody of every commit from now on."""
+
+    async def backlog(self) -> Backlog:
+        """What is still to be done. It costs as much as there is of it."""
+
+    async def table_sizes(self) -> list[TableSize]:
+        """All tables, the largest first."""
+
+    async def largest_sessions(self, limit: int) -> list[SessionSize]:
+        """The sessions with the largest logs, the largest first."""
+
+    async def all_sessions(self, cursor: int | None, limit: int) -> Page[SessionRow]:
+        """The sessions of all tenants after a cursor, in the order of their internal ids."""
+
+    async def damage(self) -> list[str]:
+        """What the database itself finds wrong with what it keeps, some of it when there is much; empty: nothing."""
+
+
 class Store(
     AccountStore,
     AgentStore,
@@ -534,6 +561,7 @@ class Store(
     SecretStore,
     ArtifactStore,
     ToolServerStore,
+    UpkeepStore,
     Protocol,
 ):
     """Agents, sessions and logs, durable.

@@ -8,6 +8,7 @@ from sessile.domain import overrides
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall, ToolSpec
 from sessile.domain.overrides import Override, Resolved
+from sessile.observation import UNOBSERVED, ToolCallWatch
 from sessile.ports import ToolContext, ToolFault
 from sessile.rows import SessionRow
 from sessile.runner.dispatch import (
@@ -52,6 +53,9 @@ class Nowhere:
 
     async def resolve(self, override: Override) -> Resolved:
         return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})
+
+    def watch(self, call: PreparedCall) -> ToolCallWatch:
+        return UNOBSERVED.tool_call(call.kind, call.configuration_name, call.id, call.arguments)
 
     def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
         return result

@@ -60,6 +60,8 @@ class Call:
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: dict[str, str] = {}
+        self.template = ""
+        """The path of the operation with names in braces, once it is known."""
         self._whole_path: str = scope["path"]
         self._principal: Principal | None = None
         self._query_string: bytes = scope["query_string"]

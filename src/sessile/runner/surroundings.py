@@ -5,6 +5,7 @@ from typing import Any
 
 from sessile.domain import large_outputs, overrides
 from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved
+from sessile.observation import ToolCallWatch
 from sessile.ports import ToolContext
 from sessile.runner.dispatch import PreparedCall
 from sessile.runner.open_turn import OpenTurn
@@ -62,6 +63,10 @@ class TurnSurroundings:
     def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result, cut as the agent's `tool_output_offloading` says."""
         return large_outputs.fitted(result, self._plan.output_limit, self._plan.output_share)
+
+    def watch(self, call: PreparedCall) -> ToolCallWatch:
+        """The watch of a call of this turn."""
+        return self._turn.watch.tool_call(call.kind, call.configuration_name, call.id, call.arguments)
 
     async def _secrets(self) -> Mapping[str, str]:
         """The secrets of the agent and the session by name. There are none yet."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 from sessile.domain.messages import Message
 from sessile.domain.tokens import estimate_messages
 from sessile.domain.turn import ModelAnswer
+from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Clock, LiveSink, ModelFault, Store
 from sessile.rows import Claim
 from sessile.runner import compaction, dispatch, structured
@@ -31,6 +32,7 @@ class TurnEnvironment(Struct, frozen=True):
     sink: LiveSink
     clock: Clock
     max_model_calls: int
+    observer: TurnObserver = UNOBSERVED
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:

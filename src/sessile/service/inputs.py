@@ -10,6 +10,7 @@ from sessile.domain.client_tools import CallOutput, failed
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
+from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
 from sessile.rows import (
     AgentRow,
@@ -49,11 +50,14 @@ _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
 class Inputs:
     """Everything that can be posted to a session."""
 
-    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock, observer: TurnObserver = UNOBSERVED
+    ) -> None:
         self._store = store
         self._queue = queue
         self._live = live
         self._clock = clock
+        self._observer = observer
         self._draining = False
         self._instructions = Recent[tuple[int, int], Instructions](_REMEMBERED)
 
@@ -96,6 +100,7 @@ class Inputs:
         )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
+        self._observer.accepted(claim.input.turn_id if isinstance(claim, Queued) else claim.turn_id)
         if isinstance(claim, Queued):
             follower = attach(claim)
             if claim.input.behavior == "steer":
@@ -128,6 +133,7 @@ class Inputs:
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
+        self._observer.accepted(claim.turn_id)
         follower = attach(claim)
         self._queue.submit(claim)
         return claim, follower
@@ -154,6 +160,7 @@ class Inputs:
             return found, attach(found)
         self._live.announce(found.session.id, found.opened)
         follower = attach(found)
+        self._observer.accepted(found.turn_id)
         if found.claim is not None:
             self._queue.submit(found.claim)
         return found, follower

@@ -800,3 +800,29 @@ DELETE FROM sessions WHERE id IN (
         AND updated_at + tti_minutes * 60000000 <= :now
     ORDER BY updated_at + tti_minutes * 60000000 LIMIT :slice)
 RETURNING id;
+
+-- name: backlog
+-- Inputs that wait, turns that run and turns that are parked, and deletions that are not over, of all tenants.
+SELECT (SELECT count(*) FROM inputs WHERE waits),
+    (SELECT count(*) FROM sessions WHERE running_turn IS NOT NULL AND stop_reason IS NOT 'requires_action'),
+    (SELECT count(*) FROM sessions WHERE running_turn IS NOT NULL AND stop_reason = 'requires_action'),
+    (SELECT count(*) FROM purges);
+
+-- name: table_bytes
+-- Every table with the bytes of its pages and of its indexes' pages, the largest first.
+SELECT m.tbl_name, sum(s.pgsize) FROM sqlite_schema m JOIN dbstat s ON s.name = m.name AND s.aggregate
+WHERE m.tbl_name NOT LIKE 'sqlite\_%' ESCAPE '\' GROUP BY m.tbl_name ORDER BY sum(s.pgsize) DESC, m.tbl_name;
+
+-- name: largest_sessions
+-- The sessions with the largest logs: their keys, and how many events of how many bytes they have.
+SELECT t.key, a.key, s.key, l.events, l.bytes
+FROM (SELECT session_id, count(*) AS events, sum(length(body)) AS bytes FROM events GROUP BY session_id) l
+    JOIN sessions s ON s.id = l.session_id JOIN agents a ON a.id = s.agent_id JOIN tenants t ON t.id = s.tenant_id
+ORDER BY l.bytes DESC, s.id LIMIT :limit;
+
+-- name: all_sessions
+-- Sessions of all tenants after a cursor, oldest first.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at, s.origin, a.compaction
+FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id > :cursor ORDER BY s.id LIMIT :limit;

@@ -37,10 +37,10 @@ MUTANTS = (
         "announce before the commit",
         "stores/sqlite/log_verbs.py",
         "        return await self._writer.run("
-        "lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))\n",
+        "lambda db: log.append(db, fence, drafts, progress, end, now, lease, artifacts))\n",
         "        early: list[Appended] = []\n"
         "        wait = self._writer.run(\n"
-        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, self._lease))\n"
+        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, lease, artifacts))\n"
         "            or early[0]\n"
         "        )\n"
         "        import asyncio\n"

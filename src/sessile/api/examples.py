@@ -49,6 +49,11 @@ AGENT_CHANGE = (
     Example("disable", "Take no more input", {"enabled": False}),
     Example("enable", "Take input again", {"enabled": True}),
 )
+SECRETS = (Example("token", "One secret; others are removed", {"secrets": {"shop_token": "s3cr3t"}}),)
+SECRETS_CHANGE = (
+    Example("set", "Set one; others stay", {"secrets": {"shop_token": "s3cr3t"}}),
+    Example("remove", "Remove one", {"secrets": {"shop_token": None}}),
+)
 TOOL_SERVER = (
     Example(
         "smallest",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import math
 import os
 import sys
@@ -30,7 +31,7 @@ from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
-from sessile.observation import UNOBSERVED
+from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
 from sessile.runner.history import Histories
@@ -50,18 +51,20 @@ from sessile.service.visibility import Visibility
 from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
+from sessile.telemetry.both import Both
 from sessile.telemetry.metrics import CONTENT_TYPE, Metrics
 from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.guard import Guard
 from sessile.tools.mcp import McpServers
 from sessile.tools.registry import Factory, ToolRegistry
 from sessile.tools.web_get import WebGetTool
-from sessile.wire.errors import StorageUnavailable
+from sessile.wire.errors import StorageUnavailable, UnknownModel
 
 DEFAULT_TENANT = "default"
 _SWEEP_IDLE_SECONDS = 1.0
 _SWEEP_SECONDS = 60 * 60
 _STRAY_SECONDS = 0.3
+_OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
 
@@ -120,7 +123,8 @@ async def running(
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds, metrics or UNOBSERVED)
-            observer = metrics or UNOBSERVED
+            traces = _traces(config, models)
+            observer = _observer(metrics, traces)
             sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
             planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
@@ -159,6 +163,8 @@ async def running(
                 for keeper in keepers:
                     keeper.cancel()
                 await runtime.drain(config)
+                if traces is not None:
+                    await traces.close()
                 await models.close()
 
 
@@ -306,6 +312,39 @@ async def _serve(
         seconds = config.drain_seconds + config.shutdown_seconds
         await HttpServer(app, config.host, config.port, drain, seconds, ready).serve()
     await _end_stray_tasks()
+
+
+def _observer(metrics: Metrics | None, traces: Any) -> TurnObserver:
+    if metrics is not None and traces is not None:
+        return Both(metrics, traces)
+    observer: TurnObserver | None = metrics or traces
+    return observer or UNOBSERVED
+
+
+def _traces(config: Config, models: Registry) -> Any:
+    """Where turns are sent as traces, or None. Raises ConfigError when the extra that this needs is not installed."""
+    wanted = config.traces.enabled
+    given = config.traces.endpoint or any(os.environ.get(name) for name in _OTLP_ENDPOINTS)
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not (wanted or (wanted is None and given)):
+        return None
+    if wanted is None and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return None
+    try:
+        module = importlib.import_module("sessile.telemetry.traces")  # here, because a server without traces needs none
+    except ImportError:
+        if wanted or config.traces.endpoint:
+            raise ConfigError("traces: they need the extra `otel`: pip install 'sessile[otel]'.") from None
+        _log.warning("traces_need_the_extra_otel")
+        return None
+
+    def describe(name: str) -> Any:
+        try:
+            described = models.describe(name)
+        except UnknownModel:
+            return module.Called("other", name)
+        return module.Called(described.provider, described.place.model)
+
+    return module.Traces(describe, config.traces.endpoint, config.traces.content)
 
 
 def _metrics(config: Config) -> Metrics | None:

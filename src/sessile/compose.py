@@ -49,6 +49,7 @@ from sessile.service.sessions import Sessions
 from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.stores.files import LocalFiles
+from sessile.stores.sqlite.migrate import pending
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.telemetry.both import Both
@@ -99,6 +100,36 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
         yield store
     finally:
         await store.close()
+
+
+async def pending_migrations(config: Config) -> list[str]:
+    """What this version would do to the schema of the database first, in order. Raises StorageUnavailable."""
+    return await asyncio.to_thread(pending, _database_file(config))
+
+
+async def migrate_database(config: Config) -> list[str]:
+    """Bring the database to the schema of this version; returns what was done.
+
+    Raises ConfigError, DatabaseInUse when a server runs on it, StorageUnavailable.
+    """
+    names = await pending_migrations(config)
+    if names:
+        with owned(_database(config)):
+            async with open_store(config):
+                pass
+    return names
+
+
+@contextlib.asynccontextmanager
+async def open_existing(config: Config) -> AsyncIterator[Store]:
+    """The store of a database that is there and up to date. Raises ConfigError, StorageUnavailable."""
+    file = _database_file(config)
+    if not file.exists():
+        raise ConfigError(f"There is no database {str(file)!r}.")
+    if names := await pending_migrations(config):
+        raise ConfigError(f"The database is older than this version, by {len(names)} steps: sessile db migrate")
+    async with open_store(config) as store:
+        yield store
 
 
 @contextlib.asynccontextmanager
@@ -408,6 +439,11 @@ def _files(config: Config) -> Path:
     """The folder for files, beside the database file."""
     database = _database(config).resolve()
     return database.with_name(f"{database.name}.files")
+
+
+def _database_file(config: Config) -> Path:
+    """Where the database is, or would be."""
+    return Path(config.data) / "sessile.db" if config.database is None else Path(config.database)
 
 
 def _database(config: Config) -> Path:

@@ -36,6 +36,7 @@ COMMANDS = {
     "models": Lazy("sessile.cli.models", "What models are configured, and whether they answer.", SERVER),
     "keys": Lazy("sessile.cli.keys", "API keys of a data folder.", SERVER),
     "tenants": Lazy("sessile.cli.tenants", "Tenants of a data folder.", SERVER),
+    "db": Lazy("sessile.cli.db", "The database: bring it up to date, check it, see what is large.", SERVER),
 }
 """Every command: a new one is a module and a line here."""
 

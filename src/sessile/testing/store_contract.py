@@ -32,6 +32,7 @@ from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_contract_secrets import SecretContract
 from sessile.testing.store_contract_tools import ToolServerContract
+from sessile.testing.store_contract_upkeep import UpkeepContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
@@ -365,5 +366,6 @@ class StoreContract(
     CompactionContract,
     ArtifactContract,
     ToolServerContract,
+    UpkeepContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

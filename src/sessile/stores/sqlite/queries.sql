@@ -810,7 +810,7 @@ SELECT (SELECT count(*) FROM inputs WHERE waits),
 
 -- name: table_bytes
 -- Every table with the bytes of its pages and of its indexes' pages, the largest first.
-SELECT m.tbl_name, sum(s.pgsize) FROM sqlite_schema m JOIN dbstat s ON s.name = m.name AND s.aggregate
+SELECT m.tbl_name, sum(s.pgsize) FROM sqlite_schema m JOIN dbstat s ON s.name = m.name AND s.aggregate = TRUE
 WHERE m.tbl_name NOT LIKE 'sqlite\_%' ESCAPE '\' GROUP BY m.tbl_name ORDER BY sum(s.pgsize) DESC, m.tbl_name;
 
 -- name: largest_sessions

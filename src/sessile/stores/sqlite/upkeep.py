@@ -6,6 +6,7 @@ from sessile.observation import CommitObserver
 from sessile.rows import Backlog, Page, SessionRow, SessionSize, TableSize
 from sessile.stores.sqlite import rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs
+from sessile.wire.errors import StorageUnavailable
 
 _MAX_DAMAGE = 100
 
@@ -29,7 +30,12 @@ class Upkeep(Verbs):
         return await self._readers.run(lambda db: _all_sessions(db, cursor, limit))
 
     async def damage(self) -> list[str]:
-        return await self._readers.run(_damage)
+        found: list[str] = []
+        try:
+            await self._readers.run(lambda db: _look_for_damage(db, found))
+        except StorageUnavailable as error:  # a file may be so bad that not even the transaction ends
+            return found or [error.message]
+        return [] if found == ["ok"] else found
 
 
 def _backlog(db: sqlite3.Connection) -> Backlog:
@@ -58,9 +64,5 @@ def _all_sessions(db: sqlite3.Connection, cursor: int | None, limit: int) -> Pag
     return Page(sessions, sessions[-1].id if len(found) > limit else None)
 
 
-def _damage(db: sqlite3.Connection) -> list[str]:
-    try:
-        found = [str(line) for (line,) in db.execute(f"PRAGMA integrity_check({_MAX_DAMAGE})")]
-    except sqlite3.DatabaseError as error:
-        return [str(error)]
-    return [] if found == ["ok"] else found
+def _look_for_damage(db: sqlite3.Connection, found: list[str]) -> None:
+    found += [str(line) for (line,) in db.execute(f"PRAGMA integrity_check({_MAX_DAMAGE})")]

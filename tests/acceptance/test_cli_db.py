@@ -2,19 +2,23 @@
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from acceptance.cli_support import Done, environment, run
-from acceptance.stage import Stage
+from acceptance.documents import ROOT
+from acceptance.stage import WAIT_SECONDS, EventStream, Stage, model_config
 from sessile.stores.queries import load_migrations, statements
 from sessile.stores.sqlite import functions
 from sessile.stores.sqlite.owner import owned
-from sessile.testing.script import say
+from sessile.testing.script import hang, say
+from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
@@ -92,6 +96,39 @@ async def test_a_log_that_breaks_a_rule_is_found(
         finding for finding in (await db(data, "check", "--json")).json_lines() if finding["rule"] == rule
     ]
     assert (f"{document['tenant']}/{document['agent']}/{document['session']}", rule) in places
+
+
+async def test_the_backup_of_the_documentation_is_taken_while_a_turn_runs_and_goes_on(
+    stage: Stage, upstream: Upstream, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
+    script = page.split("**`backup.py`**")[1].split("```python\n")[1].split("```")[0]
+    (tmp_path / "backup.py").write_text(script)
+    session = await stage.conversation()
+    files = {"files": ("note.txt", b"kept bytes", "text/plain")}
+    upstream.add(say("Half an answer", whole=True), hang())
+    fields = {"message": "Look.", "stream_response": "true"}
+    async with stage.client.stream("POST", f"{session}/events", data=fields, files=files) as response:
+        assert response.status_code == 201
+        await EventStream(response).until("streaming_agent_output")
+        arguments = [str(stage.server.data), str(tmp_path / "restored" / "data")]
+        script_run = [sys.executable, str(tmp_path / "backup.py"), *arguments]
+        process = await asyncio.create_subprocess_exec(*script_run)
+        assert await process.wait() == 0
+    await stage.client.post(f"{session}/events", json={"type": "interrupt"})
+    assert (await db(tmp_path / "restored" / "data", "check")).code == 0
+    upstream.add(say("A whole answer."))
+    with ServerProcess(tmp_path / "restored", model_config(upstream)) as server:
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=WAIT_SECONDS) as client:
+            restored = Stage(server, upstream, client)
+            await restored.stopped(session)
+            said = [event for event in await restored.log(session) if event["type"] == "agent_output"]
+            assert [event["content"] for event in said] == ["A whole answer."]
+            (artifact,) = (await restored.get(f"{session}/artifacts"))["artifacts"]
+            accept = {"accept": "application/octet-stream"}
+            found = await client.get(f"{session}/artifacts/{artifact['id']}", headers=accept)
+            assert found.content == b"kept bytes"
+        server.terminate()
 
 
 async def test_damage_of_the_file_itself_is_found(stage: Stage, upstream: Upstream, copy: Callable[[], Path]) -> None:

@@ -5,14 +5,12 @@ from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
-from sessile.observation import CommitObserver
 from sessile.rows import (
     AgentRow,
     Answered,
     ApiKeyRow,
     Appended,
     ArtifactRow,
-    Backlog,
     Claim,
     Cover,
     EventQuery,
@@ -31,11 +29,10 @@ from sessile.rows import (
     SessionQuery,
     SessionRef,
     SessionRow,
-    SessionSize,
     Shown,
     Span,
+    SubCall,
     Summary,
-    TableSize,
     TenantRow,
     ToolRow,
     ToolServerRow,
@@ -45,6 +42,7 @@ from sessile.rows import (
     Uploaded,
     WaitingInput,
 )
+from sessile.upkeep_port import UpkeepStore
 from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
@@ -233,7 +231,8 @@ class LogStore(Protocol):
         """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
 
         From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
+        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended. The same
+        happens, in the same commit, to the running turns that tool calls of the turn have started, and to theirs.
         """
 
     async def append(
@@ -332,6 +331,29 @@ class ClientToolStore(Protocol):
 
     async def outstanding_calls(self, ref: SessionRef) -> list[Entry]:
         """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
+
+
+class CallsTooDeep(Exception):
+    """As many turns as may stand one above the other, each started by a tool call of the one before."""
+
+
+class TooManyCalls(Exception):
+    """As many turns as may stand below one turn, at all levels."""
+
+
+class SubTurnStore(Protocol):
+    """Turns that tool calls start in sessions of other agents. What `Store` promises holds here."""
+
+    async def start_sub_turn(
+        self, call: SubCall, new: NewSession, input: Draft, turn_id: str, admit: Admit
+    ) -> Claim | Rejoined:
+        """Start the turn of a tool call, in one commit: in the session of the key of `new`, made if it is not there.
+
+        The same call again gives its turn as it stands, as long as its session is there. `admit` as in `accept_input`.
+        Raises FenceLost when the calling turn does not run or is to be interrupted, CallsTooDeep beyond
+        MAX_SUB_AGENT_DEPTH, TooManyCalls beyond MAX_SUB_AGENT_TURNS below the turn that no call has started, NotFound
+        for the agent and for a session that others have created, SessionRunning.
+        """
 
 
 class VisibilityStore(Protocol):
@@ -525,29 +547,6 @@ class ToolServerStore(Protocol):
         """Those of these tools that are enabled and whose servers are, by key."""
 
 
-class UpkeepStore(Protocol):
-    """What whoever runs a store wants to know of it. These verbs see all tenants, and none of them is quick but
-    `backlog`."""
-
-    def watch_commits(self, observer: CommitObserver) -> None:
-        """Tell somebody of every commit from now on."""
-
-    async def backlog(self) -> Backlog:
-        """What is still to be done. It costs as much as there is of it."""
-
-    async def table_sizes(self) -> list[TableSize]:
-        """All tables, the largest first."""
-
-    async def largest_sessions(self, limit: int) -> list[SessionSize]:
-        """The sessions with the largest logs, the largest first."""
-
-    async def all_sessions(self, cursor: int | None, limit: int) -> Page[SessionRow]:
-        """The sessions of all tenants after a cursor, in the order of their internal ids."""
-
-    async def damage(self) -> list[str]:
-        """What the database itself finds wrong with what it keeps, some of it when there is much; empty: nothing."""
-
-
 class Store(
     AccountStore,
     AgentStore,
@@ -556,6 +555,7 @@ class Store(
     LogStore,
     InputStore,
     ClientToolStore,
+    SubTurnStore,
     VisibilityStore,
     CompactionStore,
     SecretStore,

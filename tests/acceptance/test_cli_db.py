@@ -126,7 +126,7 @@ async def test_the_backup_of_the_documentation_is_taken_while_a_turn_runs_and_go
             assert [event["content"] for event in said] == ["A whole answer."]
             (artifact,) = (await restored.get(f"{session}/artifacts"))["artifacts"]
             accept = {"accept": "application/octet-stream"}
-            found = await client.get(f"{session}/artifacts/{artifact['id']}", headers=accept)
+            found = await client.get(f"{session}/artifacts/{artifact['artifact_id']}", headers=accept)
             assert found.content == b"kept bytes"
         server.terminate()
 

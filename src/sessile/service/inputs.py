@@ -182,10 +182,11 @@ class Inputs:
         if found.turn_id is None:
             return found, None
         follower = attach(found)
-        if found.claim is None:
-            self._queue.interrupt(found.session.id, found.turn_id)
-        else:
-            self._queue.submit(found.claim)
+        for stopped in (found, *found.below):
+            if stopped.claim is not None:
+                self._queue.submit(stopped.claim)
+            elif stopped.turn_id is not None:
+                self._queue.interrupt(stopped.session.id, stopped.turn_id)
         return found, follower
 
     async def waiting(self, principal: Principal, agent_key: str, session_key: str) -> list[WaitingInput]:
@@ -198,9 +199,12 @@ class Inputs:
         self._live.withdrawn(session_id, event_id)
 
     def _admit(self, agent: AgentRow, session: SessionRow) -> None:
-        """Runs inside the store's commit: it must be quick."""
         if self._draining:
             raise Draining
+        self.admit(agent, session)
+
+    def admit(self, agent: AgentRow, session: SessionRow) -> None:
+        """Raise what keeps agent and session from taking an input. Runs inside the store's commit: it must be quick."""
         if not agent.enabled:
             raise AgentDisabled(f"The agent {agent.key!r} is not enabled and takes no input.")
         if not session.enabled:

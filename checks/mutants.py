@@ -261,6 +261,34 @@ MUTANTS = (
         "WHERE below.turn_id <> :turn_id AND FALSE;",
         "tests/contract/test_stores.py tests/integration/test_sub_agents.py",
     ),
+    Mutant(
+        "metrics for whoever a proxy forwards",
+        "api/metrics.py",
+        "near and not any(name in call.headers for name in _FORWARDED)",
+        "near",
+        "tests/acceptance/test_metrics.py -k only_this_machine",
+    ),
+    Mutant(
+        "metrics for other machines",
+        "api/metrics.py",
+        "client is not None and client[0] in _LOOPBACK",
+        "client is not None",
+        "tests/acceptance/test_metrics.py -k another_machine",
+    ),
+    Mutant(
+        "what was said is in every trace",
+        "telemetry/traces.py",
+        "        if self._traces.content:\n            instructions",
+        "        if True:\n            instructions",
+        "tests/acceptance/test_traces.py -k one_trace_of_its_calls",
+    ),
+    Mutant(
+        "a trace of its own for what goes on with a turn",
+        "telemetry/traces.py",
+        "return self.next_trace or super()",
+        "return super()",
+        "tests/acceptance/test_traces.py -k goes_on_in_its_trace",
+    ),
 )
 
 

@@ -96,3 +96,16 @@ def test_usage_counts_by_kind_whether_or_not_a_call_succeeds() -> None:
         "output": 2,
         "reasoning": 1,
     }
+
+
+def test_deltas_and_their_lag() -> None:
+    made = metrics()
+    for deltas, seconds in ((3, 0.0001), (1, 0.0006), (2, 9.0)):
+        made.sent(deltas, seconds)
+    found = samples(made)
+    assert found["sessile_deltas_sent_total",] == 6
+    assert found["sessile_delta_lag_seconds_count",] == 3
+    assert found["sessile_delta_lag_seconds_sum",] == 9.0007
+    buckets = {key[1]: value for key, value in found.items() if key[0] == "sessile_delta_lag_seconds_bucket"}
+    assert (buckets["0.0001"], buckets["0.0005"], buckets["0.001"]) == (1, 1, 2)
+    assert (buckets["2.5"], buckets["+Inf"]) == (2, 3)

@@ -2,12 +2,16 @@
 
 import platform
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0, generate_latest
+from prometheus_client.utils import floatToGoString
 
 from sessile.domain.messages import Message
 from sessile.domain.turn import ModelAnswer
@@ -38,13 +42,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         info = Info("sessile_build", "The version that runs.", registry=registry)
         info.info({"version": version("sessile"), "python": platform.python_version()})
-        self._deltas = Counter("sessile_deltas_sent", "Frames sent to followers that no log holds.", registry=registry)
-        self._lag = Histogram(
-            "sessile_delta_lag_seconds",
-            "From what a model sent to the write of the frame on a follower's socket: the first of each write.",
-            buckets=_LAGS,
-            registry=registry,
-        )
+        self._deltas = DeltaNumbers()
+        registry.register(self._deltas)
         self._batch = Histogram(
             "sessile_commit_batch_verbs", "Writes in one commit.", buckets=_BATCHES, registry=registry
         )
@@ -113,8 +112,7 @@ class Metrics:
 
     def sent(self, deltas: int, seconds: float) -> None:
         """Count the deltas of one write."""
-        self._deltas.inc(deltas)
-        self._lag.observe(seconds)
+        self._deltas.add(deltas, seconds)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -133,6 +131,41 @@ class Metrics:
             return name
         provider, colon, _ = name.partition(":")
         return f"{provider}:*" if colon and provider in self._providers else OTHER
+
+
+class DeltaNumbers:
+    """Deltas and their lag, in plain numbers that only the event loop writes: every write of a stream is told."""
+
+    def __init__(self) -> None:
+        self._deltas = 0
+        self._seconds = 0.0
+        self._writes = [0] * (len(_LAGS) + 1)
+
+    def add(self, deltas: int, seconds: float) -> None:
+        """Count a write."""
+        self._deltas += deltas
+        self._seconds += seconds
+        self._writes[bisect_left(_LAGS, seconds)] += 1
+
+    def describe(self) -> list[Metric]:
+        """What `collect` gives, for the registry."""
+        return self.collect()
+
+    def collect(self) -> list[Metric]:
+        """The counter and the histogram."""
+        bounds = [*map(floatToGoString, _LAGS), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(self._writes)), strict=True))
+        return [
+            CounterMetricFamily(
+                "sessile_deltas_sent", "Frames sent to followers that no log holds.", value=self._deltas
+            ),
+            HistogramMetricFamily(
+                "sessile_delta_lag_seconds",
+                "From what a model sent to the write of the frame on a follower's socket: the first of each write.",
+                buckets,
+                self._seconds,
+            ),
+        ]
 
 
 class TurnNumbers:

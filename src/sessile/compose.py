@@ -115,9 +115,9 @@ async def running(
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds)
-            sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
+            mcp_guard = _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
-            planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
+            planner = Planner(models, tools, RemoteOffers(store, remote, vault))
             env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls)
             worker = Worker(env)
             artifacts = Artifacts(store, files)
@@ -132,7 +132,7 @@ async def running(
                 portable=Portable(store, clock),
                 visibility=Visibility(store, worker, hub),
                 artifacts=artifacts,
-                tool_servers=ToolServers(store, remote, sealer, mcp_guard.url),
+                tool_servers=ToolServers(store, remote, vault, mcp_guard.url),
                 tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
@@ -178,18 +178,6 @@ def tool_factories(config: Config) -> dict[str, Factory]:
         web_get = WebGetTool(_guard("web_get", config.web_get.allow))
         factories["web_get"] = lambda configuration: web_get
     return factories
-
-
-class Unsealed:
-    """The `Sealer` that seals nothing."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """The secret as it is."""
-        return secret
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret as it is."""
-        return sealed
 
 
 def _guard(table: str, allow: list[str]) -> Guard:

@@ -265,16 +265,6 @@ class RemoteTools(Protocol):
         """A tool that calls the server; nothing is sent before it is run."""
 
 
-class Sealer(Protocol):
-    """Keeps secrets from whoever reads the database."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """What is stored for a secret."""
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret again."""
-
-
 class Tools(Protocol):
     """The functions that the server's configuration names, and the tools that the server has by itself."""
 
@@ -311,7 +301,10 @@ class Vault(Protocol):
         """Run a verb of the store with these secrets encrypted. Raises SecretsUnavailable, and what the verb raises."""
 
     async def reveal(self, agent_id: int, session_id: int) -> dict[str, str]:
-        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable."""
+        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable.
+
+        Those of a tool server: the owner that its row tells, and the session 0.
+        """
 
 
 class Clock(Protocol):

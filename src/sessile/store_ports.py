@@ -375,7 +375,7 @@ class InputStore(Protocol):
 
 
 class SecretStore(Protocol):
-    """Secrets of agents and sessions, encrypted by others, durable. What `Store` promises holds here.
+    """Secrets of agents, sessions and tool servers, encrypted by others, durable. What `Store` promises holds here.
 
     One key is in use at a time, the first that comes; a verb that writes under another raises StaleKey. Deleting an
     owner deletes its secrets.
@@ -474,9 +474,9 @@ class ToolServerStore(Protocol):
     """Tool servers and their tools, durable. What `Store` promises holds here."""
 
     async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
+        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
     ) -> ToolServerRow:
-        """Raises KeyTaken."""
+        """`seal` has the secrets of the new server, whose owner is `ToolServerRow.owner`. Raises KeyTaken, StaleKey."""
 
     async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
         """Raises NotFound."""
@@ -487,15 +487,20 @@ class ToolServerStore(Protocol):
         """Newest first."""
 
     async def update_tool_server(
-        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
+        self,
+        tenant_id: int,
+        key: str,
+        change: Callable[[ToolServerRow], ToolServerRow],
+        seal: Seal | None = None,
     ) -> ToolServerRow:
-        """Replace `enabled`, `document` and `secret` by what `change` makes of the row, inside the commit.
+        """Replace `enabled` and `document` by what `change` makes of the row, inside the commit.
 
-        What `change` raises is raised, and nothing is changed. Raises NotFound.
+        The secrets of `seal` are set, and those that its `secrets` do not name any more are removed. What `change`
+        raises is raised, and nothing is changed. Raises NotFound, StaleKey.
         """
 
     async def delete_tool_server(self, tenant_id: int, key: str) -> None:
-        """Delete a tool server and its tools. Raises NotFound."""
+        """Delete a tool server, its tools and its secrets. Raises NotFound."""
 
     async def sync_tools(self, tenant_id: int, server_key: str, tools: Mapping[str, bytes]) -> None:
         """Make these the tools of a tool server: name to document. Raises NotFound.

@@ -232,6 +232,38 @@ async def test_the_key_is_changed_beside_a_server_that_writes(server: ServerProc
     assert stat.S_IMODE(key_file(server).stat().st_mode) == 0o600
 
 
+async def test_credentials_of_tool_servers_are_secrets_too(server: ServerProcess) -> None:
+    token, team = a_secret(), a_secret()
+    with tool_server_process.echo() as uri:
+        async with a_client(server) as client:
+            body = {"name": "T", "type": "mcp", "uri": uri, "transport": "streamable-http"}
+            masked = await client.post("/v2/tool_servers", json=body | {"headers": {"x-team": "***"}})
+            refused(masked, 400, "invalid_request", "headers")
+            bare = await client.post("/v2/tool_servers", json=body)
+            assert bare.json()["headers"] == {}
+            assert not key_file(server).exists()
+            auth = {"type": "bearer", "token": token}
+            made = await client.post("/v2/tool_servers", json=body | {"headers": {"x-team": team}, "auth": auth})
+            path = f"/v2/tool_servers/{made.json()['id']}"
+            refused(await client.patch(path, json={"headers": {"x-no": "***"}}), 400, "invalid_request", "headers")
+        done = await run(environment(server.url), "secrets", "rotate-key", "--data", str(server.data))
+        assert "2 secrets" in done.stdout + done.stderr
+        async with a_client(server) as client:
+            assert (await client.post(f"{path}/sync")).status_code == 422, "the guard, not the vault, refuses"
+        server.kill()
+        on_disk = everything_on_disk(server)
+        assert token.encode() not in on_disk
+        assert team.encode() not in on_disk
+        key_file(server).unlink()
+        server.start()
+        async with a_client(server) as client:
+            refused(await client.post(f"{path}/sync"), 503, "secrets_unavailable")
+            refused(await client.patch(path, json={"auth": auth}), 503, "secrets_unavailable")
+            renamed = await client.patch(path, json={"name": "Renamed"})
+            assert (renamed.status_code, renamed.json()["headers"]) == (200, {"x-team": "***"})
+            assert (await client.delete(path)).status_code == 204
+
+
 async def test_the_client_and_the_command_line_keep_secrets(stage: Stage) -> None:
     agent = await stage.agent()
     async with AsyncClient(stage.server.url, stage.server.key) as client:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from sessile.domain import tool_servers
-from sessile.ports import Principal, RemoteTools, Sealer, Store, ToolFault, Tools
+from sessile.ports import Principal, RemoteTools, Seal, Store, ToolFault, Tools, Vault
 from sessile.rows import Page, ToolRow, ToolServerRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotFound, NotSupported, ToolServerFailed
@@ -51,27 +51,28 @@ class ToolPage(Struct, frozen=True):
 class ToolServers:
     """Everything that can be done with tool servers."""
 
-    def __init__(self, store: Store, remote: RemoteTools, sealer: Sealer, check_uri: CheckUri) -> None:
+    def __init__(self, store: Store, remote: RemoteTools, vault: Vault, check_uri: CheckUri) -> None:
         self._store = store
         self._remote = remote
-        self._sealer = sealer
+        self._vault = vault
         self._check_uri = check_uri
 
     async def create(self, principal: Principal, body: Any) -> ToolServer:
-        """Raises InvalidRequest."""
+        """Raises InvalidRequest, SecretsUnavailable."""
         request = codec.convert(body, CreateToolServerRequest)
         self._check_addresses(request)
-        document, secret = tool_servers.split(request)
-        key = ids.tool_server_id(request.name)
-        return self._shown(
-            await self._store.create_tool_server(
-                principal.tenant_id, key, request.enabled, document, self._sealer.seal(secret)
-            )
-        )
+        tool_servers.check_masks(request, ())
+        document, key = tool_servers.document(request), ids.tool_server_id(request.name)
+
+        async def create(seal: Seal | None = None) -> ToolServerRow:
+            return await self._store.create_tool_server(principal.tenant_id, key, request.enabled, document, seal)
+
+        secrets = tool_servers.secrets(request)
+        return _shown(await (self._vault.write(secrets, create) if secrets else create()))
 
     async def get(self, principal: Principal, key: str) -> ToolServer:
         """Raises NotFound."""
-        return self._shown(await self._store.get_tool_server(principal.tenant_id, key))
+        return _shown(await self._store.get_tool_server(principal.tenant_id, key))
 
     async def list(
         self, principal: Principal, *, cursor: int | None, limit: int, enabled: bool | None
@@ -79,29 +80,34 @@ class ToolServers:
         """Newest first."""
         tenant_id = principal.tenant_id
         page = await self._store.list_tool_servers(tenant_id, cursor=cursor, limit=limit, enabled=enabled)
-        return Page([self._shown(row) for row in page.rows], page.next)
+        return Page([_shown(row) for row in page.rows], page.next)
 
     async def update(self, principal: Principal, key: str, body: Any) -> ToolServer:
-        """Change what was sent. Raises InvalidRequest, NotFound."""
+        """Change what was sent. Raises InvalidRequest, NotFound, SecretsUnavailable."""
         changes = codec.convert(body, UpdateToolServerRequest)
         self._check_addresses(changes)
 
         def change(row: ToolServerRow) -> ToolServerRow:
-            document, secret = tool_servers.changed(row.document, self._sealer.unseal(row.secret), changes)
+            document, names = tool_servers.changed(row.document, row.secrets, changes)
             enabled = row.enabled if changes.enabled is UNSET else changes.enabled
-            return replace(row, document=document, secret=self._sealer.seal(secret), enabled=enabled)
+            return replace(row, document=document, secrets=names, enabled=enabled)
 
-        return self._shown(await self._store.update_tool_server(principal.tenant_id, key, change))
+        async def update(seal: Seal | None = None) -> ToolServerRow:
+            return await self._store.update_tool_server(principal.tenant_id, key, change, seal)
+
+        secrets = tool_servers.secrets(changes)
+        return _shown(await (self._vault.write(secrets, update) if secrets else update()))
 
     async def delete(self, principal: Principal, key: str) -> None:
         """Delete a tool server and its tools. Raises NotFound."""
         await self._store.delete_tool_server(principal.tenant_id, key)
 
     async def sync(self, principal: Principal, key: str) -> None:
-        """Ask a server for its tools and store them. Raises NotFound, ToolServerFailed."""
+        """Ask a server for its tools and store them. Raises NotFound, ToolServerFailed, SecretsUnavailable."""
         row = await self._store.get_tool_server(principal.tenant_id, key)
+        secrets = await self._vault.reveal(row.owner, 0) if row.secrets else {}
         try:
-            tools = await self._remote.list(tool_servers.endpoint(row.document, self._sealer.unseal(row.secret)))
+            tools = await self._remote.list(tool_servers.endpoint(row.document, secrets))
         except ToolFault as fault:
             raise ToolServerFailed(fault.message) from None
         await self._store.sync_tools(principal.tenant_id, key, tools)
@@ -114,10 +120,6 @@ class ToolServers:
                     self._check_uri(uri)
             except OSError as error:
                 raise InvalidRequest(f"{field}: {error}", field_errors={field: str(error)}) from None
-
-    def _shown(self, row: ToolServerRow) -> ToolServer:
-        secret = self._sealer.unseal(row.secret)
-        return tool_servers.shown(row.key, row.enabled, row.document, secret, row.created_at, row.updated_at)
 
 
 class ToolList:
@@ -193,6 +195,10 @@ class ToolList:
             language="python",
             function_definition=FunctionDefinition("python", ""),
         )
+
+
+def _shown(row: ToolServerRow) -> ToolServer:
+    return tool_servers.shown(row.key, row.enabled, row.document, row.secrets, row.created_at, row.updated_at)
 
 
 def not_supported(field: str) -> NotSupported:

@@ -80,23 +80,25 @@ DELETE FROM agents WHERE id = :id;
 
 -- name: insert_tool_server
 -- Add a tool server.
-INSERT INTO tool_servers (tenant_id, key, enabled, document, secret, created_at, updated_at)
-VALUES (:tenant_id, :key, :enabled, :document, :secret, :now, :now) RETURNING id;
+INSERT INTO tool_servers (tenant_id, key, enabled, document, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, :document, :now, :now) RETURNING id;
 
 -- name: get_tool_server
 -- One tool server by its key.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key;
 
 -- name: list_tool_servers
 -- Tool servers of a tenant before a cursor, newest first.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers WHERE tenant_id = :tenant_id AND id < :cursor AND (:enabled IS NULL OR enabled = :enabled)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: save_tool_server
 -- Replace what a caller may change.
-UPDATE tool_servers SET enabled = :enabled, document = :document, secret = :secret, updated_at = :now WHERE id = :id;
+UPDATE tool_servers SET enabled = :enabled, document = :document, updated_at = :now WHERE id = :id;
 
 -- name: delete_tool_server
 -- Remove a tool server's row.
@@ -140,7 +142,8 @@ DELETE FROM tools WHERE tenant_id = :tenant_id AND key = :key;
 -- name: usable_tools
 -- The tools in a JSON list of keys that are enabled, with their tool servers that are.
 SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key,
-    s.id, s.tenant_id, s.key, s.enabled, s.document, s.secret, s.created_at, s.updated_at
+    s.id, s.tenant_id, s.key, s.enabled, s.document, s.created_at, s.updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -s.id)
 FROM tools t JOIN tool_servers s ON s.id = t.server_id
 WHERE t.tenant_id = :tenant_id AND t.key IN (SELECT value FROM json_each(:keys)) AND t.enabled AND s.enabled;
 
@@ -683,7 +686,7 @@ VALUES (:session_id, :agent_id, :name, :key_id, :value);
 DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name;
 
 -- name: delete_agent_secrets
--- Remove all secrets of an agent's own.
+-- Remove all secrets of an agent's own, or of a tool server's under its id, negative.
 DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
 
 -- name: delete_session_secrets

@@ -4,8 +4,9 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from sessile.ports import Seal
 from sessile.rows import Page, ToolRow, ToolServerRow
-from sessile.stores.sqlite import rows
+from sessile.stores.sqlite import rows, secrets
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one
 from sessile.wire import codec, ids
 
@@ -14,14 +15,17 @@ class ToolServers(Verbs):
     """Verbs of the `Store` port."""
 
     async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
+        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
     ) -> ToolServerRow:
-        now = self._clock.now()
-        values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document, "secret": secret}
+        values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document}
+        values["now"] = self._clock.now()
 
         def verb(db: sqlite3.Connection) -> ToolServerRow:
-            (row_id,) = insert(db, "insert_tool_server", "tool server", values | {"now": now})
-            return rows.tool_server((row_id, tenant_id, key, enabled, document, secret, now, now))
+            insert(db, "insert_tool_server", "tool server", values)
+            row = _server(db, tenant_id, key)
+            if seal is not None:
+                _write_secrets(db, row, seal)
+            return _server(db, tenant_id, key)
 
         return await self._writer.run(verb)
 
@@ -40,13 +44,22 @@ class ToolServers(Verbs):
         return await self._readers.run(verb)
 
     async def update_tool_server(
-        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
+        self,
+        tenant_id: int,
+        key: str,
+        change: Callable[[ToolServerRow], ToolServerRow],
+        seal: Seal | None = None,
     ) -> ToolServerRow:
         now = self._clock.now()
 
         def verb(db: sqlite3.Connection) -> ToolServerRow:
-            new = change(_server(db, tenant_id, key))
-            values = {"id": new.id, "enabled": new.enabled, "document": new.document, "secret": new.secret, "now": now}
+            old = _server(db, tenant_id, key)
+            new = change(old)
+            if seal is not None:
+                _write_secrets(db, new, seal)
+            for name in set(old.secrets) - set(new.secrets):
+                db.execute(QUERIES["delete_secret"], _of(new) | {"name": name})
+            values = {"id": new.id, "enabled": new.enabled, "document": new.document, "now": now}
             db.execute(QUERIES["save_tool_server"], values)
             return _server(db, tenant_id, key)
 
@@ -54,7 +67,9 @@ class ToolServers(Verbs):
 
     async def delete_tool_server(self, tenant_id: int, key: str) -> None:
         def verb(db: sqlite3.Connection) -> None:
-            values = {"id": _server(db, tenant_id, key).id}
+            row = _server(db, tenant_id, key)
+            values = {"id": row.id}
+            db.execute(QUERIES["delete_agent_secrets"], _of(row))
             db.execute(QUERIES["delete_tools_of_server"], values)
             db.execute(QUERIES["delete_tool_server"], values)
 
@@ -115,6 +130,14 @@ class ToolServers(Verbs):
             return {tool.key: (tool, server) for tool, server in pairs}
 
         return self._lookups.run(verb)
+
+
+def _write_secrets(db: sqlite3.Connection, row: ToolServerRow, seal: Seal) -> None:
+    secrets.write(db, row.owner, secrets.OF_THE_AGENT, seal(row.owner, secrets.OF_THE_AGENT))
+
+
+def _of(row: ToolServerRow) -> dict[str, int]:
+    return {"agent_id": row.owner, "session_id": secrets.OF_THE_AGENT}
 
 
 def _server(db: sqlite3.Connection, tenant_id: int, key: str) -> ToolServerRow:

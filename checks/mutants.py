@@ -213,6 +213,13 @@ MUTANTS = (
         "tests/contract/test_stores.py tests/integration/test_leases.py",
     ),
     Mutant(
+        "a hand-off that comes late takes the place of the turn that runs",
+        "runner/worker.py",
+        "        if known is not None and known.claim.fence.order > turn.claim.fence.order:\n",
+        "        if False:\n",
+        "tests/integration/test_leases.py -k hand_off",
+    ),
+    Mutant(
         "a queued input taken in a commit of its own",
         "stores/sqlite/log.py",
         "    return Appended(entries, next=",

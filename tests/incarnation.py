@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ class ToolBox:
     def __init__(self, tools: Mapping[str, Tool]) -> None:
         self._tools = tools
 
-    def get(self, name: str) -> Tool | None:
+    def of(self, name: str, configuration: Mapping[str, Any]) -> Tool | None:
         return self._tools.get(name)
+
+    def kinds(self) -> Collection[str]:
+        return ("lambda",)
 
     def names(self) -> list[str]:
         return sorted(self._tools)

@@ -128,7 +128,7 @@ async def test_completion_of_names_imports_no_command() -> None:
     """The first word of a command line is completed from the table."""
     asked = {"_SESSILE_COMPLETE": "complete_bash", "COMP_WORDS": "sessile a", "COMP_CWORD": "1"}
     names, modules = await imported(**asked)
-    assert names.split() == ["agents"]
+    assert names.split() == ["agents", "artifacts"]
     assert modules & HEAVY == set()
 
 

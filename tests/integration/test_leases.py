@@ -9,14 +9,16 @@ import pytest
 
 from integration.test_turns import OWNER, Harness, last, types
 from sessile.domain.log import Entry
-from sessile.rows import LEASE_SECONDS, Claim, Fence
+from sessile.rows import LEASE_SECONDS, Claim, Fence, SessionRef
 from sessile.runner.worker import MAX_TAKES
 from sessile.service.events import Events
+from sessile.service.inputs import parse
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.script import call, hang, say, wait_for
 from sessile.testing.scripted_model import ScriptedModel
 from sessile.wire.errors import StorageUnavailable
+from sessile.wire.sessions import CreateSessionRequest
 
 PATIENCE = 20.0
 
@@ -203,6 +205,32 @@ async def test_too_many_take_overs_close_the_turn(pair: Pair) -> None:
     await pair.clock.advance(LEASE_SECONDS)
     await pair.second.worker.tend_leases()
     assert last(await pair.ended()).error.code == "server_restarted"
+
+
+async def test_a_turn_that_is_gone_before_it_is_closed_keeps_no_other_from_being_taken_up(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair.first, pair.second
+    await first.sessions.create(OWNER, "a", CreateSessionRequest(key="other"))
+    monkeypatch.setattr(first.worker, "submit", lambda claim: None)
+    await first.post()
+    await first.inputs.interrupt(OWNER, "a", "s", lambda found: None)
+    await first.inputs.accept(OWNER, "a", "other", parse({"content": "Hello"}), lambda claim: None)
+    take = second.store.take_expired_turns
+
+    async def take_and_delete() -> list[Claim]:
+        claims = await take()
+        await first.sessions.delete(OWNER, "a", "s", None)
+        return claims
+
+    monkeypatch.setattr(second.store, "take_expired_turns", take_and_delete)
+    second.model.add(say("Here."))
+    await pair.clock.advance(LEASE_SECONDS)
+    await second.worker.tend_leases()
+    await second.model.arrived(1)
+    await idle(second)
+    ref = SessionRef(1, "a", "other")
+    assert (await second.store.get_session(ref)).stop_reason == "end_turn"
 
 
 async def test_nothing_is_written_while_nothing_runs(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def tool(*allow: str, resolver: AbstractResolver | None = None) -> WebGetTool:
 def fixing(*names: str) -> ToolContext:
     """A context in which the agent fixes these arguments."""
     nobody: Any = None
-    return ToolContext(session=nobody, turn_id="", tool_call_id="", fixed=frozenset(names))
+    return ToolContext(session=nobody, turn_id="", tool_call_id="", add_artifact=print, fixed=frozenset(names))
 
 
 async def fault(arguments: dict[str, Any], used: WebGetTool | None = None) -> ToolFault:

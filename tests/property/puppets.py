@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from sessile.domain.messages import UserMessage
-from sessile.ports import ModelChunk, ModelFault, ModelRequest, ToolFault
+from sessile.ports import ModelChunk, ModelFault, ModelRequest, ToolContext, ToolFault
 
 
 class PuppetModel:
@@ -48,7 +48,7 @@ class PuppetTool:
         self.open: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._starts = starts
 
-    async def run(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def run(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         id = arguments["id"]
         self._starts[id] += 1
         self.open[id] = asyncio.get_running_loop().create_future()

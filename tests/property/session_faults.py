@@ -15,15 +15,18 @@ from sessile.testing.faults import When
 
 SETBACK_SECONDS = 60
 PATIENCE = 20.0
+how_often = st.sampled_from([1, 1, 1, 3, 5])
 
 
 class Faults(Stage):
     """Kills, stops, stalls, what is lost, a clock that goes back; sessions that are deleted, and followers."""
 
     @precondition(lambda self: self.running)
-    @disturbance()
-    def crash(self) -> None:
-        self.runner.run(self.killed())
+    @disturbance(times=how_often)
+    def crash(self, times: int) -> None:
+        """Once, or again and again."""
+        for _ in range(times):
+            self.runner.run(self.killed())
 
     @disturbance(commit=st.integers(1, 3), when=st.sampled_from(["before", "after"]))
     def crash_at(self, commit: int, when: When) -> None:
@@ -32,10 +35,11 @@ class Faults(Stage):
         self.server.life.kill_at(commit, when)
 
     @precondition(lambda self: self.running)
-    @disturbance(finishing=st.booleans())
-    def stop(self, finishing: bool) -> None:
+    @disturbance(finishing=st.booleans(), times=how_often)
+    def stop(self, finishing: bool, times: int) -> None:
         """A polite stop, in which models may finish their answers, and the next start."""
-        self.undisturbed(lambda: self._stop(finishing))
+        for _ in range(times):
+            self.undisturbed(lambda: self._stop(finishing))
 
     async def _stop(self, finishing: bool) -> None:
         all_speak = not self.those("tools", "time")

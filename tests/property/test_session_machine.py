@@ -290,5 +290,6 @@ TestSessions.settings = hypothesis.settings(
     max_examples=50,
     stateful_step_count=30,
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate],  # shrinking takes minutes
+    deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )

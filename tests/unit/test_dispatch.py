@@ -48,7 +48,7 @@ class Nowhere:
     """Surroundings of calls that need none."""
 
     def context(self, call: PreparedCall) -> ToolContext:
-        return ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id=call.id)
+        return ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id=call.id, add_artifact=print)
 
     async def resolve(self, override: Override) -> Resolved:
         return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})

@@ -442,7 +442,7 @@ async def test_registry(module: Callable[[str], str]) -> None:
     add = registry.of("add", {"type": "lambda"})
     assert add is not None
     assert (add.name, add.description, add.idempotent) == ("add", "Adds.", True)
-    context = ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id="c1")
+    context = ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id="c1", add_artifact=print)
     assert await add.run({"a": 1}, context) == {"result": 2}
 
 

@@ -136,7 +136,7 @@ class Worker:
             _log.warning("turn_taken_up", turn_id=claim.turn_id, session_key=claim.session.key, take=claim.takes)
             if claim.interrupted or claim.takes >= MAX_TAKES:
                 await self._read_on(turn)
-                await turn.break_off(_RESTARTED)
+                await self._fail(turn, _RESTARTED)
                 self._go_on(turn)
             else:
                 self._start(turn)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance import tool_server_process
 from acceptance.cli_support import environment, run
 from acceptance.stage import Stage, eventually, refused
 from sessile.client import AsyncClient

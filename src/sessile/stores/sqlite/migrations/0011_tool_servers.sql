@@ -4,6 +4,7 @@ CREATE TABLE tool_servers (
     key TEXT NOT NULL,
     enabled INTEGER NOT NULL,
     document BLOB NOT NULL,
+    secret BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     UNIQUE (tenant_id, key)

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from sessile.domain import large_outputs, overrides
-from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved
-from sessile.ports import ToolContext
+from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved, Unresolved
+from sessile.ports import ToolContext, Vault
 from sessile.runner.dispatch import PreparedCall
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Plan
+from sessile.wire.errors import SessileError
 from sessile.wire.events import GenericToolActivity
 
 MAX_ACTIVITY_CHARS = 2_000
@@ -17,9 +18,10 @@ MAX_ACTIVITY_CHARS = 2_000
 class TurnSurroundings:
     """The `Surroundings` of one turn."""
 
-    def __init__(self, turn: OpenTurn, plan: Plan) -> None:
+    def __init__(self, turn: OpenTurn, plan: Plan, vault: Vault | None) -> None:
         self._turn = turn
         self._plan = plan
+        self._vault = vault
 
     def context(self, call: PreparedCall) -> ToolContext:
         """Where a call comes from; what it reports becomes `tool_activity` frames."""
@@ -64,8 +66,14 @@ class TurnSurroundings:
         return large_outputs.fitted(result, self._plan.output_limit, self._plan.output_share)
 
     async def _secrets(self) -> Mapping[str, str]:
-        """The secrets of the agent and the session by name. There are none yet."""
-        return {}
+        """The secrets of the agent and the session by name. Raises Unresolved."""
+        if self._vault is None:
+            return {}
+        claim = self._turn.claim
+        try:
+            return await self._vault.reveal(claim.agent.id, claim.session.id)
+        except SessileError as error:
+            raise Unresolved(error.message) from None
 
     def _outputs(self, override: Override) -> dict[str, Any]:
         """The newest output of each tool that a reference names, without those that are errors."""

@@ -8,7 +8,7 @@ from msgspec import Struct
 from sessile.domain.messages import Message
 from sessile.domain.tokens import estimate_messages
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, ModelFault, Store
+from sessile.ports import Clock, LiveSink, ModelFault, Store, Vault
 from sessile.rows import Claim
 from sessile.runner import compaction, dispatch, structured
 from sessile.runner.compaction import CONTEXT_EXCEEDED, Compactor
@@ -31,6 +31,8 @@ class TurnEnvironment(Struct, frozen=True):
     sink: LiveSink
     clock: Clock
     max_model_calls: int
+    vault: Vault | None = None
+    """Where arguments that name secrets get them. Without one there are none."""
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
@@ -58,7 +60,7 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     turn.history = await env.histories.take(turn.claim, compactor.budget)
 
     repairs: list[Message] = []
-    around = TurnSurroundings(turn, plan)
+    around = TurnSurroundings(turn, plan, env.vault)
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         ours = [call for call in calls if not call.waits]

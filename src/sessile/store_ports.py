@@ -176,6 +176,9 @@ class CopyStore(Protocol):
     ) -> SessionRow:
         """A new session whose log is a copy of the source's, up to the event `up_to` or all that is durable.
 
+        It has the artifacts that its log tells of, under their ids, for as long as the source would have had them. What
+        is hidden because a summary covers it is visible when that summary is not copied.
+
         Nobody sees it before it is whole; what is left of one that was cut off, `purge` removes. Places, times and
         bodies are kept; events and turns get new ids, also where events name each other. The end of a turn that follows
         `up_to` directly is copied too. A turn that goes no further ends as interrupted, without usage, its open calls

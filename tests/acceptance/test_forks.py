@@ -109,6 +109,28 @@ async def test_a_fork_up_to_an_event_is_a_what_if(stage: Stage, upstream: Upstre
     assert (await stage.post(copy, "What if?"))["stop_reason"] == "end_turn"
 
 
+async def test_a_fork_has_the_files_of_its_log(stage: Stage, upstream: Upstream) -> None:
+    session = await stage.conversation()
+    bytes_of = {"a.txt": b"early", "b.txt": b"late"}
+    for name, content in bytes_of.items():
+        upstream.add(say("Fine."))
+        sent = await stage.client.post(f"{session}/events", files=[("files", (name, content, "text/plain"))])
+        assert sent.status_code == 201
+    last_of_first = next(e for e in await stage.log(session) if e["type"] == "agent_output")
+    _, whole = await forked(stage, session)
+    _, part = await forked(stage, session, include_up_to_event_id=last_of_first["id"])
+    listed = (await stage.get(f"{session}/artifacts"))["artifacts"]
+    assert (await stage.get(f"{whole}/artifacts"))["artifacts"] == listed
+    assert [one["filename"] for one in (await stage.get(f"{part}/artifacts"))["artifacts"]] == ["a.txt"]
+    assert (await stage.client.delete(session)).status_code == 204
+    for path in (whole, part):
+        told = [file for e in await stage.log(path) if e["type"] == "artifact_upload" for file in e["artifacts"]]
+        for file in told:
+            url = f"{path}/artifacts/{file['artifact_id']}"
+            raw = await stage.client.get(url, headers={"accept": "application/octet-stream"})
+            assert raw.content == bytes_of[file["filename"]]
+
+
 async def test_a_fork_of_a_running_session_leaves_it_running(stage: Stage, upstream: Upstream) -> None:
     session = await stage.conversation()
     go_on = asyncio.Event()

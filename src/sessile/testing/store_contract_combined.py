@@ -11,7 +11,9 @@ from sessile.domain.filter_parser import parse
 from sessile.domain.log import DELETED, HIDDEN, Entry
 from sessile.ports import StaleKey, Store
 from sessile.rows import Claim, NewSession, Queued, SessionQuery, SessionRef, SessionRow
+from sessile.testing.store_contract_artifacts import DAY_SECONDS, file, listed, sent
 from sessile.testing.store_contract_client_tools import answer, parked, types
+from sessile.testing.store_contract_compaction import compacted
 from sessile.testing.store_contract_copies import BROKEN_OFF, OPENED, WHOLE, check, fork, in_slices, new_row
 from sessile.testing.store_contract_secrets import sealing
 from sessile.testing.store_world import (
@@ -175,6 +177,53 @@ class CombinedCopyContract(Fixtures):
         assert (entries[0].id == before[0].id) is not here
         assert named(entries)[-1] == entries[8].id
         assert entries[8].visibility == DELETED
+
+    async def test_a_fork_has_the_files_that_its_log_tells_of(self, harness: Harness, tenant: int) -> None:
+        store = harness.store
+        ref, copied, early = (SessionRef(tenant, AGENT, key) for key in ("source", "copy", "early"))
+        await new_session(store, tenant, "source")
+        first, kept = await sent(store, ref, file("a"), file("b", ttl_days=1)), file("c")
+        gone = await sent(store, ref, file("d"))
+        await sent(store, ref, *(file("e", name=f"{n}.txt") for n in range(205)), kept)
+        await store.delete_event(ref, gone.opened[2].id)
+        await fork(store, ref)
+        await fork(store, ref, first.opened[0].id, "early")
+        names = await listed(store, ref)
+        assert len(names) == 208
+        assert await listed(store, copied) == names
+        assert await listed(store, early) == []
+        await fork(store, ref, first.opened[2].id, "early2")
+        assert await listed(store, SessionRef(tenant, AGENT, "early2")) == ["a.txt", "b.txt"]
+        mine, theirs = [await store.get_artifact(one, kept.artifact_id) for one in (copied, ref)]
+        assert (mine.sha256, mine.created_at) == (theirs.sha256, theirs.created_at)
+        await store.delete_session(ref, None)
+        await purge_all(store)
+        await store.take_expired_artifacts(1000)
+        assert await store.named_files([mine.file]) == {mine.file}
+        await harness.clock.advance(DAY_SECONDS)
+        assert "b.txt" not in await listed(store, copied)
+        await store.delete_session(copied, None)
+        await purge_all(store)
+        await store.take_expired_artifacts(1000)
+        assert await store.named_files([mine.file]) == set()
+
+    async def test_a_fork_before_a_summary_shows_what_it_covers(self, store: Store, ref: SessionRef) -> None:
+        for _ in range(2):
+            await whole_turn(store, ref)
+        log = await read_all(store, (await store.get_session(ref)).id)
+        await compacted(store, ref, log[3].id)
+        await whole_turn(store, ref)
+        hidden = {entry.sequence for entry in await whole_log(store, await store.get_session(ref)) if entry.hidden}
+        assert hidden == {1, 3}
+        before, after = await fork(store, ref, log[-1].id, "before"), await fork(store, ref, key="after")
+        assert [entry.sequence for entry in await whole_log(store, before) if entry.hidden] == []
+        assert {entry.sequence for entry in await whole_log(store, after) if entry.hidden} == hidden
+        assert (await store.summary(before.id)).text is None
+        assert (await store.summary(after.id)).through == 4
+        for copy in (before, after):
+            check(copy, await whole_log(store, copy))
+        turn = (await whole_log(store, after))[8].turn_id
+        assert not (await store.get_turn(SessionRef(ref.tenant_id, AGENT, "after"), turn)).running
 
     async def test_only_what_refers_is_renamed(self, store: Store, ref: SessionRef) -> None:
         first = (await whole_turn(store, ref))[0]

@@ -181,6 +181,11 @@ def _span(db: sqlite3.Connection, session_id: int, keep: int | None, through: in
     return Span(after, through, last, turns, events) if enough and last is not None else None
 
 
+def through(entry: Entry) -> int:
+    """The last place that a summary stands for."""
+    return _through(_event(entry))
+
+
 def _event(entry: Entry) -> CompactionEvent:
     event = entry.event()
     assert isinstance(event, CompactionEvent)

@@ -7,6 +7,7 @@ transaction. A copy that nobody goes on with stays in `copies`, and the purge ta
 import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from os import urandom
 from typing import Any
 
@@ -16,7 +17,7 @@ from sessile.domain import copies
 from sessile.domain.log import VISIBLE, Entry, draft
 from sessile.ports import Clock, Seal
 from sessile.rows import LEASE_SECONDS, EventQuery, NewSession, Once, SessionRef, SessionRow
-from sessile.stores.sqlite import log, rows, secrets, terms
+from sessile.stores.sqlite import compactions, log, rows, secrets, terms
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.lanes import WriteLane
 from sessile.stores.sqlite.opening import insert as insert_entries
@@ -31,6 +32,7 @@ STALE_SECONDS = 600
 _SLICE_EVENTS = 800
 _SLICE_BYTES = 1024 * 1024
 _SLICE_TURNS = 1000
+_SLICE_FILES = 200
 _TAIL = 100
 _REFERRING = f",{','.join(sorted(copies.REFERRING))},"
 
@@ -50,6 +52,18 @@ class _Plan(Struct, frozen=True, kw_only=True):
     turn_edges: list[int]
     usages: list[bytes]
     ending: copies.Ending
+    files: list[str]
+    """The ids of the artifacts that the copy tells of, in slices: each a JSON list."""
+    covered: int
+    """The last place that a summary stands for."""
+
+    def slices(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The queries that copy, and the part that each run of them copies."""
+        for query, edges in (("copy_turns", self.turn_edges), ("copy_events", self.edges)):
+            for after, until in pairwise([0, *edges]):
+                yield query, {"after": after, "until": until}
+        for slice in self.files:
+            yield "copy_artifacts", {"ids": slice}
 
 
 class Copies(Verbs):
@@ -97,19 +111,17 @@ class Copies(Verbs):
         seal: Seal | None,
     ) -> SessionRow:
         plan = await self._readers.run(lambda db: _plan(db, source))
-        fixed = {
+        fixed: dict[str, Any] = {
             "copy_id": copy_id,
             "source_id": source.session.id,
             "cut": source.cut,
             "salt": urandom(copies.SALT_BYTES),
             "referring": _REFERRING,
+            "covered": plan.covered,
         }
-        for query, edges in (("copy_turns", plan.turn_edges), ("copy_events", plan.edges)):
-            after = 0
-            for until in edges:
-                values = fixed | {"after": after, "until": until, "now": self._clock.now()}
-                await self._writer.run(lambda db, query=query, values=values: _copy_slice(db, query, values))  # type: ignore[misc]
-                after = until
+        for query, part in plan.slices():
+            values = fixed | part | {"now": self._clock.now()}
+            await self._writer.run(lambda db, query=query, values=values: _copy_slice(db, query, values))  # type: ignore[misc]
         now = self._clock.now()
 
         def finish(db: sqlite3.Connection) -> SessionRow:
@@ -220,12 +232,24 @@ def _plan(db: sqlite3.Connection, source: _Source) -> _Plan:
     values = {"source_id": source.session.id, "cut": source.cut}
     turns = db.execute(QUERIES["turns_up_to"], values).fetchall()
     ending = copies.ending([entry.event() for entry in _tail(db, source)])
+    summaries = db.execute(QUERIES["summaries_up_to"], values).fetchall()
     return _Plan(
         edges=list(_edges(db.execute(QUERIES["sizes_of_events"], values))),
         turn_edges=[turn[0] for turn in (*turns[_SLICE_TURNS - 1 :: _SLICE_TURNS], *turns[-1:])],
         usages=[rows.stored_json(usage) for _, _, usage in (turns[:-1] if ending.turn_id else turns)],
         ending=ending,
+        files=_files(db, values),
+        covered=max((compactions.through(rows.entry("", row)) for row in summaries), default=0),
     )
+
+
+def _files(db: sqlite3.Connection, values: dict[str, Any]) -> list[str]:
+    """The ids of the files that the events to be copied tell of, some in each."""
+    if db.execute(QUERIES["has_artifacts"], values).fetchone() is None:
+        return []
+    told = [body for (body,) in db.execute(QUERIES["uploads_up_to"], values)]
+    found = [artifact["artifact_id"] for body in told for artifact in codec.decode(body)["artifacts"]]
+    return [codec.encode(found[at : at + _SLICE_FILES]).decode() for at in range(0, len(found), _SLICE_FILES)]
 
 
 def _edges(sizes: Iterator[tuple[int, int]]) -> Iterator[int]:

@@ -744,9 +744,11 @@ SELECT sequence, length(body) FROM events
 WHERE session_id = :source_id AND sequence <= :cut ORDER BY sequence;
 
 -- name: copy_events
--- Copy a slice of a log, its bodies unread but for those that refer to other events.
+-- Copy a slice of a log, its bodies unread but for those that refer to other events. What a summary hides that is not
+-- copied is visible again.
 INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
-SELECT tenant_id, :copy_id, sequence, renamed(id, :salt), renamed(turn_id, :salt), type, hidden, created_at,
+SELECT tenant_id, :copy_id, sequence, renamed(id, :salt), renamed(turn_id, :salt), type,
+    CASE WHEN hidden = 1 AND sequence > :covered THEN 0 ELSE hidden END, created_at,
     CASE WHEN instr(:referring, ',' || type || ',') THEN renamed_within(body, :salt) ELSE body END
 FROM events WHERE session_id = :source_id AND sequence > :after AND sequence <= :until ORDER BY sequence;
 
@@ -757,6 +759,28 @@ INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_i
 SELECT tenant_id, :copy_id, renamed(turn_id, :salt), input_sequence, renamed(input_event_id, :salt), fence, 0,
     stop_reason, error, usage, created_at, ended_at, interrupted_at
 FROM turns WHERE session_id = :source_id AND id > :after AND id <= :until AND input_sequence <= :cut ORDER BY id;
+
+-- name: copy_artifacts
+-- Copy the rows of some files, given as a JSON list of their ids; the bytes are the same.
+INSERT INTO artifacts (tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at,
+    expires_at)
+SELECT tenant_id, :copy_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at, expires_at
+FROM artifacts WHERE session_id = :source_id AND artifact_id IN (SELECT value FROM json_each(:ids))
+    AND (expires_at IS NULL OR expires_at > :now) ORDER BY id;
+
+-- name: has_artifacts
+-- Whether a session has a file.
+SELECT 1 FROM artifacts WHERE session_id = :source_id LIMIT 1;
+
+-- name: uploads_up_to
+-- What tells of files up to a place of a log, without what was deleted.
+SELECT body FROM events
+WHERE session_id = :source_id AND sequence <= :cut AND type = 'artifact_upload' AND hidden <= 2 ORDER BY sequence;
+
+-- name: summaries_up_to
+-- The summaries up to a place of a log, without those that were deleted.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :source_id AND type = 'compaction' AND sequence <= :cut AND hidden <= 2;
 
 -- name: turns_up_to
 -- The turns up to a place of a log, and what each has used.

@@ -129,7 +129,7 @@ async def running(
                 secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
-                portable=Portable(store, clock),
+                portable=Portable(store, files, artifacts, clock),
                 visibility=Visibility(store, worker, hub),
                 artifacts=artifacts,
                 tool_servers=ToolServers(store, remote, vault, mcp_guard.url),

@@ -382,6 +382,8 @@ class NewArtifact(Struct, frozen=True, kw_only=True):
     size: int
     sha256: str
     ttl_days: int | None = None
+    created_at: int | None = None
+    """When it was made; None: by the commit that names it."""
     held: HeldFile | None = None
     """Keeps the bytes until the commit that names them."""
 

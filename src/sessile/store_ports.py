@@ -189,9 +189,9 @@ class CopyStore(Protocol):
         """
 
     async def import_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
     ) -> SessionRow:
-        """A new session with a whole log, which comes in slices and holds the rules of a transcript.
+        """A new session with a whole log, which comes in slices and holds the rules of a transcript, then its files.
 
         Nobody sees it before it is whole, as with `fork_session`; what `slices` raises is raised here. Ids of events
         and turns are kept, or all are new when the first turn of the log is in the store already.

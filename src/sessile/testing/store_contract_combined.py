@@ -3,6 +3,8 @@
 turns that are parked, inputs that wait, events that are hidden or deleted, secrets and filters.
 """
 
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
@@ -10,7 +12,7 @@ from sessile.domain.client_tools import CallOutput
 from sessile.domain.filter_parser import parse
 from sessile.domain.log import DELETED, HIDDEN, Entry
 from sessile.ports import StaleKey, Store
-from sessile.rows import Claim, NewSession, Queued, SessionQuery, SessionRef, SessionRow
+from sessile.rows import Claim, FileName, NewArtifact, NewSession, Queued, SessionQuery, SessionRef, SessionRow
 from sessile.testing.store_contract_artifacts import DAY_SECONDS, file, listed, sent
 from sessile.testing.store_contract_client_tools import answer, parked, types
 from sessile.testing.store_contract_compaction import compacted
@@ -34,7 +36,7 @@ from sessile.testing.store_world import (
     whole_turn,
 )
 from sessile.wire import ids
-from sessile.wire.errors import NotFound
+from sessile.wire.errors import InvalidRequest, NotFound
 from sessile.wire.events import ClientToolPendingEvent, VisibilityRecord
 from sessile.wire.inputs import Behavior
 
@@ -206,6 +208,42 @@ class CombinedCopyContract(Fixtures):
         await purge_all(store)
         await store.take_expired_artifacts(1000)
         assert await store.named_files([mine.file]) == set()
+
+    async def test_an_import_has_its_files(self, harness: Harness, tenant: int) -> None:
+        store, ref = harness.store, SessionRef(tenant, AGENT, "copy")
+        await new_session(store, tenant, "source")
+        source = SessionRef(tenant, AGENT, "source")
+        brought = [file("a"), file("b", ttl_days=3)]
+        await sent(store, source, *brought)
+        entries = await read_all(store, (await store.get_session(source)).id)
+        old = harness.clock.now() - 2 * DAY_SECONDS * 1_000_000
+        files = [msgspec.structs.replace(one, created_at=old) for one in brought]
+
+        async def broken() -> AsyncIterator[list[Entry] | list[NewArtifact]]:
+            yield entries
+            yield files
+            raise InvalidRequest("Broken.")
+
+        with pytest.raises(InvalidRequest, match="Broken"):
+            await store.import_session(tenant, AGENT, new_row(), broken())
+        await store.delete_session(source, None)
+        await purge_all(store)
+        await store.take_expired_artifacts(10)
+        names = [FileName(tenant, one.sha256) for one in files]
+        assert await store.named_files(names) == set()
+
+        async def slices() -> AsyncIterator[list[Entry] | list[NewArtifact]]:
+            yield entries
+            for one in files:
+                yield [one]
+
+        await store.import_session(tenant, AGENT, new_row(), slices())
+        assert await store.named_files(names) == set(names)
+        first = await store.get_artifact(ref, files[0].artifact_id)
+        assert (first.sha256, first.created_at) == (files[0].sha256, old)
+        assert await listed(store, ref) == ["a.txt", "b.txt"]
+        await harness.clock.advance(DAY_SECONDS)
+        assert await listed(store, ref) == ["a.txt"]
 
     async def test_a_fork_before_a_summary_shows_what_it_covers(self, store: Store, ref: SessionRef) -> None:
         for _ in range(2):

@@ -125,7 +125,7 @@ async def running(
             inputs = Inputs(store, worker, hub, clock)
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub, vault),
+                sessions=Sessions(store, worker, hub, vault, inputs.admit),
                 secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),

@@ -188,6 +188,24 @@ class CopyStore(Protocol):
         there are more than MAX_FORK_EVENTS, and as `create_session` with `once` and `seal`.
         """
 
+    async def fork_compacted(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow | Claim:
+        """As `fork_session` of all that is durable; the commit that shows the session starts a turn that compacts it.
+
+        It compacts all up to the event that is `up_to` in the source. Returns the session when `once` made it before.
+        Raises NothingToCompact, InvalidRequest when `up_to` is no event of the source, and what `admit` raises.
+        """
+
     async def import_session(
         self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
     ) -> SessionRow:

@@ -11,11 +11,23 @@ import pytest
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.filter_parser import parse
 from sessile.domain.log import DELETED, HIDDEN, Entry
-from sessile.ports import StaleKey, Store
-from sessile.rows import Claim, FileName, NewArtifact, NewSession, Queued, SessionQuery, SessionRef, SessionRow
+from sessile.ports import Admit, StaleKey, Store
+from sessile.rows import (
+    AgentRow,
+    Claim,
+    Cover,
+    FileName,
+    NewArtifact,
+    NewSession,
+    Once,
+    Queued,
+    SessionQuery,
+    SessionRef,
+    SessionRow,
+)
 from sessile.testing.store_contract_artifacts import DAY_SECONDS, file, listed, sent
 from sessile.testing.store_contract_client_tools import answer, parked, types
-from sessile.testing.store_contract_compaction import compacted
+from sessile.testing.store_contract_compaction import compacted, summary
 from sessile.testing.store_contract_copies import BROKEN_OFF, OPENED, WHOLE, check, fork, in_slices, new_row
 from sessile.testing.store_contract_secrets import sealing
 from sessile.testing.store_world import (
@@ -36,7 +48,7 @@ from sessile.testing.store_world import (
     whole_turn,
 )
 from sessile.wire import ids
-from sessile.wire.errors import InvalidRequest, NotFound
+from sessile.wire.errors import AgentDisabled, InvalidRequest, NotFound, NothingToCompact
 from sessile.wire.events import ClientToolPendingEvent, VisibilityRecord
 from sessile.wire.inputs import Behavior
 
@@ -61,6 +73,13 @@ async def whole_log(store: Store, session: SessionRow) -> list[Entry]:
 def named(entries: list[Entry]) -> list[str]:
     """The events that records of visibility name."""
     return [event.event_id for entry in entries if isinstance(event := entry.event(), VisibilityRecord)]
+
+
+async def fork_compacted(
+    store: Store, ref: SessionRef, up_to: str, admit: Admit = admit_all, once: Once | None = None
+) -> SessionRow | Claim:
+    """A fork that begins with a compaction."""
+    return await store.fork_compacted(ref.tenant_id, AGENT, new_row(), ref, up_to, ids.turn_id(), admit, once)
 
 
 async def found(store: Store, tenant: int) -> list[str]:
@@ -262,6 +281,46 @@ class CombinedCopyContract(Fixtures):
             check(copy, await whole_log(store, copy))
         turn = (await whole_log(store, after))[8].turn_id
         assert not (await store.get_turn(SessionRef(ref.tenant_id, AGENT, "after"), turn)).running
+
+    async def test_a_fork_can_begin_with_a_compaction(self, store: Store, ref: SessionRef) -> None:
+        for _ in range(3):
+            await whole_turn(store, ref)
+        log = await read_all(store, (await store.get_session(ref)).id)
+        once = Once("k", b"f")
+        claim = await fork_compacted(store, ref, log[3].id, once=once)
+        assert isinstance(claim, Claim)
+        assert claim.order is not None
+        assert ids.sequence_of(claim.order.up_to_event_id) == 4
+        copied = SessionRef(ref.tenant_id, AGENT, "copy")
+        copy = await store.get_session(copied)
+        assert (copy.status, copy.running_turn, copy.last_sequence) == ("running", claim.turn_id, 13)
+        assert await fork_compacted(store, ref, log[3].id, once=once) == copy
+        span = await store.span(copy.id, through=4)
+        assert span is not None
+        assert span.last_event_id == claim.order.up_to_event_id
+        await store.append(claim.fence, [summary(span)], NOTHING, DONE, Cover(span, 13))
+        entries = await whole_log(store, await store.get_session(copied))
+        assert {entry.sequence for entry in entries if entry.hidden} == {1, 3}
+        assert not [entry for entry in await read_all(store, (await store.get_session(ref)).id) if entry.hidden]
+
+    async def test_a_fork_that_cannot_be_compacted_is_not_there(self, store: Store, ref: SessionRef) -> None:
+        await whole_turn(store, ref)
+        log = await read_all(store, (await store.get_session(ref)).id)
+
+        def refuse(agent: AgentRow, session: SessionRow) -> None:
+            raise AgentDisabled
+
+        with pytest.raises(InvalidRequest, match=r"from_session\.compact_up_to_event_id"):
+            await fork_compacted(store, ref, "aev_none")
+        with pytest.raises(AgentDisabled):
+            await fork_compacted(store, ref, log[-1].id, admit=refuse)
+        await compacted(store, ref, log[3].id)
+        with pytest.raises(NothingToCompact):
+            await fork_compacted(store, ref, log[3].id)
+        with pytest.raises(NotFound):
+            await store.get_session(SessionRef(ref.tenant_id, AGENT, "copy"))
+        await purge_all(store)
+        await fork(store, ref)
 
     async def test_only_what_refers_is_renamed(self, store: Store, ref: SessionRef) -> None:
         first = (await whole_turn(store, ref))[0]

@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from sessile.domain import copies
 from sessile.domain.log import VISIBLE, Entry, draft
-from sessile.ports import Clock, Seal
-from sessile.rows import LEASE_SECONDS, EventQuery, NewSession, Once, SessionRef, SessionRow
+from sessile.ports import Admit, Clock, Seal
+from sessile.rows import LEASE_SECONDS, Claim, EventQuery, NewSession, Once, SessionRef, SessionRow
 from sessile.stores.sqlite import compactions, log, rows, secrets, terms
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.lanes import WriteLane
@@ -37,11 +37,21 @@ _TAIL = 100
 _REFERRING = f",{','.join(sorted(copies.REFERRING))},"
 
 
+class _Order(Struct, frozen=True):
+    """The compaction that a copy begins with."""
+
+    up_to: str
+    turn_id: str
+    admit: Admit
+    lease: int
+
+
 class _Source(Struct, frozen=True):
-    """The session that is copied, and where the copy ends."""
+    """The session that is copied, where the copy ends, and where what is compacted of it ends."""
 
     session: SessionRow
     cut: int
+    through: int = 0
 
 
 class _Plan(Struct, frozen=True, kw_only=True):
@@ -85,16 +95,46 @@ class Copies(Verbs):
         once: Once | None = None,
         seal: Seal | None = None,
     ) -> SessionRow:
+        made = await self._fork(tenant_id, agent_key, new, source, up_to, once, seal, None)
+        assert isinstance(made, SessionRow)
+        return made
+
+    async def fork_compacted(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow | Claim:
+        order = _Order(up_to, turn_id, admit, self._lease)
+        return await self._fork(tenant_id, agent_key, new, source, None, once, seal, order)
+
+    async def _fork(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str | None,
+        once: Once | None,
+        seal: Seal | None,
+        order: _Order | None,
+    ) -> SessionRow | Claim:
         async with self._one_at_a_time:
             made, now = None, self._clock.now()
             begun = await self._writer.run(
-                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, now)
+                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, order, now)
             )
             if isinstance(begun, SessionRow):
                 return begun
             copy_id, origin = begun
             try:
-                made = await self._fill(copy_id, origin, tenant_id, agent_key, new, once, seal)
+                made = await self._fill(copy_id, origin, tenant_id, agent_key, new, once, seal, order)
             finally:
                 if made is None:
                     give_up(self._writer, copy_id)
@@ -109,7 +149,8 @@ class Copies(Verbs):
         new: NewSession,
         once: Once | None,
         seal: Seal | None,
-    ) -> SessionRow:
+        order: _Order | None,
+    ) -> SessionRow | Claim:
         plan = await self._readers.run(lambda db: _plan(db, source))
         fixed: dict[str, Any] = {
             "copy_id": copy_id,
@@ -124,8 +165,9 @@ class Copies(Verbs):
             await self._writer.run(lambda db, query=query, values=values: _copy_slice(db, query, values))  # type: ignore[misc]
         now = self._clock.now()
 
-        def finish(db: sqlite3.Connection) -> SessionRow:
-            return _finish_fork(db, fixed | {"now": now}, source, plan, tenant_id, agent_key, new, once, seal)
+        def finish(db: sqlite3.Connection) -> SessionRow | Claim:
+            row = _finish_fork(db, fixed | {"now": now}, source, plan, tenant_id, agent_key, new, once, seal)
+            return row if order is None or row.id != copy_id else _start(db, row, source, order, now)
 
         return await self._writer.run(finish)
 
@@ -199,6 +241,7 @@ def _begin_fork(
     source: SessionRef,
     up_to: str | None,
     once: Once | None,
+    order: _Order | None,
     now: int,
 ) -> SessionRow | tuple[int, _Source]:
     if once is not None and (made := keys.made(db, tenant_id, keys.SESSIONS, once, now)) is not None:
@@ -209,11 +252,28 @@ def _begin_fork(
     if cut > MAX_FORK_EVENTS:
         reason = f"The log has {cut} events up to there; at most {MAX_FORK_EVENTS} can be forked."
         raise InvalidRequest(f"from_session: {reason}", field_errors={"from_session": reason})
-    return begin(db, now), _Source(session, cut)
+    through = 0 if order is None else _found(db, session.id, order.up_to, "compact_up_to_event_id")[0].sequence
+    return begin(db, now), _Source(session, cut, through)
+
+
+def _start(db: sqlite3.Connection, copy: SessionRow, source: _Source, order: _Order, now: int) -> Claim:
+    """Start the turn that compacts a copy, in the commit that shows it."""
+    ref = SessionRef(copy.tenant_id, copy.agent_key, copy.key)
+    claim = compactions.accept(
+        db, ref, (compactions.id_at(db, copy.id, source.through), None), order.turn_id, order.admit, now, order.lease
+    )
+    assert isinstance(claim, Claim)
+    return claim
 
 
 def _cut(db: sqlite3.Connection, source_id: int, event_id: str) -> int:
     """The last place of the log that a fork up to this event has."""
+    found = _found(db, source_id, event_id, "include_up_to_event_id")
+    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+
+
+def _found(db: sqlite3.Connection, source_id: int, event_id: str, field: str) -> list[Entry]:
+    """An event of the source, and the one after it if there is one. Raises InvalidRequest."""
     waited = ids.is_waiting(event_id)
     sequence = (place_of(db, source_id, event_id) if waited else ids.sequence_of(event_id)) or 0
     found = [
@@ -223,9 +283,9 @@ def _cut(db: sqlite3.Connection, source_id: int, event_id: str) -> int:
     ]
     if not found or (found[0].id != event_id and not waited):
         reason = f"{event_id[:100]!r} is no event of that session."
-        field = "from_session.include_up_to_event_id"
+        field = f"from_session.{field}"
         raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
-    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+    return found
 
 
 def _plan(db: sqlite3.Connection, source: _Source) -> _Plan:

@@ -118,7 +118,7 @@ async def running(
             mcp_guard = _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
             planner = Planner(models, tools, RemoteOffers(store, remote, vault))
-            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls, vault)
+            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls, vault, files)
             worker = Worker(env)
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))

@@ -53,7 +53,7 @@ class Nowhere:
     async def resolve(self, override: Override) -> Resolved:
         return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         return result
 
 

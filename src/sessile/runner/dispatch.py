@@ -95,7 +95,7 @@ class Surroundings(Protocol):
     async def resolve(self, override: Override) -> Resolved:
         """The arguments that the agent fixes, looked up. Raises Unresolved."""
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """A result that is not larger than the agent wants its model to read."""
 
 
@@ -228,7 +228,8 @@ async def _run(
         context = replace(context, report=_masking(context.report, secrets))
     try:
         result = await call.tool.run(arguments, context)
-        return ToolOutcome(around.fitted(overrides.masked(result, secrets) if secrets else result))
+        shown = overrides.masked(result, secrets) if secrets else result
+        return ToolOutcome(await around.fitted(call, shown, context))
     except ToolFault as fault:
         return _failure(fault.code, overrides.masked(fault.message, secrets))
     except asyncio.CancelledError:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sessile.domain import large_outputs, overrides
+from sessile.domain import overrides
 from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved, Unresolved
 from sessile.ports import ToolContext, Vault
 from sessile.runner.dispatch import PreparedCall
+from sessile.runner.offloading import Offloading
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Plan
 from sessile.wire.errors import SessileError
@@ -18,10 +19,11 @@ MAX_ACTIVITY_CHARS = 2_000
 class TurnSurroundings:
     """The `Surroundings` of one turn."""
 
-    def __init__(self, turn: OpenTurn, plan: Plan, vault: Vault | None) -> None:
+    def __init__(self, turn: OpenTurn, plan: Plan, vault: Vault | None, offloading: Offloading) -> None:
         self._turn = turn
         self._plan = plan
         self._vault = vault
+        self._offloading = offloading
 
     def context(self, call: PreparedCall) -> ToolContext:
         """Where a call comes from; what it reports becomes `tool_activity` frames."""
@@ -61,9 +63,9 @@ class TurnSurroundings:
             scope[TOOLS] = self._outputs(override)
         return overrides.resolve(override, scope)
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """The result, cut as the agent's `tool_output_offloading` says."""
-        return large_outputs.fitted(result, self._plan.output_limit, self._plan.output_share)
+        return await self._offloading.fitted(call, result, context)
 
     async def _secrets(self) -> Mapping[str, str]:
         """The secrets of the agent and the session by name. Raises Unresolved."""

@@ -356,3 +356,10 @@ async def test_the_client_and_the_command_line_keep_secrets(stage: Stage) -> Non
     assert (await run(env, "secrets", "remove", agent, "b")).code == 0
     assert (await run(env, "secrets", "list", agent)).rows() == [["typed"]]
     assert json.loads((await run(env, "secrets", "list", agent, "--json")).stdout) == "typed"
+    of = (agent, "--session", session.key)
+    done = await run(env, "secrets", "set", *of, "own", stdin=f"{value}\n".encode())
+    assert (done.code, value in done.stdout + done.stderr) == (0, False)
+    assert (await run(env, "secrets", "list", *of)).rows() == [["own"]]
+    assert (await run(env, "secrets", "list", agent)).rows() == [["typed"]]
+    assert (await run(env, "secrets", "remove", *of, "own")).code == 0
+    assert (await run(env, "secrets", "list", *of)).rows() == []

@@ -503,9 +503,9 @@ class ToolServerStore(Protocol):
         """Raises NotFound."""
 
     async def list_tool_servers(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[ToolServerRow]:
-        """Newest first."""
+        """Newest first; with a `pattern` of `domain.name_filter` as `list_agents`."""
 
     async def update_tool_server(
         self,
@@ -533,9 +533,16 @@ class ToolServerStore(Protocol):
         """Raises NotFound."""
 
     async def list_tools(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, server_key: str | None
+        self,
+        tenant_id: int,
+        *,
+        cursor: int | None,
+        limit: int,
+        enabled: bool | None,
+        server_key: str | None,
+        pattern: str | None = None,
     ) -> Page[ToolRow]:
-        """Newest first."""
+        """Newest first; with a `pattern` of `domain.name_filter` as `list_agents`."""
 
     async def enable_tool(self, tenant_id: int, key: str, enabled: bool) -> ToolRow:
         """Say whether a tool may be used. Raises NotFound."""

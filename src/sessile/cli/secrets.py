@@ -16,7 +16,7 @@ from sessile.compose import rotate_secrets_key
 from sessile.config import load
 
 app = typer.Typer(
-    help="""Secrets of agents and sessions: list, set, remove; rotate their key.
+    help="""Secrets of agents, sessions: list, set, remove; rotate their key.
 
     Example: sessile secrets list helper
     """,

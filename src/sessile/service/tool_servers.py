@@ -1,13 +1,14 @@
 """Use-cases over tool servers and tools: check what is sent, store it, show it, and ask a server for its tools."""
 
-from collections.abc import Callable
+import builtins
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from sessile.domain import tool_servers
+from sessile.domain import name_filter, tool_servers
 from sessile.ports import Principal, RemoteTools, Seal, Store, ToolFault, Tools, Vault
 from sessile.rows import Page, ToolRow, ToolServerRow
 from sessile.wire import codec, ids
@@ -38,6 +39,10 @@ class ToolQuery(Struct, frozen=True, kw_only=True):
     type: str | None
     enabled: bool | None
     server_id: str | None
+    pattern: str | None = None
+    """Looked for in name and description."""
+    categories: Sequence[str] = ()
+    """One of which a tool shall have, if any are given."""
 
 
 class ToolPage(Struct, frozen=True):
@@ -75,11 +80,14 @@ class ToolServers:
         return _shown(await self._store.get_tool_server(principal.tenant_id, key))
 
     async def list(
-        self, principal: Principal, *, cursor: int | None, limit: int, enabled: bool | None
+        self, principal: Principal, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[ToolServer]:
-        """Newest first."""
-        tenant_id = principal.tenant_id
-        page = await self._store.list_tool_servers(tenant_id, cursor=cursor, limit=limit, enabled=enabled)
+        """Newest first; with a pattern, those whose name or description has it. Raises InvalidFilter."""
+        if pattern is not None:
+            name_filter.check(pattern)
+        page = await self._store.list_tool_servers(
+            principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled, pattern=pattern
+        )
         return Page([_shown(row) for row in page.rows], page.next)
 
     async def update(self, principal: Principal, key: str, body: Any) -> ToolServer:
@@ -130,9 +138,13 @@ class ToolList:
         self._tools = tools
 
     async def list(self, principal: Principal, query: ToolQuery) -> ToolPage:
-        """Functions by name, then tools of servers, newest first."""
+        """Functions by name, then tools of servers, newest first. Raises InvalidFilter."""
+        if query.pattern is not None:
+            name_filter.check(query.pattern)
+        if query.categories:  # nothing that is a tool here has one
+            return ToolPage([], None, None)
         wants_functions = query.type in (None, "lambda") and query.server_id is None and query.enabled is not False
-        names = self._tools.names() if wants_functions and query.functions is not None else []
+        names = self._names(query.pattern) if wants_functions and query.functions is not None else []
         start = query.functions or 0
         tools: list[Tool] = [self._function(name) for name in names[start : start + query.limit]]
         if len(names) > start + query.limit:
@@ -145,9 +157,10 @@ class ToolList:
             limit=max(query.limit - len(tools), 1),
             enabled=query.enabled,
             server_key=query.server_id,
+            pattern=query.pattern,
         )
         if len(tools) == query.limit:  # this page is full; the next one starts with the newest tool of a server
-            return ToolPage(tools, start + query.limit if page.rows else None, None)
+            return ToolPage(tools, start + query.limit if page.rows or page.next else None, None)
         return ToolPage([*tools, *map(_remote, page.rows)], None, page.next)
 
     async def get(self, principal: Principal, key: str) -> Tool:
@@ -172,6 +185,13 @@ class ToolList:
         """Remove a tool of a tool server, until its server is synced again. Raises NotFound, NotSupported."""
         self._refuse_function(key)
         await self._store.delete_tool(principal.tenant_id, key)
+
+    def _names(self, pattern: str | None) -> builtins.list[str]:
+        """The functions whose name or description has a pattern, sorted."""
+        if pattern is None:
+            return self._tools.names()
+        described = {name: self._function(name).description for name in self._tools.names()}
+        return [name for name, description in described.items() if name_filter.matches(pattern, name, description)]
 
     def _refuse_function(self, key: str) -> None:
         if self._function_name(key) is not None:

@@ -1,12 +1,14 @@
 """What every Store must do with tool servers and their tools."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 from msgspec.structs import replace
 
 from sessile.ports import StaleKey, Store
-from sessile.rows import ToolServerRow
+from sessile.rows import Page, ToolRow, ToolServerRow
 from sessile.testing.store_contract_secrets import sealing, secret
-from sessile.testing.store_world import AGENT, Fixtures
+from sessile.testing.store_world import AGENT, Fixtures, walk
 from sessile.wire.errors import KeyTaken, NotFound
 
 DOCUMENT = b'{"name":"T"}'
@@ -135,6 +137,29 @@ class ToolServerContract(Fixtures):
         assert await store.secrets_under_other_keys("k2", 10) == []
         await store.delete_tool_server(tenant, "tsr_1")
         assert await store.sealed_secrets(made.owner, 0) == []
+
+    async def test_lists_can_be_filtered_by_a_pattern(self, store: Store, tenant: int) -> None:
+        for number in range(5):
+            document = b'{"name":"Clock %d","description":"Tells the time"}' % number
+            await store.create_tool_server(tenant, f"tsr_{number}", True, document)
+        await add(store, tenant, "tsr_t")
+        tools = {f"t{n}": b'{"description":"%s"}' % (b"odd" if n % 2 else b"even") for n in range(450)}
+        await store.sync_tools(tenant, "tsr_t", tools)
+
+        def servers(pattern: str) -> Callable[[int | None], Awaitable[Page[ToolServerRow]]]:
+            return lambda at: store.list_tool_servers(tenant, cursor=at, limit=2, enabled=None, pattern=pattern)
+
+        def named(pattern: str, limit: int = 10) -> Callable[[int | None], Awaitable[Page[ToolRow]]]:
+            return lambda at: store.list_tools(
+                tenant, cursor=at, limit=limit, enabled=None, server_key=None, pattern=pattern
+            )
+
+        assert [row.key for row in await walk(servers("(?i)clock [0-2]"))] == ["tsr_2", "tsr_1", "tsr_0"]
+        assert len(await walk(servers("the time$"))) == 5
+        assert [row.name for row in await walk(named("^t(7|400)$"))] == ["t400", "t7"]
+        assert len(await walk(named("^odd$", 100))) == 225
+        assert await walk(named("^even odd$")) == []
+        assert (await named("t7$")(None)).next is not None, "a page looks at a bounded number of rows"
 
     async def test_deleting(self, store: Store, tenant: int) -> None:
         await add(store, tenant)

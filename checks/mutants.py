@@ -37,10 +37,10 @@ MUTANTS = (
         "announce before the commit",
         "stores/sqlite/log_verbs.py",
         "        return await self._writer.run("
-        "lambda db: log.append(db, fence, drafts, progress, end, now, self._lease))\n",
+        "lambda db: log.append(db, fence, drafts, progress, end, now, lease, artifacts))\n",
         "        early: list[Appended] = []\n"
         "        wait = self._writer.run(\n"
-        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, self._lease))\n"
+        "            lambda db: early.append(log.append(db, fence, drafts, progress, end, now, lease, artifacts))\n"
         "            or early[0]\n"
         "        )\n"
         "        import asyncio\n"
@@ -246,6 +246,20 @@ MUTANTS = (
         'return (method == "GET" or keyed) and',
         "return",
         "tests/unit/test_client_call.py tests/acceptance/test_client_faults.py",
+    ),
+    Mutant(
+        "a call that is run again asks the sub-agent again",
+        "stores/sqlite/sub_turns.py",
+        "    if made is not None:\n",
+        "    if made is not None and False:\n",
+        "tests/contract/test_stores.py tests/integration/test_sub_agents.py tests/property/test_sub_turns.py",
+    ),
+    Mutant(
+        "an interrupt that is not recorded for the turns below",
+        "stores/sqlite/queries.sql",
+        "WHERE below.turn_id <> :turn_id;",
+        "WHERE below.turn_id <> :turn_id AND FALSE;",
+        "tests/contract/test_stores.py tests/integration/test_sub_agents.py",
     ),
 )
 

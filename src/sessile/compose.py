@@ -43,6 +43,7 @@ from sessile.service.inputs import Inputs
 from sessile.service.portable import Portable
 from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
+from sessile.service.sub_agents import SubAgentSessions
 from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.stores.files import LocalFiles
@@ -52,6 +53,7 @@ from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.guard import Guard
 from sessile.tools.mcp import McpServers
 from sessile.tools.registry import Factory, ToolRegistry
+from sessile.tools.sub_agent import SubAgentTool
 from sessile.tools.web_get import WebGetTool
 from sessile.wire.errors import StorageUnavailable
 
@@ -123,9 +125,11 @@ async def running(
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))
             inputs = Inputs(store, worker, hub, clock)
+            sub_agents = SubAgentSessions(store, worker, hub, hub.entries, inputs, clock)
+            tools.add({"sub_agent": lambda configuration: SubAgentTool(sub_agents, configuration)})
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub, vault, inputs.admit),
+                sessions=Sessions(store, worker, hub, vault, inputs.admit_new),
                 secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),

@@ -12,13 +12,15 @@ from msgspec import Struct
 from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.domain.tool_servers import Endpoint, RemoteTool
-from sessile.rows import Claim, FileName, HeldFile, NewArtifact, SessionRow
+from sessile.rows import Claim, FileName, HeldFile, NewArtifact, NewSession, SessionRow, SubCall
+from sessile.sealed_ports import Seal as Seal
+from sessile.sealed_ports import SecretStore as SecretStore
+from sessile.sealed_ports import StaleKey as StaleKey
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
+from sessile.store_ports import CallsTooDeep as CallsTooDeep
 from sessile.store_ports import LogMovedOn as LogMovedOn
-from sessile.store_ports import Seal as Seal
-from sessile.store_ports import SecretStore as SecretStore
-from sessile.store_ports import StaleKey as StaleKey
 from sessile.store_ports import Store as Store
+from sessile.store_ports import TooManyCalls as TooManyCalls
 from sessile.wire.events import LiveFrame
 
 Result = TypeVar("Result")
@@ -205,7 +207,9 @@ class ToolFault(Exception):
     """A tool call failed; the text is for the model.
 
     Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`, `tool_address_refused` (tools may not connect to
-    it), `tool_unreachable` (nobody answers there, or nothing that makes sense).
+    it), `tool_unreachable` (nobody answers there, or nothing that makes sense), `sub_agent_refused` (another
+    agent takes no input), `sub_agent_too_deep`, `sub_agent_too_many`, `sub_agent_failed` (its turn has no answer),
+    `turn_interrupted`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -227,6 +231,12 @@ class ToolContext(Struct, frozen=True, kw_only=True):
     """The arguments that the agent fixes, not the model."""
     report: Callable[[str], None] = lambda message: None
     """Show the followers of the turn what the tool is doing; it is kept nowhere. Never blocks."""
+    configuration_name: str = ""
+    """The name that the model knows the tool by."""
+    event_id: str = ""
+    """The `tool_input` event of the call: the same when the call is run again after a crash."""
+    relay: Callable[[Entry], None] = lambda entry: None
+    """Show the followers of the turn an event of another session that the tool waits for. Never blocks."""
 
 
 class Tool(Protocol):
@@ -252,6 +262,27 @@ class Tool(Protocol):
         """Run one call within the tool's own time limit. Raises ToolFault. Cancelling stops what can be stopped.
 
         The result is a JSON object; a tool that returns something else gives `{"result": …}`.
+        """
+
+
+Follow = Callable[[int, int], AsyncGenerator[Entry, None]]
+"""The events of a session's log after a place, as they become durable, until it is gone or the server stops."""
+
+
+class SubAnswer(Struct, frozen=True):
+    """What another agent has answered, text or structured, and in which of its sessions."""
+
+    session_key: str
+    answer: Any
+
+
+class SubAgents(Protocol):
+    """Other agents of the same tenant, as tools."""
+
+    async def ask(self, call: SubCall, session: NewSession, message: str, relay: Callable[[Entry], None]) -> SubAnswer:
+        """Start the turn of a call, or find it again, and wait for its end, however long that takes.
+
+        `relay` is told of the turn's events. Cancelling stops the waiting, not the turn. Raises ToolFault.
         """
 
 

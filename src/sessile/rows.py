@@ -111,6 +111,8 @@ class SessionRow(Struct, frozen=True):
     """JSON of the session that this one was forked from, if it was."""
     compaction: str | None = None
     """How the agent wants its sessions compacted, JSON; None when its document does not say."""
+    creator: bytes | None = None
+    """JSON of the `Creator` of a session that a tool call has created."""
     running_turn: str | None = None
     """The turn that runs, or waits for client tools."""
 
@@ -135,6 +137,35 @@ class NewSession(Struct, frozen=True, kw_only=True):
     enabled: bool
     tti_minutes: int
     origin: bytes | None = None
+
+
+class Creator(Struct, frozen=True, kw_only=True):
+    """The session whose tool call has created another one, as it was named then, and its internal ids."""
+
+    agent_key: str
+    session_key: str
+    agent_id: int
+    session_id: int
+
+    def shares(self, other: "Creator", by: Literal["session", "agent"]) -> bool:
+        """Whether both are the same session, or sessions of the same agent."""
+        return self.agent_id == other.agent_id and (by == "agent" or self.session_id == other.session_id)
+
+
+class SubCall(Struct, frozen=True, kw_only=True):
+    """A tool call that starts a turn in a session of another agent of the same tenant: its turn, its `tool_input`.
+
+    `shared_by`: whose calls may go on in the session, when it is there already: those of one session or of all sessions
+    of the calling agent. Without `creates` it has to be there.
+    """
+
+    tenant_id: int
+    turn_id: str
+    event_id: str
+    creator: Creator
+    agent_key: str
+    shared_by: Literal["session", "agent"] = "session"
+    creates: bool = True
 
 
 class SessionChanges(Struct, frozen=True, kw_only=True):
@@ -286,6 +317,8 @@ class Interruption(Struct, frozen=True):
     session: SessionRow
     turn_id: str | None
     claim: Claim | None = None
+    below: Sequence["Interruption"] = ()
+    """The same of the turns that tool calls of this one have started, and of theirs."""
 
 
 class Answered(Struct, frozen=True, kw_only=True):

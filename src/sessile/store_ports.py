@@ -1,6 +1,6 @@
 """The port of storage: the verbs of a store, by noun. The docstrings are the contract; `sessile.testing` checks it."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
@@ -23,36 +23,26 @@ from sessile.rows import (
     Page,
     Queued,
     Rejoined,
-    SealedSecret,
-    SealedSecrets,
     SessionChanges,
     SessionQuery,
     SessionRef,
     SessionRow,
     Shown,
     Span,
+    SubCall,
     Summary,
     TenantRow,
-    ToolRow,
-    ToolServerRow,
     TurnEnd,
     TurnProgress,
     TurnRow,
     Uploaded,
     WaitingInput,
 )
+from sessile.sealed_ports import Seal, SecretStore, ToolServerStore
 from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
-
-
-Seal = Callable[[int, int], SealedSecrets]
-"""Encrypts secrets for the internal ids of an agent and a session (0: the agent's own), inside the commit."""
-
-
-class StaleKey(Exception):
-    """Secrets were encrypted with a key that is not in use any more."""
 
 
 class AccountStore(Protocol):
@@ -250,7 +240,8 @@ class LogStore(Protocol):
         """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
 
         From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
+        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended. The same
+        happens, in the same commit, to the running turns that tool calls of the turn have started, and to theirs.
         """
 
     async def append(
@@ -351,6 +342,29 @@ class ClientToolStore(Protocol):
         """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
 
 
+class CallsTooDeep(Exception):
+    """As many turns as may stand one above the other, each started by a tool call of the one before."""
+
+
+class TooManyCalls(Exception):
+    """As many turns as may stand below one turn, at all levels."""
+
+
+class SubTurnStore(Protocol):
+    """Turns that tool calls start in sessions of other agents. What `Store` promises holds here."""
+
+    async def start_sub_turn(
+        self, call: SubCall, new: NewSession, input: Draft, turn_id: str, admit: Admit
+    ) -> Claim | Rejoined:
+        """Start the turn of a tool call, in one commit: in the session of the key of `new`, made if it is not there.
+
+        The same call again gives its turn as it stands, as long as its session is there. `admit` as in `accept_input`.
+        Raises FenceLost when the calling turn does not run or is to be interrupted, CallsTooDeep beyond
+        MAX_SUB_AGENT_DEPTH, TooManyCalls beyond MAX_SUB_AGENT_TURNS below the turn that no call has started, NotFound
+        for the agent and for a session that others have created, SessionRunning.
+        """
+
+
 class VisibilityStore(Protocol):
     """Hiding, unhiding and deleting events, durable. What `Store` promises holds here.
 
@@ -393,41 +407,6 @@ class InputStore(Protocol):
 
         Raises InputTaken when a turn has taken it, NotFound when none waits under this id.
         """
-
-
-class SecretStore(Protocol):
-    """Secrets of agents, sessions and tool servers, encrypted by others, durable. What `Store` promises holds here.
-
-    One key is in use at a time, the first that comes; a verb that writes under another raises StaleKey. Deleting an
-    owner deletes its secrets.
-    """
-
-    async def agent_secret_names(self, tenant_id: int, agent_key: str) -> list[str]:
-        """The names of an agent's own secrets, sorted. Raises NotFound."""
-
-    async def write_agent_secrets(self, tenant_id: int, agent_key: str, seal: Seal, replace: bool) -> list[str]:
-        """Set and remove secrets of an agent, with `replace` all others too; returns the names that are there then.
-
-        Raises NotFound, StaleKey, InvalidRequest when they become too many.
-        """
-
-    async def session_secret_names(self, session_ids: Collection[int]) -> dict[int, list[str]]:
-        """The names of the secrets of these sessions, sorted; one without secrets is left out."""
-
-    async def sealed_secrets(self, agent_id: int, session_id: int) -> list[SealedSecret]:
-        """The secrets of an agent, then those of one of its sessions."""
-
-    async def secrets_key(self) -> str | None:
-        """The key in use; None before the first secret."""
-
-    async def use_secrets_key(self, key_id: str) -> None:
-        """From now on nothing is written under another key."""
-
-    async def secrets_under_other_keys(self, key_id: str, limit: int) -> list[SealedSecret]:
-        """Some of the secrets of all tenants that are encrypted with another key."""
-
-    async def replace_sealed(self, old: Sequence[SealedSecret], new: Sequence[SealedSecret]) -> None:
-        """Put each of `new` in the place of its `old`, unless that was changed or deleted meanwhile."""
 
 
 class LogMovedOn(Exception):
@@ -491,69 +470,6 @@ class ArtifactStore(Protocol):
         """Those of these files that some artifact names."""
 
 
-class ToolServerStore(Protocol):
-    """Tool servers and their tools, durable. What `Store` promises holds here."""
-
-    async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
-    ) -> ToolServerRow:
-        """`seal` has the secrets of the new server, whose owner is `ToolServerRow.owner`. Raises KeyTaken, StaleKey."""
-
-    async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
-        """Raises NotFound."""
-
-    async def list_tool_servers(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
-    ) -> Page[ToolServerRow]:
-        """Newest first; with a `pattern` of `domain.name_filter` as `list_agents`."""
-
-    async def update_tool_server(
-        self,
-        tenant_id: int,
-        key: str,
-        change: Callable[[ToolServerRow], ToolServerRow],
-        seal: Seal | None = None,
-    ) -> ToolServerRow:
-        """Replace `enabled` and `document` by what `change` makes of the row, inside the commit.
-
-        The secrets of `seal` are set, and those that its `secrets` do not name any more are removed. What `change`
-        raises is raised, and nothing is changed. Raises NotFound, StaleKey.
-        """
-
-    async def delete_tool_server(self, tenant_id: int, key: str) -> None:
-        """Delete a tool server, its tools and its secrets. Raises NotFound."""
-
-    async def sync_tools(self, tenant_id: int, server_key: str, tools: Mapping[str, bytes]) -> None:
-        """Make these the tools of a tool server: name to document. Raises NotFound.
-
-        A tool that was there keeps its key and whether it is enabled; one that is not among these is removed.
-        """
-
-    async def get_tool(self, tenant_id: int, key: str) -> ToolRow:
-        """Raises NotFound."""
-
-    async def list_tools(
-        self,
-        tenant_id: int,
-        *,
-        cursor: int | None,
-        limit: int,
-        enabled: bool | None,
-        server_key: str | None,
-        pattern: str | None = None,
-    ) -> Page[ToolRow]:
-        """Newest first; with a `pattern` of `domain.name_filter` as `list_agents`."""
-
-    async def enable_tool(self, tenant_id: int, key: str, enabled: bool) -> ToolRow:
-        """Say whether a tool may be used. Raises NotFound."""
-
-    async def delete_tool(self, tenant_id: int, key: str) -> None:
-        """Remove a tool until its server is synced again. Raises NotFound."""
-
-    async def usable_tools(self, tenant_id: int, keys: Collection[str]) -> dict[str, tuple[ToolRow, ToolServerRow]]:
-        """Those of these tools that are enabled and whose servers are, by key."""
-
-
 class Store(
     AccountStore,
     AgentStore,
@@ -562,6 +478,7 @@ class Store(
     LogStore,
     InputStore,
     ClientToolStore,
+    SubTurnStore,
     VisibilityStore,
     CompactionStore,
     SecretStore,

@@ -209,7 +209,7 @@ BROKEN = {
     "too many days": (None, part("message") + part("ttl_days", b"3651") + END, "invalid_request"),
     "an interrupt": (None, part("type", b"interrupt") + END, "invalid_request"),
     "too many files": (None, part("files", b"x", FILE) * 21 + END, "invalid_request"),
-    "a cursor": (None, part("message") + part("since", b"start") + END, "not_supported"),
+    "a cursor of nothing": (None, part("message") + part("since", b"aev_0") + END, "unknown_cursor"),
 }
 
 

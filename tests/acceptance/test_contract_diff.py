@@ -54,8 +54,6 @@ DELIBERATE = {
     "request *ToolServerRequest.*: m* *, contract None": BOUNDED,
     "request *ToolServerRequest.headers*: pattern *, contract None": "What no header can hold is refused at once.",
     "request *ToolServerRequest.headers: only certain names": "What no header can be called is refused at once.",
-    "answer ToolActivityEvent: no variant generic": "It is the only kind yet, so its tag is a field like others.",
-    "answer ToolActivityEvent: no variant sub_agent": NOT_EMITTED,
     "request Create*Request.description: maxLength 4000, contract None": BOUNDED,
     "request Update*Request.description: maxLength 4000, contract None": BOUNDED,
     "request *AgentSessionRequest.name: maxLength 255, contract None": BOUNDED,

@@ -328,7 +328,7 @@ async def test_chains_of_operations_keep_to_the_document(stage: Stage, document:
     phases = {name: {"enabled": False} for name in ("examples", "coverage", "fuzzing")}
     # Only the links of the document: what schemathesis infers beside them fills half of a path and ends at a 404.
     stateful = {"enabled": True, "max-steps": 12, "inference": {"algorithms": []}, "link-calibration": False}
-    generation = {**CONFIG["generation"], "mode": "positive", "max-examples": 40, "allow-x00": False}
+    generation = {**CONFIG["generation"], "mode": "positive", "max-examples": 60, "allow-x00": False}
     config = {**CONFIG, "generation": generation, "phases": {**phases, "stateful": stateful}}
 
     def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: Document) -> None:

@@ -375,6 +375,32 @@ async def test_an_answer_follows_a_schema(vectara: Vectara, upstream: Upstream) 
     await asyncio.to_thread(ask)
 
 
+@with_the_upstream
+async def test_an_agent_asks_another_one(vectara: Vectara, upstream: Upstream) -> None:
+    upstream.add(call("research", {"message": "Where is A-1?"})).add(say("On its way.")).add(say("It is on its way."))
+
+    def ask() -> None:
+        helper = vectara.agents.create(name="Helper", model=MODEL, tool_configurations={})
+        asks = sdk.SubAgentConfiguration(agent_key=helper.key, session_mode="session_scoped")
+        tools: Any = {"research": sdk.AgentToolConfiguration_SubAgent(sub_agent_configuration=asks)}
+        agent = vectara.agents.create(name="Lead", model=MODEL, tool_configurations=tools)
+        assert agent.tool_configurations["research"].sub_agent_configuration == asks
+        key = vectara.agent_sessions.create(agent.key).key
+        events = vectara.agent_events.create(agent.key, key, request=text_input("Where is A-1?")).events
+        (output,) = [event for event in events if isinstance(event, LOG_CLASSES["tool_output"])]
+        (child,) = vectara.agent_sessions.list(helper.key)
+        assert output.tool_output == {
+            "agent_key": helper.key,
+            "session_key": child.key,
+            "sub_agent_response": "On its way.",
+        }
+        assert (extra(child, "created_by_agent_key"), extra(child, "created_by_session_key")) == (agent.key, key)
+        below = list(vectara.agent_events.list(helper.key, child.key))
+        assert [type(event) for event in below] == [LOG_CLASSES[name] for name in ("input_message", "agent_output")]
+
+    await asyncio.to_thread(ask)
+
+
 def _faulty_turn(upstream: Upstream) -> None:
     """Thinking and a tool call, then half an answer, heartbeats, and a broken connection."""
     upstream.add(think("I look it up."), call("order_status", {"order_number": "A-1"}), usage(20, 9))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 import sessile
 from sessile.config import ConfigError, DatabaseInUse
@@ -168,6 +169,7 @@ async def test_the_folder_it_runs_in_does_not_configure_it(tmp_path: Path, monke
 async def test_it_prints_nothing_and_logs_through_the_standard_library(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    structlog.reset_defaults()  # Another test of this process may have looked at the log: a program has not.
     with caplog.at_level(logging.INFO, "sessile"):
         async with sessile.open(tmp_path / "chat.db") as client:
             await prepare(client)

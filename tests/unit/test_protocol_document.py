@@ -228,7 +228,7 @@ def test_turn_error_codes() -> None:
 
 def test_tool_error_codes() -> None:
     from_tools = first_arguments("ToolFault")
-    assert from_tools == set(re.findall(r"`(tool_\w+)`", ToolFault.__doc__ or ""))
+    assert from_tools == set(re.findall(r"`(\w+)`", ToolFault.__doc__ or ""))
     closing = set()
     for node in ast.parse((SOURCES / "runner" / "open_turn.py").read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):

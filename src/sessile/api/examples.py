@@ -43,11 +43,32 @@ AGENT = (
             "metadata": {"tone": "Be brief and friendly."},
         },
     ),
+    Example(
+        "asking",
+        "With another agent as a tool",
+        {
+            "key": AGENT_KEY,
+            "name": "Helper",
+            "model": {"name": "demo"},
+            "tool_configurations": {
+                "research": {
+                    "type": "sub_agent",
+                    "description": "Find out what the documents of the shop say",
+                    "sub_agent_configuration": {"agent_key": "researcher", "session_mode": "session_scoped"},
+                }
+            },
+        },
+    ),
 )
 AGENT_CHANGE = (
     Example("model", "Another model", {"model": {"name": "demo"}}),
     Example("disable", "Take no more input", {"enabled": False}),
     Example("enable", "Take input again", {"enabled": True}),
+)
+SECRETS = (Example("token", "One secret; others are removed", {"secrets": {"shop_token": "s3cr3t"}}),)
+SECRETS_CHANGE = (
+    Example("set", "Set one; others stay", {"secrets": {"shop_token": "s3cr3t"}}),
+    Example("remove", "Remove one", {"secrets": {"shop_token": None}}),
 )
 TOOL_SERVER = (
     Example(

@@ -2,6 +2,7 @@
 
 from starlette.responses import Response
 
+from sessile.api import examples
 from sessile.api.call import Call, JsonResponse
 from sessile.api.route import Route
 from sessile.auth import roles
@@ -55,6 +56,7 @@ ROUTES = (
         handler=replace,
         roles=roles.ADMINISTRATORS,
         body=ReplaceAgentSecretsRequest,
+        examples=examples.SECRETS,
         answer=AgentSecrets,
         errors=(400, 403, 404),
     ),
@@ -68,6 +70,7 @@ ROUTES = (
         handler=update,
         roles=roles.ADMINISTRATORS,
         body=UpdateAgentSecretsRequest,
+        examples=examples.SECRETS_CHANGE,
         answer=AgentSecrets,
         errors=(400, 403, 404),
     ),

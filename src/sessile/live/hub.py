@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Channel
@@ -84,6 +84,19 @@ class Hub:
             self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
+
+    async def entries(self, session_id: int, cursor: int) -> AsyncGenerator[Entry, None]:
+        """The `Follow` port."""
+        tail = self.follow(session_id, cursor, deltas=False)
+        try:
+            while True:
+                for node in await tail.next():
+                    if node.entry is not None:
+                        yield node.entry
+                if tail.closed:
+                    return
+        finally:
+            tail.close()
 
     def replay(self, session_id: int, cursor: int) -> Replay:
         """The log after `cursor`, for whoever joins a turn that has stopped. The caller closes it."""

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from sessile.domain import overrides
+from sessile.domain.log import Entry
 from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved, Unresolved
 from sessile.ports import ToolContext, Vault
 from sessile.runner.dispatch import PreparedCall
@@ -11,7 +14,8 @@ from sessile.runner.offloading import Offloading
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Plan
 from sessile.wire.errors import SessileError
-from sessile.wire.events import GenericToolActivity
+from sessile.wire.events import ToolActivity
+from sessile.wire.limits import MAX_RELAYED_EVENT_BYTES
 
 MAX_ACTIVITY_CHARS = 2_000
 
@@ -29,10 +33,10 @@ class TurnSurroundings:
         """Where a call comes from; what it reports becomes `tool_activity` frames."""
         turn = self._turn
 
-        def report(message: str) -> None:
+        def publish(**said: Any) -> None:
             turn.publish(
-                GenericToolActivity(
-                    message=message[:MAX_ACTIVITY_CHARS].encode("utf-8", "replace").decode(),
+                ToolActivity(
+                    **said,
                     tool_call_id=call.id,
                     tool_configuration_name=call.configuration_name,
                     tool_name=call.tool_name,
@@ -41,6 +45,13 @@ class TurnSurroundings:
                 )
             )
 
+        def report(message: str) -> None:
+            publish(message=message[:MAX_ACTIVITY_CHARS].encode("utf-8", "replace").decode())
+
+        def relay(entry: Entry) -> None:
+            if len(entry.body) <= MAX_RELAYED_EVENT_BYTES:  # JSON already: it is copied into the frame, not read
+                publish(activity_type="sub_agent", agent_event=msgspec.Raw(entry.json))
+
         return ToolContext(
             session=turn.claim.session,
             turn_id=turn.turn_id,
@@ -48,6 +59,9 @@ class TurnSurroundings:
             add_artifact=turn.making(call.id),
             report=report,
             fixed=frozenset(call.override.values),
+            configuration_name=call.configuration_name,
+            event_id=turn.open_calls[call.id].id,
+            relay=relay,
         )
 
     async def resolve(self, override: Override) -> Resolved:

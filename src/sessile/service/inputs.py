@@ -92,7 +92,7 @@ class Inputs:
         event = _event(request, empty=bool(files))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         claim = await self._store.accept_input(
-            ref, draft(event), ids.turn_id(), self.admit, once, if_match, behavior, uploaded(files)
+            ref, draft(event), ids.turn_id(), self.admit_new, once, if_match, behavior, uploaded(files)
         )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
@@ -124,7 +124,7 @@ class Inputs:
             raise Draining
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
-        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self.admit, once, if_match)
+        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self.admit_new, once, if_match)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
@@ -149,7 +149,7 @@ class Inputs:
             raise Draining
         outputs = _outputs(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        found = await self._store.answer_calls(ref, outputs, self.admit, once)
+        found = await self._store.answer_calls(ref, outputs, self.admit_new, once)
         if isinstance(found, Rejoined):
             return found, attach(found)
         self._live.announce(found.session.id, found.opened)
@@ -175,10 +175,11 @@ class Inputs:
         if found.turn_id is None:
             return found, None
         follower = attach(found)
-        if found.claim is None:
-            self._queue.interrupt(found.session.id, found.turn_id)
-        else:
-            self._queue.submit(found.claim)
+        for stopped in (found, *found.below):
+            if stopped.claim is not None:
+                self._queue.submit(stopped.claim)
+            elif stopped.turn_id is not None:
+                self._queue.interrupt(stopped.session.id, stopped.turn_id)
         return found, follower
 
     async def waiting(self, principal: Principal, agent_key: str, session_key: str) -> list[WaitingInput]:
@@ -190,10 +191,14 @@ class Inputs:
         session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
         self._live.withdrawn(session_id, event_id)
 
-    def admit(self, agent: AgentRow, session: SessionRow) -> None:
-        """Whether a turn may start. Runs inside the store's commit: it must be quick."""
+    def admit_new(self, agent: AgentRow, session: SessionRow) -> None:
+        """As `admit`, for a turn that nobody waits for yet: a server that drains starts none."""
         if self._draining:
             raise Draining
+        self.admit(agent, session)
+
+    def admit(self, agent: AgentRow, session: SessionRow) -> None:
+        """Raise what keeps agent and session from taking an input. Runs inside the store's commit: it must be quick."""
         if not agent.enabled:
             raise AgentDisabled(f"The agent {agent.key!r} is not enabled and takes no input.")
         if not session.enabled:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from sessile.domain import compaction, filter_parser, name_filter
 from sessile.ports import Admit, LiveSink, Principal, Store, TurnQueue, Vault
-from sessile.rows import Claim, NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
+from sessile.rows import Claim, Creator, NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
 from sessile.service.secrets import checked
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest
@@ -135,6 +135,7 @@ class Sessions:
 
 def shown(row: SessionRow, secrets: list[str] | None) -> Session:
     """A session as an answer shows it, with the names of its secrets."""
+    creator = None if row.creator is None else msgspec.json.decode(row.creator, type=Creator)
     return Session(
         id=row.key,
         key=row.key,
@@ -155,6 +156,8 @@ def shown(row: SessionRow, secrets: list[str] | None) -> Session:
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
         effective_compaction=compaction.effective(row.compaction),
+        created_by_agent_key=UNSET if creator is None else creator.agent_key,
+        created_by_session_key=UNSET if creator is None else creator.session_key,
         from_session=msgspec.json.decode(row.origin, type=Origin) if row.origin else UNSET,
         secrets=UNSET if secrets is None else masked(secrets),
     )

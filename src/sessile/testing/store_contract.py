@@ -31,6 +31,7 @@ from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_contract_secrets import SecretContract
+from sessile.testing.store_contract_sub_turns import SubTurnContract, by, start
 from sessile.testing.store_contract_tools import ToolServerContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
@@ -79,6 +80,7 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
     "accept_compaction": lambda store, other, ref, claim: order(store, ref),
     "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
+    "start_sub_turn": lambda store, other, ref, claim: start(store, by(claim, tenant_id=other, agent_key=AGENT)),
     "list_waiting": lambda store, other, ref, claim: store.list_waiting(ref),
     "withdraw_input": lambda store, other, ref, claim: store.withdraw_input(ref, "aev_1"),
     "revoke_key": lambda store, other, ref, claim: store.revoke_key(other, "key_1"),
@@ -358,6 +360,7 @@ class StoreContract(
     CombinedIdleContract,
     LogContract,
     ClientToolContract,
+    SubTurnContract,
     ReadingContract,
     ConcurrencyContract,
     OnceContract,

@@ -159,7 +159,7 @@ RETURNING id, agent_id, (SELECT compaction FROM agents WHERE agents.id = agent_i
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -177,7 +177,7 @@ WHERE s.id IN (SELECT value FROM json_each(:ids));
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, (SELECT compaction FROM agents WHERE id = :agent_id)
+    s.created_at, s.updated_at, s.origin, (SELECT compaction FROM agents WHERE id = :agent_id), s.creator
 FROM sessions s WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
 
 -- name: candidates_of_agent
@@ -212,7 +212,7 @@ ORDER BY id DESC LIMIT :slice;
 -- stands in the place of the last TRUE.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.id IN (SELECT value FROM json_each(:ids))
     AND (:agents IS NULL OR s.agent_id IN (SELECT value FROM json_each(:agents)))
@@ -247,7 +247,7 @@ DELETE FROM sessions WHERE id = :id;
 -- A session and its agent, as an input needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
@@ -256,7 +256,7 @@ WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -265,7 +265,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -518,7 +518,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
@@ -827,3 +827,48 @@ DELETE FROM sessions WHERE id IN (
         AND updated_at + tti_minutes * 60000000 <= :now
     ORDER BY updated_at + tti_minutes * 60000000 LIMIT :slice)
 RETURNING id;
+
+-- name: turn_of_call
+-- The turn that a tool call of another turn has started, if its session is still there.
+SELECT t.id, a.key, s.key FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
+WHERE t.parent_turn_id = :turn_id AND t.parent_event_id = :event_id;
+
+-- name: turns_above
+-- A turn that runs and is not to be interrupted, and the turns that it was started by, one above the other: how many
+-- they are, counting no more than a limit, and the uppermost; no row when the turn does not run.
+WITH RECURSIVE above(turn_id, level) AS (
+    SELECT t.turn_id, 1 FROM turns t JOIN sessions s ON s.running_turn = t.turn_id AND s.id = t.session_id
+    WHERE t.turn_id = :turn_id AND t.interrupted_at IS NULL
+    UNION ALL
+    SELECT t.parent_turn_id, level + 1 FROM above JOIN turns t ON t.turn_id = above.turn_id
+    WHERE t.parent_turn_id IS NOT NULL AND level < :limit)
+SELECT level, turn_id FROM above ORDER BY level DESC LIMIT 1;
+
+-- name: turns_in_tree
+-- How many turns a turn and those below it are, ended ones too, counting no more than a limit.
+WITH RECURSIVE tree(turn_id) AS (
+    SELECT :turn_id
+    UNION ALL
+    SELECT t.turn_id FROM tree JOIN turns t ON t.parent_turn_id = tree.turn_id LIMIT :limit)
+SELECT count(*) FROM tree;
+
+-- name: turns_below
+-- The sessions whose running turns were started by a turn, or by those that it has started, and so on.
+WITH RECURSIVE below(turn_id) AS (
+    SELECT :turn_id
+    UNION
+    SELECT t.turn_id FROM below JOIN turns t ON t.parent_turn_id = below.turn_id WHERE t.running = 1)
+SELECT a.key, s.key FROM below JOIN sessions s ON s.running_turn = below.turn_id JOIN agents a ON a.id = s.agent_id
+WHERE below.turn_id <> :turn_id;
+
+-- name: insert_sub_session
+-- Add a session that a tool call creates to an agent; no row comes back when the agent is not there.
+INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
+    last_sequence, usage, created_at, updated_at, creator)
+SELECT :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, X'7B7D', :now, :now, :creator
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
+RETURNING id, agent_id;
+
+-- name: start_below
+-- Remember which tool call has started a turn.
+UPDATE turns SET parent_turn_id = :turn_id, parent_event_id = :event_id WHERE id = :id;

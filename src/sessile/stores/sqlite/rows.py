@@ -18,7 +18,7 @@ from sessile.rows import (
 )
 
 Row = tuple[Any, ...]
-SESSION_COLUMNS = 21
+SESSION_COLUMNS = 22
 AGENT_COLUMNS = 8
 WAITING_COLUMNS = 7
 TOOL_COLUMNS = 8

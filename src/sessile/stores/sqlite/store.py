@@ -25,6 +25,7 @@ from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.secrets import Secrets
 from sessile.stores.sqlite.session_search import SessionSearch
 from sessile.stores.sqlite.sessions import Sessions
+from sessile.stores.sqlite.sub_turns import SubTurns
 from sessile.stores.sqlite.tool_servers import ToolServers
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.stores.sqlite.visibility import Visibilities
@@ -45,6 +46,7 @@ class SqliteStore(
     Logs,
     Inputs,
     ClientTools,
+    SubTurns,
     Visibilities,
     Compactions,
     Secrets,

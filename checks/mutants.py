@@ -289,6 +289,41 @@ MUTANTS = (
         "return super()",
         "tests/acceptance/test_traces.py -k goes_on_in_its_trace",
     ),
+    Mutant(
+        "a secret in what a tool answers",
+        "runner/dispatch.py",
+        "        shown = overrides.masked(result, secrets) if secrets else result\n",
+        "        shown = result\n",
+        "tests/unit/test_dispatch.py -k masked",
+    ),
+    Mutant(
+        "a secret in the server's log",
+        "logs.py",
+        "for key, value in event.items()} if secrets else event\n",
+        "for key, value in event.items()} if False else event\n",
+        "tests/acceptance/test_secrets.py -k nobody_sees",
+    ),
+    Mutant(
+        "a fork without its files",
+        "stores/sqlite/copies.py",
+        "        for slice in self.files:\n",
+        "        for slice in []:\n",
+        "tests/contract/test_stores.py -k fork_has_the_files",
+    ),
+    Mutant(
+        "a fork that hides what no summary of it covers",
+        "stores/sqlite/queries.sql",
+        "CASE WHEN hidden = 1 AND sequence > :covered THEN 0 ELSE hidden END",
+        "CASE WHEN :covered < 0 THEN 0 ELSE hidden END",
+        "tests/contract/test_stores.py -k before_a_summary",
+    ),
+    Mutant(
+        "a file of an import whose bytes are others",
+        "domain/portable.py",
+        "        if not self.left and self._digest.hexdigest() != self._sha256:\n",
+        "        if False:\n",
+        "tests/unit/test_portable.py -k wrong",
+    ),
 )
 
 

@@ -158,10 +158,11 @@ async def running(
             hub = Hub(store, config.heartbeat_seconds, metrics or UNOBSERVED)
             traces = _traces(config, models)
             observer = _observer(metrics, traces)
-            sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
+            mcp_guard = _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
-            planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
-            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls, observer)
+            planner = Planner(models, tools, RemoteOffers(store, remote, vault))
+            histories = Histories(store)
+            env = TurnEnvironment(store, planner, histories, hub, clock, config.max_model_calls, vault, files, observer)
             worker = Worker(env)
             if metrics is not None:
                 store.watch_commits(metrics)
@@ -173,14 +174,14 @@ async def running(
             tools.add({"sub_agent": lambda configuration: SubAgentTool(sub_agents, configuration)})
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub, vault),
+                sessions=Sessions(store, worker, hub, vault, inputs.admit_new),
                 secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
-                portable=Portable(store, clock),
+                portable=Portable(store, files, artifacts, clock),
                 visibility=Visibility(store, worker, hub),
                 artifacts=artifacts,
-                tool_servers=ToolServers(store, remote, sealer, mcp_guard.url),
+                tool_servers=ToolServers(store, remote, vault, mcp_guard.url),
                 tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
@@ -228,18 +229,6 @@ def tool_factories(config: Config) -> dict[str, Factory]:
         web_get = WebGetTool(_guard("web_get", config.web_get.allow))
         factories["web_get"] = lambda configuration: web_get
     return factories
-
-
-class Unsealed:
-    """The `Sealer` that seals nothing."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """The secret as it is."""
-        return secret
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret as it is."""
-        return sealed
 
 
 def _guard(table: str, allow: list[str]) -> Guard:

@@ -13,12 +13,12 @@ from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.domain.tool_servers import Endpoint, RemoteTool
 from sessile.rows import Claim, FileName, HeldFile, NewArtifact, NewSession, SessionRow, SubCall
+from sessile.sealed_ports import Seal as Seal
+from sessile.sealed_ports import SecretStore as SecretStore
+from sessile.sealed_ports import StaleKey as StaleKey
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
 from sessile.store_ports import CallsTooDeep as CallsTooDeep
 from sessile.store_ports import LogMovedOn as LogMovedOn
-from sessile.store_ports import Seal as Seal
-from sessile.store_ports import SecretStore as SecretStore
-from sessile.store_ports import StaleKey as StaleKey
 from sessile.store_ports import Store as Store
 from sessile.store_ports import TooManyCalls as TooManyCalls
 from sessile.wire.events import LiveFrame
@@ -302,16 +302,6 @@ class RemoteTools(Protocol):
         """A tool that calls the server; nothing is sent before it is run."""
 
 
-class Sealer(Protocol):
-    """Keeps secrets from whoever reads the database."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """What is stored for a secret."""
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret again."""
-
-
 class Tools(Protocol):
     """The functions that the server's configuration names, and the tools that the server has by itself."""
 
@@ -348,7 +338,10 @@ class Vault(Protocol):
         """Run a verb of the store with these secrets encrypted. Raises SecretsUnavailable, and what the verb raises."""
 
     async def reveal(self, agent_id: int, session_id: int) -> dict[str, str]:
-        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable."""
+        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable.
+
+        Those of a tool server: the owner that its row tells, and the session 0.
+        """
 
 
 class Clock(Protocol):

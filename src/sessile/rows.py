@@ -55,16 +55,21 @@ class AgentRow(Struct, frozen=True, kw_only=True):
 
 
 class ToolServerRow(Struct, frozen=True, kw_only=True):
-    """A stored tool server. `document` is JSON; `secret` is what nobody is shown, sealed."""
+    """A stored tool server. `document` is JSON; `secrets` are the names of what nobody is shown."""
 
     id: int
     tenant_id: int
     key: str
     enabled: bool
     document: bytes
-    secret: bytes
     created_at: int
     updated_at: int
+    secrets: Collection[str] = frozenset()
+
+    @property
+    def owner(self) -> int:
+        """Whom its secrets belong to, in the place of an agent's id, of which none is negative."""
+        return -self.id
 
 
 class ToolRow(Struct, frozen=True, kw_only=True):
@@ -438,6 +443,8 @@ class NewArtifact(Struct, frozen=True, kw_only=True):
     size: int
     sha256: str
     ttl_days: int | None = None
+    created_at: int | None = None
+    """When it was made; None: by the commit that names it."""
     held: HeldFile | None = None
     """Keeps the bytes until the commit that names them."""
 

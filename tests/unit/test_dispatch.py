@@ -57,7 +57,7 @@ class Nowhere:
     def watch(self, call: PreparedCall) -> ToolCallWatch:
         return UNOBSERVED.tool_call(call.kind, call.configuration_name, call.id, call.arguments)
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         return result
 
 

@@ -101,7 +101,7 @@ class Surroundings(Protocol):
     async def resolve(self, override: Override) -> Resolved:
         """The arguments that the agent fixes, looked up. Raises Unresolved."""
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """A result that is not larger than the agent wants its model to read."""
 
     def watch(self, call: PreparedCall) -> ToolCallWatch:
@@ -231,21 +231,24 @@ async def _outcome(call: PreparedCall, around: Surroundings) -> ToolOutcome:
         resolved = await around.resolve(call.override)
     except overrides.Unresolved as error:
         return _failure("tool_override_unresolved", str(error))
-    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around)
-    return ToolOutcome(
-        overrides.masked(outcome.result, resolved.secrets) if resolved.secrets else outcome.result,
-        outcome.code,
-        overrides.masked(outcome.message, resolved.secrets),
-        resolved.shown,
-    )
+    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around, resolved.secrets)
+    return replace(outcome, overridden=resolved.shown)
 
 
-async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundings) -> ToolOutcome:
+async def _run(
+    call: PreparedCall, arguments: dict[str, Any], around: Surroundings, secrets: frozenset[str] = frozenset()
+) -> ToolOutcome:
     assert call.tool is not None
+    context = around.context(call)
+    if secrets:
+        overrides.IN_USE.set(secrets)
+        context = replace(context, report=_masking(context.report, secrets))
     try:
-        return ToolOutcome(around.fitted(await call.tool.run(arguments, around.context(call))))
+        result = await call.tool.run(arguments, context)
+        shown = overrides.masked(result, secrets) if secrets else result
+        return ToolOutcome(await around.fitted(call, shown, context))
     except ToolFault as fault:
-        return _failure(fault.code, fault.message)
+        return _failure(fault.code, overrides.masked(fault.message, secrets))
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -254,6 +257,10 @@ async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundin
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a tool is foreign code: its defect is its model's
         _log.exception("tool_raised", tool=call.tool_name)
         return _failure("tool_failed", type(error).__name__)
+
+
+def _masking(report: Callable[[str], None], secrets: frozenset[str]) -> Callable[[str], None]:
+    return lambda message: report(overrides.masked(message, secrets))
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], ToolOutcome | None]:

@@ -96,7 +96,7 @@ class Inputs:
         event = _event(request, empty=bool(files))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         claim = await self._store.accept_input(
-            ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior, uploaded(files)
+            ref, draft(event), ids.turn_id(), self.admit_new, once, if_match, behavior, uploaded(files)
         )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
@@ -129,7 +129,7 @@ class Inputs:
             raise Draining
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
-        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self._admit, once, if_match)
+        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self.admit_new, once, if_match)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
@@ -155,7 +155,7 @@ class Inputs:
             raise Draining
         outputs = _outputs(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        found = await self._store.answer_calls(ref, outputs, self._admit, once)
+        found = await self._store.answer_calls(ref, outputs, self.admit_new, once)
         if isinstance(found, Rejoined):
             return found, attach(found)
         self._live.announce(found.session.id, found.opened)
@@ -198,7 +198,8 @@ class Inputs:
         session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
         self._live.withdrawn(session_id, event_id)
 
-    def _admit(self, agent: AgentRow, session: SessionRow) -> None:
+    def admit_new(self, agent: AgentRow, session: SessionRow) -> None:
+        """As `admit`, for a turn that nobody waits for yet: a server that drains starts none."""
         if self._draining:
             raise Draining
         self.admit(agent, session)

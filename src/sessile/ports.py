@@ -13,12 +13,12 @@ from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.domain.tool_servers import Endpoint, RemoteTool
 from sessile.rows import Claim, FileName, HeldFile, NewArtifact, NewSession, SessionRow, SubCall
+from sessile.sealed_ports import Seal as Seal
+from sessile.sealed_ports import SecretStore as SecretStore
+from sessile.sealed_ports import StaleKey as StaleKey
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
 from sessile.store_ports import CallsTooDeep as CallsTooDeep
 from sessile.store_ports import LogMovedOn as LogMovedOn
-from sessile.store_ports import Seal as Seal
-from sessile.store_ports import SecretStore as SecretStore
-from sessile.store_ports import StaleKey as StaleKey
 from sessile.store_ports import Store as Store
 from sessile.store_ports import TooManyCalls as TooManyCalls
 from sessile.wire.events import LiveFrame
@@ -154,8 +154,14 @@ class ModelUsage(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
-ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
-"""What a model streams: deltas, then each tool call once and whole, and its usage when known."""
+class Finished(Struct, frozen=True):
+    """Why the model stopped, in the provider's own word: `stop`, `tool_calls`, `length` …"""
+
+    reason: str
+
+
+ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage | Finished
+"""What a model streams: deltas, then each tool call once and whole, and its usage and why it stopped when known."""
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
@@ -309,16 +315,6 @@ class RemoteTools(Protocol):
         """A tool that calls the server; nothing is sent before it is run."""
 
 
-class Sealer(Protocol):
-    """Keeps secrets from whoever reads the database."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """What is stored for a secret."""
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret again."""
-
-
 class Tools(Protocol):
     """The functions that the server's configuration names, and the tools that the server has by itself."""
 
@@ -355,7 +351,10 @@ class Vault(Protocol):
         """Run a verb of the store with these secrets encrypted. Raises SecretsUnavailable, and what the verb raises."""
 
     async def reveal(self, agent_id: int, session_id: int) -> dict[str, str]:
-        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable."""
+        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable.
+
+        Those of a tool server: the owner that its row tells, and the session 0.
+        """
 
 
 class Clock(Protocol):

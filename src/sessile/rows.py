@@ -55,16 +55,21 @@ class AgentRow(Struct, frozen=True, kw_only=True):
 
 
 class ToolServerRow(Struct, frozen=True, kw_only=True):
-    """A stored tool server. `document` is JSON; `secret` is what nobody is shown, sealed."""
+    """A stored tool server. `document` is JSON; `secrets` are the names of what nobody is shown."""
 
     id: int
     tenant_id: int
     key: str
     enabled: bool
     document: bytes
-    secret: bytes
     created_at: int
     updated_at: int
+    secrets: Collection[str] = frozenset()
+
+    @property
+    def owner(self) -> int:
+        """Whom its secrets belong to, in the place of an agent's id, of which none is negative."""
+        return -self.id
 
 
 class ToolRow(Struct, frozen=True, kw_only=True):
@@ -190,6 +195,34 @@ class SessionQuery(Struct, frozen=True, kw_only=True):
     updated_before: int = MAX_INTEGER
     pattern: str | None = None
     metadata: Filter | None = None
+
+
+class Backlog(Struct, frozen=True, kw_only=True):
+    """What a store has to do yet, of all tenants. Turns: those that run or shall, and those that are parked."""
+
+    waiting_inputs: int
+    running_turns: int
+    parked_turns: int
+    purges: int
+    """Deletions whose rows are not all removed."""
+
+
+class TableSize(Struct, frozen=True, kw_only=True):
+    """How large a table is. `bytes`: with its indexes, as they stand on the disk."""
+
+    name: str
+    rows: int
+    bytes: int
+
+
+class SessionSize(Struct, frozen=True, kw_only=True):
+    """How large the log of a session is. `bytes`: those of its events' bodies."""
+
+    tenant_key: str
+    agent_key: str
+    session_key: str
+    events: int
+    bytes: int
 
 
 class SessionRef(Struct, frozen=True):
@@ -424,6 +457,8 @@ class NewArtifact(Struct, frozen=True, kw_only=True):
     size: int
     sha256: str
     ttl_days: int | None = None
+    created_at: int | None = None
+    """When it was made; None: by the commit that names it."""
     held: HeldFile | None = None
     """Keeps the bytes until the commit that names them."""
 

@@ -24,8 +24,6 @@ from sessile.rows import (
     Page,
     Queued,
     Rejoined,
-    SealedSecret,
-    SealedSecrets,
     SessionChanges,
     SessionQuery,
     SessionRef,
@@ -36,26 +34,18 @@ from sessile.rows import (
     SubCall,
     Summary,
     TenantRow,
-    ToolRow,
-    ToolServerRow,
     TurnEnd,
     TurnProgress,
     TurnRow,
     Uploaded,
     WaitingInput,
 )
+from sessile.sealed_ports import Seal, SecretStore, ToolServerStore
+from sessile.upkeep_port import UpkeepStore
 from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
-
-
-Seal = Callable[[int, int], SealedSecrets]
-"""Encrypts secrets for the internal ids of an agent and a session (0: the agent's own), inside the commit."""
-
-
-class StaleKey(Exception):
-    """Secrets were encrypted with a key that is not in use any more."""
 
 
 class AccountStore(Protocol):
@@ -179,6 +169,9 @@ class CopyStore(Protocol):
     ) -> SessionRow:
         """A new session whose log is a copy of the source's, up to the event `up_to` or all that is durable.
 
+        It has the artifacts that its log tells of, under their ids, for as long as the source would have had them. What
+        is hidden because a summary covers it is visible when that summary is not copied.
+
         Nobody sees it before it is whole; what is left of one that was cut off, `purge` removes. Places, times and
         bodies are kept; events and turns get new ids, also where events name each other. The end of a turn that follows
         `up_to` directly is copied too. A turn that goes no further ends as interrupted, without usage, its open calls
@@ -188,10 +181,28 @@ class CopyStore(Protocol):
         there are more than MAX_FORK_EVENTS, and as `create_session` with `once` and `seal`.
         """
 
+    async def fork_compacted(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow | Claim:
+        """As `fork_session` of all that is durable; the commit that shows the session starts a turn that compacts it.
+
+        It compacts all up to the event that is `up_to` in the source. Returns the session when `once` made it before.
+        Raises NothingToCompact, InvalidRequest when `up_to` is no event of the source, and what `admit` raises.
+        """
+
     async def import_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
     ) -> SessionRow:
-        """A new session with a whole log, which comes in slices and holds the rules of a transcript.
+        """A new session with a whole log, which comes in slices and holds the rules of a transcript, then its files.
 
         Nobody sees it before it is whole, as with `fork_session`; what `slices` raises is raised here. Ids of events
         and turns are kept, or all are new when the first turn of the log is in the store already.
@@ -407,41 +418,6 @@ class InputStore(Protocol):
         """
 
 
-class SecretStore(Protocol):
-    """Secrets of agents and sessions, encrypted by others, durable. What `Store` promises holds here.
-
-    One key is in use at a time, the first that comes; a verb that writes under another raises StaleKey. Deleting an
-    owner deletes its secrets.
-    """
-
-    async def agent_secret_names(self, tenant_id: int, agent_key: str) -> list[str]:
-        """The names of an agent's own secrets, sorted. Raises NotFound."""
-
-    async def write_agent_secrets(self, tenant_id: int, agent_key: str, seal: Seal, replace: bool) -> list[str]:
-        """Set and remove secrets of an agent, with `replace` all others too; returns the names that are there then.
-
-        Raises NotFound, StaleKey, InvalidRequest when they become too many.
-        """
-
-    async def session_secret_names(self, session_ids: Collection[int]) -> dict[int, list[str]]:
-        """The names of the secrets of these sessions, sorted; one without secrets is left out."""
-
-    async def sealed_secrets(self, agent_id: int, session_id: int) -> list[SealedSecret]:
-        """The secrets of an agent, then those of one of its sessions."""
-
-    async def secrets_key(self) -> str | None:
-        """The key in use; None before the first secret."""
-
-    async def use_secrets_key(self, key_id: str) -> None:
-        """From now on nothing is written under another key."""
-
-    async def secrets_under_other_keys(self, key_id: str, limit: int) -> list[SealedSecret]:
-        """Some of the secrets of all tenants that are encrypted with another key."""
-
-    async def replace_sealed(self, old: Sequence[SealedSecret], new: Sequence[SealedSecret]) -> None:
-        """Put each of `new` in the place of its `old`, unless that was changed or deleted meanwhile."""
-
-
 class LogMovedOn(Exception):
     """What a summary was made of has changed meanwhile; nothing was written."""
 
@@ -503,57 +479,6 @@ class ArtifactStore(Protocol):
         """Those of these files that some artifact names."""
 
 
-class ToolServerStore(Protocol):
-    """Tool servers and their tools, durable. What `Store` promises holds here."""
-
-    async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
-    ) -> ToolServerRow:
-        """Raises KeyTaken."""
-
-    async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
-        """Raises NotFound."""
-
-    async def list_tool_servers(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
-    ) -> Page[ToolServerRow]:
-        """Newest first."""
-
-    async def update_tool_server(
-        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
-    ) -> ToolServerRow:
-        """Replace `enabled`, `document` and `secret` by what `change` makes of the row, inside the commit.
-
-        What `change` raises is raised, and nothing is changed. Raises NotFound.
-        """
-
-    async def delete_tool_server(self, tenant_id: int, key: str) -> None:
-        """Delete a tool server and its tools. Raises NotFound."""
-
-    async def sync_tools(self, tenant_id: int, server_key: str, tools: Mapping[str, bytes]) -> None:
-        """Make these the tools of a tool server: name to document. Raises NotFound.
-
-        A tool that was there keeps its key and whether it is enabled; one that is not among these is removed.
-        """
-
-    async def get_tool(self, tenant_id: int, key: str) -> ToolRow:
-        """Raises NotFound."""
-
-    async def list_tools(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, server_key: str | None
-    ) -> Page[ToolRow]:
-        """Newest first."""
-
-    async def enable_tool(self, tenant_id: int, key: str, enabled: bool) -> ToolRow:
-        """Say whether a tool may be used. Raises NotFound."""
-
-    async def delete_tool(self, tenant_id: int, key: str) -> None:
-        """Remove a tool until its server is synced again. Raises NotFound."""
-
-    async def usable_tools(self, tenant_id: int, keys: Collection[str]) -> dict[str, tuple[ToolRow, ToolServerRow]]:
-        """Those of these tools that are enabled and whose servers are, by key."""
-
-
 class Store(
     AccountStore,
     AgentStore,
@@ -568,6 +493,7 @@ class Store(
     SecretStore,
     ArtifactStore,
     ToolServerStore,
+    UpkeepStore,
     Protocol,
 ):
     """Agents, sessions and logs, durable.

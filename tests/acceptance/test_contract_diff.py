@@ -54,7 +54,6 @@ DELIBERATE = {
     "request *ToolServerRequest.*: m* *, contract None": BOUNDED,
     "request *ToolServerRequest.headers*: pattern *, contract None": "What no header can hold is refused at once.",
     "request *ToolServerRequest.headers: only certain names": "What no header can be called is refused at once.",
-    "request GET /v2/tools query.category: string where the contract has array": NOT_BUILT,
     "request Create*Request.description: maxLength 4000, contract None": BOUNDED,
     "request Update*Request.description: maxLength 4000, contract None": BOUNDED,
     "request *AgentSessionRequest.name: maxLength 255, contract None": BOUNDED,

@@ -46,6 +46,11 @@ class Worker:
         self._abandoned: list[Fence] = []
         """Turns that were left and not handed over yet."""
 
+    @property
+    def count(self) -> int:
+        """How many turns run here."""
+        return len(self._running)
+
     def submit(self, claim: Claim) -> None:
         """Run a claimed turn, a new one or one that is under way. Never blocks."""
         self._start(self._open(claim))
@@ -155,6 +160,7 @@ class Worker:
         """
         held = {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
         lost = await self._env.store.renew(held) if held else ()
+        self._env.observer.leases(len(held) - len(lost), len(lost))
         for turn, task in map(held.__getitem__, lost):
             turn.cancel(task)  # what it still writes is refused
         if self._leave_at is None:
@@ -167,6 +173,7 @@ class Worker:
             if claim.interrupted or claim.takes >= MAX_TAKES:
                 await self._read_on(turn)
                 await self._fail(turn, _RESTARTED)
+                turn.watch.left(lost=False)
                 self._go_on(turn)
             else:
                 self._start(turn)
@@ -175,6 +182,7 @@ class Worker:
     def _start(self, turn: OpenTurn) -> None:
         known, _ = self._running.get(turn.claim.session.id, (None, None))
         if known is not None and known.claim.fence.order > turn.claim.fence.order:
+            turn.watch.left(lost=True)
             return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
@@ -193,6 +201,7 @@ class Worker:
             if turn.history is not None and not turn.log_changed:
                 self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
+            turn.lost = True
             _log.info("turn_lost")
         except asyncio.CancelledError:
             if turn.interrupted:
@@ -212,6 +221,7 @@ class Worker:
             _log.exception("turn_failed")
             await self._fail(turn, _INTERNAL)
         finally:
+            turn.watch.left(turn.lost)
             self._forget(turn)
             self._go_on(turn)
 
@@ -232,6 +242,7 @@ class Worker:
             else:
                 _log.warning("turn_error", code=error.code, error=error.message)
         except FenceLost:
+            turn.lost = True
             _log.info("turn_lost")
         except StorageUnavailable:
             await self._leave(turn)
@@ -246,6 +257,7 @@ class Worker:
         try:
             await turn.keep_outputs()
         except FenceLost:
+            turn.lost = True
             _log.info("turn_lost")
             return
         except StorageUnavailable:
@@ -293,7 +305,8 @@ class Worker:
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:
-        return OpenTurn(claim, self._env.store, self._env.sink, self._env.clock)
+        watch = self._env.observer.turn(claim)
+        return OpenTurn(claim, self._env.store, self._env.sink, self._env.clock, watch)
 
     async def _cancel(self, running: list[Running], seconds: float | None = None) -> None:
         for turn, task in running:

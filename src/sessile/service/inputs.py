@@ -10,6 +10,7 @@ from sessile.domain.client_tools import CallOutput, failed
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
+from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
 from sessile.rows import (
     AgentRow,
@@ -49,11 +50,14 @@ _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
 class Inputs:
     """Everything that can be posted to a session."""
 
-    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock, observer: TurnObserver = UNOBSERVED
+    ) -> None:
         self._store = store
         self._queue = queue
         self._live = live
         self._clock = clock
+        self._observer = observer
         self._draining = False
         self._instructions = Recent[tuple[int, int], Instructions](_REMEMBERED)
 
@@ -92,10 +96,11 @@ class Inputs:
         event = _event(request, empty=bool(files))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         claim = await self._store.accept_input(
-            ref, draft(event), ids.turn_id(), self._admit, once, if_match, behavior, uploaded(files)
+            ref, draft(event), ids.turn_id(), self.admit_new, once, if_match, behavior, uploaded(files)
         )
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
+        self._observer.accepted(claim.input.turn_id if isinstance(claim, Queued) else claim.turn_id)
         if isinstance(claim, Queued):
             follower = attach(claim)
             if claim.input.behavior == "steer":
@@ -124,10 +129,11 @@ class Inputs:
             raise Draining
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
-        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self._admit, once, if_match)
+        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self.admit_new, once, if_match)
         if isinstance(claim, Rejoined):
             return claim, attach(claim)
         self._live.announce(claim.session.id, claim.opened)
+        self._observer.accepted(claim.turn_id)
         follower = attach(claim)
         self._queue.submit(claim)
         return claim, follower
@@ -149,11 +155,12 @@ class Inputs:
             raise Draining
         outputs = _outputs(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        found = await self._store.answer_calls(ref, outputs, self._admit, once)
+        found = await self._store.answer_calls(ref, outputs, self.admit_new, once)
         if isinstance(found, Rejoined):
             return found, attach(found)
         self._live.announce(found.session.id, found.opened)
         follower = attach(found)
+        self._observer.accepted(found.turn_id)
         if found.claim is not None:
             self._queue.submit(found.claim)
         return found, follower
@@ -191,7 +198,8 @@ class Inputs:
         session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
         self._live.withdrawn(session_id, event_id)
 
-    def _admit(self, agent: AgentRow, session: SessionRow) -> None:
+    def admit_new(self, agent: AgentRow, session: SessionRow) -> None:
+        """As `admit`, for a turn that nobody waits for yet: a server that drains starts none."""
         if self._draining:
             raise Draining
         self.admit(agent, session)

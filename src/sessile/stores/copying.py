@@ -1,6 +1,6 @@
 """Decisions about copied and imported sessions that are the same in every store. No I/O, no SQL."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import urandom
 from typing import Any
 
@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 from sessile.domain import copies
 from sessile.domain.log import VISIBLE, Entry, draft
 from sessile.domain.session import fold
-from sessile.rows import NewSession
+from sessile.rows import NewArtifact, NewSession
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, KeyTaken, StorageUnavailable
 from sessile.wire.events import AnyEvent, TurnEndedRecord, TurnStartedRecord
@@ -140,13 +140,27 @@ def closing(ending: copies.Ending, head: int, turn_id: str, salt: bytes, now: in
     ]
 
 
-def place_of_cut(found: Sequence[Entry], event_id: str, waited: bool) -> int:
-    """Where a copy up to an event ends; `found`: what stands there, and behind it. Raises InvalidRequest."""
+def check_found(found: Sequence[Entry], event_id: str, waited: bool, field: str) -> None:
+    """Raise InvalidRequest unless what was found first is the event that a field names."""
     if not found or (found[0].id != event_id and not waited):
         reason = f"{event_id[:100]!r} is no event of that session."
-        field = "from_session.include_up_to_event_id"
+        field = f"from_session.{field}"
         raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
-    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+
+
+def entries(items: Sequence[Entry | NewArtifact]) -> list[Entry]:
+    """The events in a slice of an import."""
+    return [item for item in items if isinstance(item, Entry)]
+
+
+def files(items: Sequence[Entry | NewArtifact]) -> list[NewArtifact]:
+    """The files in a slice of an import."""
+    return [item for item in items if isinstance(item, NewArtifact)]
+
+
+def files_told(bodies: Iterable[bytes]) -> list[str]:
+    """The ids of the artifacts that bodies of `artifact_upload` events tell of."""
+    return [artifact["artifact_id"] for body in bodies for artifact in codec.decode(body)["artifacts"]]
 
 
 def check_length(cut: int) -> None:

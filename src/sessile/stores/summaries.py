@@ -48,6 +48,11 @@ def nothing(asked: str | None, keep: int) -> NothingToCompact:
     return NothingToCompact(f"There is nothing to compact before the last {keep} inputs." if asked is None else None)
 
 
+def through(entry: Entry) -> int:
+    """The last place that a summary stands for."""
+    return _through(_event(entry))
+
+
 def _event(entry: Entry) -> CompactionEvent:
     event = entry.event()
     assert isinstance(event, CompactionEvent)

@@ -38,6 +38,7 @@ class Acceptance(Struct, frozen=True, kw_only=True):
 
 async def accept_inputs(db: Db, calls: Sequence[Acceptance]) -> list[Accepted | Exception]:
     """`Store.accept_input` for different sessions within a transaction; what one call raises stands in its place."""
+    db.calls = len(calls)
     found: dict[int, Row] = {
         row[0] - 1: row[1:]
         for row in await db.all(

@@ -73,6 +73,7 @@ async def insert(db: Db, artifacts: Iterable[tuple[int, int, NewArtifact, int]])
     found = list(artifacts)
     if not found:
         return
+    made = [now if artifact.created_at is None else artifact.created_at for *_, artifact, now in found]
     await db.count(
         "insert_artifacts",
         tenants=[tenant_id for tenant_id, *_ in found],
@@ -83,6 +84,6 @@ async def insert(db: Db, artifacts: Iterable[tuple[int, int, NewArtifact, int]])
         sizes=[artifact.size for *_, artifact, _ in found],
         hashes=[artifact.sha256 for *_, artifact, _ in found],
         ttls=[artifact.ttl_days for *_, artifact, _ in found],
-        times=[now for *_, now in found],
-        ends=[rules.expires_at(artifact, now) for *_, artifact, now in found],
+        times=made,
+        ends=[rules.expires_at(artifact, time) for (*_, artifact, _), time in zip(found, made, strict=True)],
     )

@@ -30,7 +30,7 @@ class Compactions(Verbs):
     ) -> Claim | Rejoined:
         now, until = self._clock.now(), self._until()
         order = (up_to_event_id, message)
-        return await self._write(lambda db: _accept(db, ref, order, turn_id, admit, now, once, if_match, until))
+        return await self._write(lambda db: accept(db, ref, order, turn_id, admit, now, until, once, if_match))
 
     async def summary(self, session_id: int) -> Summary:
         return await self._read(lambda db: _summary(db, session_id))
@@ -61,16 +61,16 @@ async def mark_stale(db: Db, session: SessionRow, sequence: int) -> None:
             await db.count("erase_event", **values, body=bare)
 
 
-async def _accept(
+async def accept(
     db: Db,
     ref: SessionRef,
     order: tuple[str | None, str | None],
     turn_id: str,
     admit: Admit,
     now: int,
-    once: Once | None,
-    if_match: str | None,
     lease_until: int,
+    once: Once | None = None,
+    if_match: str | None = None,
 ) -> Claim | Rejoined:
     """`Store.accept_compaction` within a transaction."""
     session, agent = await with_agent(db, ref)
@@ -104,12 +104,12 @@ async def _end_of(db: Db, session: SessionRow, asked: str | None, keep: int) -> 
         through = await _before_recent(db, session.id, keep)
     else:
         through = ids.sequence_of(asked) or 0
-        if await _id_at(db, session.id, through) != asked:
+        if await id_at(db, session.id, through) != asked:
             raise summaries.no_such_event(asked)
     after = (await _summary(db, session.id)).through
     if await db.one("span_has_input", session_id=session.id, after=after, through=through) is None:
         raise summaries.nothing(asked, keep)
-    return await _id_at(db, session.id, through) or ""
+    return await id_at(db, session.id, through) or ""
 
 
 async def _before_recent(db: Db, session_id: int, keep: int) -> int:
@@ -118,7 +118,8 @@ async def _before_recent(db: Db, session_id: int, keep: int) -> int:
     return 0 if row is None else row[0] - 1
 
 
-async def _id_at(db: Db, session_id: int, sequence: int) -> str | None:
+async def id_at(db: Db, session_id: int, sequence: int) -> str | None:
+    """The id of the event at a place."""
     row = await db.one("get_event", session_id=session_id, sequence=sequence)
     return None if row is None else row[0]
 
@@ -135,6 +136,6 @@ async def _span(db: Db, session_id: int, keep: int | None, through: int | None) 
     after = (await _summary(db, session_id)).through
     row = await db.one("span_counts", session_id=session_id, after=after, through=through)
     turns, events = row or (0, 0)
-    last = await _id_at(db, session_id, through)
+    last = await id_at(db, session_id, through)
     enough = events if keep is None else turns
     return Span(after, through, last, turns, events) if enough and last is not None else None

@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from sessile.domain import copies
 from sessile.domain.log import Entry
-from sessile.ports import Clock, Seal
-from sessile.rows import EventQuery, NewSession, Once, SessionRef, SessionRow
-from sessile.stores import copying, rows, rules
-from sessile.stores.postgres import log, secrets, terms
+from sessile.ports import Admit, Clock, Seal
+from sessile.rows import Claim, EventQuery, NewSession, Once, SessionRef, SessionRow
+from sessile.stores import copying, rows, rules, summaries
+from sessile.stores.postgres import compactions, log, secrets, terms
 from sessile.stores.postgres import once as keys
 from sessile.stores.postgres.db import Db, Row
 from sessile.stores.postgres.opening import insert as insert_entries
@@ -34,9 +34,27 @@ Begun = TypeVar("Begun")
 _SLICE_EVENTS = 800
 _SLICE_BYTES = 1024 * 1024
 _SLICE_TURNS = 1000
+_SLICE_FILES = 200
 _AT_ONCE = 2
 """Copies that one process makes at once; the others wait."""
 _REFERRING = sorted(copies.REFERRING)
+
+
+class _Order(Struct, frozen=True):
+    """The compaction that a copy begins with."""
+
+    up_to: str
+    turn_id: str
+    admit: Admit
+
+
+class _Plan(Struct, frozen=True, kw_only=True):
+    """What the log of the source says before anything of it is copied."""
+
+    files: list[list[str]]
+    """The ids of the artifacts that the copy tells of, in slices."""
+    covered: int
+    """The last place that a summary stands for."""
 
 
 class _Job(Struct, frozen=True, kw_only=True):
@@ -46,6 +64,9 @@ class _Job(Struct, frozen=True, kw_only=True):
     source: SessionRow
     cut: int
     """The last place of the source's log that is copied."""
+    through: int
+    """The last place of the source's log that is compacted then."""
+    order: _Order | None
     salt: bytes
     new: NewSession
     tenant_id: int
@@ -77,21 +98,53 @@ class Copies(Verbs):
         once: Once | None = None,
         seal: Seal | None = None,
     ) -> SessionRow:
+        made = await self._fork(tenant_id, agent_key, new, source, up_to, once, seal, None)
+        assert isinstance(made, SessionRow)
+        return made
+
+    async def fork_compacted(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow | Claim:
+        order = _Order(up_to, turn_id, admit)
+        return await self._fork(tenant_id, agent_key, new, source, None, once, seal, order)
+
+    async def _fork(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str | None,
+        once: Once | None,
+        seal: Seal | None,
+        order: _Order | None,
+    ) -> SessionRow | Claim:
         check("agent", agent_key)
         async with self._some_at_a_time:
             made, now = None, self._clock.now()
             begun = await begin_for(
                 self._connections,
-                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, now),
+                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, order, now),
                 lambda begun: None if isinstance(begun, SessionRow) else begun[0],
             )
             if isinstance(begun, SessionRow):
                 return begun
-            copy_id, session, cut = begun
+            copy_id, session, cut, through = begun
             job = _Job(
                 copy_id=copy_id,
                 source=session,
                 cut=cut,
+                through=through,
+                order=order,
                 salt=urandom(copies.SALT_BYTES),
                 new=new,
                 tenant_id=tenant_id,
@@ -106,7 +159,8 @@ class Copies(Verbs):
                     await give_up(self._connections, copy_id)
             return made
 
-    async def _fill(self, job: _Job) -> SessionRow:
+    async def _fill(self, job: _Job) -> SessionRow | Claim:
+        plan = await self._read(lambda db: _plan(db, job))
         usages: list[bytes] = []
         after: int | None = 0
         while after is not None:
@@ -114,9 +168,13 @@ class Copies(Verbs):
             usages += used
         after = 0
         while after is not None:
-            after = await self._write(partial(_copy_events, job=job, after=after, now=self._clock.now()))
-        now = self._clock.now()
-        return await self._write(lambda db: _finish_fork(db, job, usages, now))
+            after = await self._write(
+                partial(_copy_events, job=job, covered=plan.covered, after=after, now=self._clock.now())
+            )
+        for files in plan.files:
+            await self._write(partial(_copy_files, job=job, files=files, now=self._clock.now()))
+        now, until = self._clock.now(), self._until()
+        return await self._write(lambda db: _finish(db, job, usages, now, until))
 
 
 async def give_up(connections: Connections, copy_id: int) -> None:
@@ -192,24 +250,51 @@ async def _begin_fork(
     source: SessionRef,
     up_to: str | None,
     once: Once | None,
+    order: _Order | None,
     now: int,
-) -> SessionRow | tuple[int, SessionRow, int]:
+) -> SessionRow | tuple[int, SessionRow, int, int]:
     if once is not None and (made := await keys.made(db, tenant_id, rules.SESSIONS, once, now)) is not None:
         return rows.session(await keys.still(db, "made_session", made, once))
     await check_free(db, tenant_id, agent_key, new.key)
     session = await session_row(db, source)
     cut = session.last_sequence if up_to is None else await _cut(db, session.id, up_to)
     copying.check_length(cut)
-    return await begin(db, now), session, cut
+    through = 0 if order is None else (await _found(db, session.id, order.up_to, "compact_up_to_event_id"))[0].sequence
+    return await begin(db, now), session, cut, through
 
 
 async def _cut(db: Db, source_id: int, event_id: str) -> int:
     """The last place of the log that a fork up to this event has."""
+    found = await _found(db, source_id, event_id, "include_up_to_event_id")
+    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+
+
+async def _found(db: Db, source_id: int, event_id: str, field: str) -> list[Entry]:
+    """An event of the source, and the one after it if there is one. Raises InvalidRequest."""
     waited = ids.is_waiting(event_id)
     known = is_text(event_id)
     sequence = (await place_of(db, source_id, event_id) if known and waited else ids.sequence_of(event_id)) or 0
-    found = [await db.one("get_event", session_id=source_id, sequence=at) for at in (sequence, sequence + 1)]
-    return copying.place_of_cut([rows.entry("", row) for row in found if row is not None], event_id, waited)
+    there = [await db.one("get_event", session_id=source_id, sequence=at) for at in (sequence, sequence + 1)]
+    found = [rows.entry("", row) for row in there if row is not None]
+    copying.check_found(found, event_id, waited, field)
+    return found
+
+
+async def _plan(db: Db, job: _Job) -> _Plan:
+    place = {"source_id": job.source.id, "cut": job.cut}
+    kept = [rows.entry("", row) for row in await db.all("summaries_up_to", **place)]
+    files: list[str] = []
+    if await db.one("has_artifacts", source_id=job.source.id) is not None:
+        files = copying.files_told(body for (body,) in await db.all("uploads_up_to", **place))
+    return _Plan(
+        files=[files[at : at + _SLICE_FILES] for at in range(0, len(files), _SLICE_FILES)],
+        covered=max(map(summaries.through, kept), default=0),
+    )
+
+
+async def _copy_files(db: Db, job: _Job, files: list[str], now: int) -> None:
+    await _hold(db, job, now)
+    await db.count("copy_artifacts", source_id=job.source.id, copy_id=job.copy_id, ids=files, now=now)
 
 
 async def _hold(db: Db, job: _Job, now: int) -> None:
@@ -228,7 +313,7 @@ async def _copy_turns(db: Db, job: _Job, after: int, now: int) -> tuple[int | No
     return found[-1][0] if len(found) == _SLICE_TURNS else None, [row[3] for row in found]
 
 
-async def _copy_events(db: Db, job: _Job, after: int, now: int) -> int | None:
+async def _copy_events(db: Db, job: _Job, covered: int, after: int, now: int) -> int | None:
     """Copy a slice of events, so small that it is soon done; returns where it ends, if more follow."""
     await _hold(db, job, now)
     span = {"source_id": job.source.id, "after": after, "cut": job.cut, "slice": _SLICE_EVENTS}
@@ -239,6 +324,7 @@ async def _copy_events(db: Db, job: _Job, after: int, now: int) -> int | None:
         "copy_events",
         source_id=job.source.id,
         copy_id=job.copy_id,
+        covered=covered,
         sequences=[row[0] for row in found],
         ids=[job.id(row[1]) for row in found],
         turns=[job.id(row[2]) for row in found],
@@ -269,6 +355,18 @@ async def _tail(db: Db, source_id: int, cut: int) -> Sequence[Entry]:
         entries += page.rows
         cursor = page.next
     return entries[::-1]
+
+
+async def _finish(db: Db, job: _Job, usages: list[bytes], now: int, lease_until: int) -> SessionRow | Claim:
+    """The copy is there from this commit on, and the turn that compacts it, if one was ordered."""
+    row = await _finish_fork(db, job, usages, now)
+    if job.order is None or row.id != job.copy_id:
+        return row
+    ref = SessionRef(row.tenant_id, row.agent_key, row.key)
+    up_to = await compactions.id_at(db, row.id, job.through)
+    claim = await compactions.accept(db, ref, (up_to, None), job.order.turn_id, job.order.admit, now, lease_until)
+    assert isinstance(claim, Claim)
+    return claim
 
 
 async def _finish_fork(db: Db, job: _Job, usages: list[bytes], now: int) -> SessionRow:

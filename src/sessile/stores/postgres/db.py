@@ -55,6 +55,8 @@ class Db:
         self._connection = connection
         self.wrote = False
         self.changed = Changed()
+        self.calls = 1
+        """Verbs in this transaction."""
 
     async def all(self, name: str, /, **values: Any) -> Sequence[Row]:
         """All rows of a query that reads."""

@@ -6,8 +6,9 @@ from functools import partial
 import asyncpg
 
 from sessile.domain.log import Entry
-from sessile.rows import NewSession, SessionRef, SessionRow
-from sessile.stores.copying import ImportedLog, same_turn_twice, settings
+from sessile.rows import NewArtifact, NewSession, SessionRef, SessionRow
+from sessile.stores.copying import ImportedLog, entries, files, same_turn_twice, settings
+from sessile.stores.postgres import artifacts
 from sessile.stores.postgres import copies as unseen
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.verbs import Verbs, check, session_row
@@ -17,7 +18,7 @@ class Imports(Verbs):
     """Verbs of the `Store` port."""
 
     async def import_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
     ) -> SessionRow:
         check("agent", agent_key)
         now = self._clock.now()
@@ -31,9 +32,9 @@ class Imports(Verbs):
         try:
             log = ImportedLog()
             place = {"tenant_id": tenant_id, "copy_id": copy_id}
-            async for entries in slices:
-                await self._write(partial(_write, log=log, place=place, entries=entries, now=self._clock.now()))
-                log.written(entries)
+            async for items in slices:
+                await self._write(partial(_write, log=log, place=place, items=items, now=self._clock.now()))
+                log.written(entries(items))
             now = self._clock.now()
 
             async def finish(db: Db) -> SessionRow:
@@ -47,16 +48,20 @@ class Imports(Verbs):
         return made
 
 
-async def _write(db: Db, log: ImportedLog, place: dict[str, int], entries: Sequence[Entry], now: int) -> None:
-    await unseen.touch(db, place["copy_id"], now)
+async def _write(
+    db: Db, log: ImportedLog, place: dict[str, int], items: Sequence[Entry | NewArtifact], now: int
+) -> None:
+    tenant_id, copy_id, found = place["tenant_id"], place["copy_id"], entries(items)
+    await unseen.touch(db, copy_id, now)
+    await artifacts.insert(db, [(tenant_id, copy_id, artifact, now) for artifact in files(items)])
     if not log.begun:
-        first = next((entry.turn_id for entry in entries if entry.turn_id), "")
+        first = next((entry.turn_id for entry in found if entry.turn_id), "")
         log.begin(await db.one("turn_is_there", turn_id=first) is not None)
-    events = log.events(entries)
+    events = log.events(found)
     names = ("sequences", "ids", "turns", "types", "hidden", "times", "bodies")
     columns = {name: [event[column] for event in events] for column, name in enumerate(names)}
     await db.count("insert_imported_events", **place, **columns)
-    turns = log.turns(entries)
+    turns = log.turns(found)
     try:
         await db.count(
             "insert_ended_turns",

@@ -71,6 +71,7 @@ async def append_all(db: Db, calls: Sequence[Append]) -> list[Appended | Excepti
 
     What one call raises stands in its place.
     """
+    db.calls = len(calls)
     turns = list({call.fence.turn for call in calls})
     standings = {row[0]: _Standing(row) for row in await db.all("fenced_turns", turns=turns)}
     added: list[list[Entry] | Exception] = []

@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import structlog
 
+from sessile.observation import CommitObserver
 from sessile.stores.postgres import faults
 from sessile.stores.postgres.db import Changed, Db, text_of
 from sessile.wire.errors import StorageUnavailable
@@ -67,6 +68,8 @@ class Connections:
         self._idle: deque[_Link] = deque()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.observer: CommitObserver | None = None
+        """Whoever is told of commits."""
         self.on_commit: Callable[[Changed], None] = lambda changed: None
         """Hears of every commit that has changed something, after it."""
 
@@ -161,12 +164,25 @@ class Connections:
                 if not done:
                     await _undo(link.connection)
             if done:
-                doubt = await _commit(link.connection)
+                doubt = await self._commit(link.connection, db.calls)
         if doubt is not None and not await self._committed(link.writer, link.mark):
             raise _Lost(doubt)
         if done:
             self.on_commit(db.changed)
         return result
+
+    async def _commit(self, connection: Any, calls: int) -> BaseException | None:
+        """Commit, and tell the observer."""
+        began = time.perf_counter()
+        try:
+            doubt = await _commit(connection)
+        except (*faults.DRIVER, RuntimeError):
+            if self.observer is not None:
+                self.observer.commit_failed()
+            raise
+        if self.observer is not None:
+            self.observer.committed(calls, time.perf_counter() - began)
+        return doubt
 
     async def _committed(self, writer: str, mark: int) -> bool:
         """Whether a transaction whose end nobody has heard of was committed. Asks until somebody answers.

@@ -635,7 +635,7 @@ ON CONFLICT (session_id, agent_id, name) DO UPDATE SET key_id = excluded.key_id,
 DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = ANY(:names::text[]);
 
 -- name: delete_agent_secrets
--- Remove all secrets of an agent's own.
+-- Remove all secrets of an agent's own, or of a tool server's under its id, negative.
 DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
 
 -- name: delete_session_secrets
@@ -805,10 +805,11 @@ SELECT sequence, id, turn_id, octet_length(body), CASE WHEN type = ANY(:referrin
 WHERE session_id = :source_id AND sequence > :after AND sequence <= :cut ORDER BY sequence LIMIT :slice;
 
 -- name: copy_events
--- Copy events under new ids; bodies come along only where they are new.
+-- Copy events under new ids; bodies come along only where they are new. What a summary hides that is not copied is
+-- visible again.
 INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
-SELECT e.tenant_id, :copy_id::bigint, e.sequence, w.id, w.turn_id, e.type, e.hidden, e.created_at,
-    coalesce(w.body, e.body)
+SELECT e.tenant_id, :copy_id::bigint, e.sequence, w.id, w.turn_id, e.type,
+    CASE WHEN e.hidden = 1 AND e.sequence > :covered THEN 0 ELSE e.hidden END, e.created_at, coalesce(w.body, e.body)
 FROM unnest(:sequences::bigint[], :ids::text[], :turns::text[], :bodies::bytea[]) AS w (sequence, id, turn_id, body)
 JOIN events e ON e.session_id = :source_id AND e.sequence = w.sequence;
 
@@ -866,29 +867,32 @@ RETURNING agent_id;
 
 -- name: insert_tool_server
 -- Add a tool server.
-INSERT INTO tool_servers (tenant_id, key, enabled, document, secret, created_at, updated_at)
-VALUES (:tenant_id, :key, :enabled, :document, :secret, :now::bigint, :now) RETURNING id;
+INSERT INTO tool_servers (tenant_id, key, enabled, document, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, :document, :now::bigint, :now) RETURNING id;
 
 -- name: get_tool_server
 -- One tool server by its key.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT coalesce(json_agg(x.name), '[]')::text FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key;
 
 -- name: lock_tool_server
 -- The same, for a change of it or of its tools.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT coalesce(json_agg(x.name), '[]')::text FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key FOR UPDATE;
 
 -- name: list_tool_servers
 -- Tool servers of a tenant before a cursor, newest first.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT coalesce(json_agg(x.name), '[]')::text FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers
 WHERE tenant_id = :tenant_id AND id < :cursor AND (:enabled::boolean IS NULL OR enabled = :enabled)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: save_tool_server
 -- Replace what a caller may change.
-UPDATE tool_servers SET enabled = :enabled, document = :document, secret = :secret, updated_at = :now WHERE id = :id;
+UPDATE tool_servers SET enabled = :enabled, document = :document, updated_at = :now WHERE id = :id;
 
 -- name: delete_tool_server
 -- Remove a tool server's row.
@@ -935,7 +939,8 @@ DELETE FROM tools WHERE tenant_id = :tenant_id AND key = :key;
 -- name: usable_tools
 -- Those of some tools that are enabled, with their tool servers that are.
 SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key,
-    s.id, s.tenant_id, s.key, s.enabled, s.document, s.secret, s.created_at, s.updated_at
+    s.id, s.tenant_id, s.key, s.enabled, s.document, s.created_at, s.updated_at,
+    (SELECT coalesce(json_agg(x.name), '[]')::text FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -s.id)
 FROM tools t JOIN tool_servers s ON s.id = t.server_id
 WHERE t.tenant_id = :tenant_id AND t.key = ANY(:keys::text[]) AND t.enabled AND s.enabled;
 
@@ -1010,3 +1015,58 @@ RETURNING id, agent_id;
 -- name: start_below
 -- Remember which tool call has started a turn.
 UPDATE turns SET parent_turn_id = :turn_id, parent_event_id = :event_id WHERE id = :id;
+
+-- name: copy_artifacts
+-- Copy the rows of some files; the bytes are the same.
+INSERT INTO artifacts (tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at,
+    expires_at)
+SELECT tenant_id, :copy_id::bigint, artifact_id, name, content_type, size, sha256, ttl_days, created_at, expires_at
+FROM artifacts WHERE session_id = :source_id AND artifact_id = ANY(:ids::text[])
+    AND (expires_at IS NULL OR expires_at > :now) ORDER BY id;
+
+-- name: has_artifacts
+-- Whether a session has a file.
+SELECT 1 FROM artifacts WHERE session_id = :source_id LIMIT 1;
+
+-- name: uploads_up_to
+-- What tells of files up to a place of a log, without what was deleted.
+SELECT body FROM events
+WHERE session_id = :source_id AND sequence <= :cut AND type = 'artifact_upload' AND hidden <= 2 ORDER BY sequence;
+
+-- name: summaries_up_to
+-- The summaries up to a place of a log, without those that were deleted.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :source_id AND type = 'compaction' AND sequence <= :cut AND hidden <= 2;
+
+-- name: backlog
+-- Inputs that wait, turns that run and turns that are parked, and deletions that are not over, of all tenants.
+SELECT (SELECT count(*) FROM inputs WHERE waits),
+    (SELECT count(*) FROM turns t JOIN sessions s ON s.id = t.session_id AND s.running_turn = t.turn_id
+        WHERE t.running AND s.stop_reason IS DISTINCT FROM 'requires_action'),
+    (SELECT count(*) FROM turns t JOIN sessions s ON s.id = t.session_id AND s.running_turn = t.turn_id
+        WHERE t.running AND s.stop_reason = 'requires_action'),
+    (SELECT count(*) FROM purges);
+
+-- name: table_bytes
+-- Every table with the bytes of its pages and of its indexes' pages, the largest first.
+SELECT relname, pg_total_relation_size(oid) FROM pg_class
+WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY 2 DESC, 1;
+
+-- name: count_rows
+-- How many rows a table has; its name stands in the place of the last TRUE.
+SELECT count(*) FROM TRUE;
+
+-- name: largest_sessions
+-- The sessions with the largest logs: their keys, and how many events of how many bytes they have.
+SELECT t.key, a.key, s.key, l.events, l.bytes
+FROM (SELECT session_id, count(*) AS events, sum(octet_length(body))::bigint AS bytes FROM events
+        GROUP BY session_id) l
+    JOIN sessions s ON s.id = l.session_id JOIN agents a ON a.id = s.agent_id JOIN tenants t ON t.id = s.tenant_id
+ORDER BY l.bytes DESC, s.id LIMIT :limit;
+
+-- name: all_sessions
+-- Sessions of all tenants after a cursor, oldest first.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
+FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id > :cursor ORDER BY s.id LIMIT :limit;

@@ -26,6 +26,7 @@ from sessile.stores.postgres.session_search import SessionSearch
 from sessile.stores.postgres.sessions import Sessions
 from sessile.stores.postgres.sub_turns import SubTurns
 from sessile.stores.postgres.tool_servers import ToolServers
+from sessile.stores.postgres.upkeep import Upkeep
 from sessile.stores.postgres.visibility import Visibilities
 from sessile.stores.postgres.wakeups import Wakeups
 from sessile.wire.errors import StorageUnavailable
@@ -51,6 +52,7 @@ class PostgresStore(
     Secrets,
     Artifacts,
     ToolServers,
+    Upkeep,
 ):
     """One database, shared by any number of processes. Their turns are told apart by leases alone."""
 

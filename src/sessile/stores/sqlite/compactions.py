@@ -46,7 +46,7 @@ class Compactions(Verbs):
         now = self._clock.now()
         order = (up_to_event_id, message)
         return await self._writer.run(
-            lambda db: _accept(db, ref, order, turn_id, admit, now, once, if_match, self._lease)
+            lambda db: accept(db, ref, order, turn_id, admit, now, self._lease, once, if_match)
         )
 
     async def summary(self, session_id: int) -> Summary:
@@ -84,16 +84,16 @@ def mark_stale(db: sqlite3.Connection, session: SessionRow, sequence: int) -> No
             db.execute(QUERIES["erase_event"], values | {"body": bare})
 
 
-def _accept(
+def accept(
     db: sqlite3.Connection,
     ref: SessionRef,
     order: tuple[str | None, str | None],
     turn_id: str,
     admit: Admit,
     now: int,
-    once: Once | None,
-    if_match: str | None,
     lease: int,
+    once: Once | None = None,
+    if_match: str | None = None,
 ) -> Claim | Rejoined:
     """`Store.accept_compaction` within a transaction."""
     row = db.execute(QUERIES["session_for_input"], place(ref)).fetchone()
@@ -130,13 +130,13 @@ def _end_of(db: sqlite3.Connection, session: SessionRow, asked: str | None, keep
         through = _before_recent(db, session.id, keep)
     else:
         through = ids.sequence_of(asked) or 0
-        if _id_at(db, session.id, through) != asked:
+        if id_at(db, session.id, through) != asked:
             raise summaries.no_such_event(asked)
     after = _summary(db, session.id).through
     values = {"session_id": session.id, "after": after, "through": through}
     if db.execute(QUERIES["span_has_input"], values).fetchone() is None:
         raise summaries.nothing(asked, keep)
-    return _id_at(db, session.id, through) or ""
+    return id_at(db, session.id, through) or ""
 
 
 def _before_recent(db: sqlite3.Connection, session_id: int, keep: int) -> int:
@@ -145,7 +145,8 @@ def _before_recent(db: sqlite3.Connection, session_id: int, keep: int) -> int:
     return 0 if row is None else row[0] - 1
 
 
-def _id_at(db: sqlite3.Connection, session_id: int, sequence: int) -> str | None:
+def id_at(db: sqlite3.Connection, session_id: int, sequence: int) -> str | None:
+    """The id of the event at a place."""
     row = db.execute(QUERIES["get_event"], {"session_id": session_id, "sequence": sequence}).fetchone()
     return None if row is None else row[0]
 
@@ -163,6 +164,6 @@ def _span(db: sqlite3.Connection, session_id: int, keep: int | None, through: in
     after = _summary(db, session_id).through
     values = {"session_id": session_id, "after": after, "through": through}
     turns, events = db.execute(QUERIES["span_counts"], values).fetchone()
-    last = _id_at(db, session_id, through)
+    last = id_at(db, session_id, through)
     enough = events if keep is None else turns
     return Span(after, through, last, turns, events) if enough and last is not None else None

@@ -174,6 +174,7 @@ CREATE TABLE idempotency (
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
 
+-- Of an agent: session 0. Of a tool server: session 0, and its id, negative, in the place of an agent's.
 CREATE TABLE secrets (
     session_id INTEGER NOT NULL,
     agent_id INTEGER NOT NULL,
@@ -215,7 +216,6 @@ CREATE TABLE tool_servers (
     key TEXT NOT NULL,
     enabled INTEGER NOT NULL,
     document BLOB NOT NULL,
-    secret BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     UNIQUE (tenant_id, key)

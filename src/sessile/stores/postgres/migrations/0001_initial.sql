@@ -179,6 +179,7 @@ CREATE TABLE idempotency (
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
 
+-- Of an agent: session 0. Of a tool server: session 0, and its id, negative, in the place of an agent's.
 CREATE TABLE secrets (
     session_id bigint NOT NULL,
     agent_id bigint NOT NULL,
@@ -220,7 +221,6 @@ CREATE TABLE tool_servers (
     key text NOT NULL,
     enabled boolean NOT NULL,
     document bytea NOT NULL,
-    secret bytea NOT NULL,
     created_at bigint NOT NULL,
     updated_at bigint NOT NULL,
     UNIQUE (tenant_id, key)

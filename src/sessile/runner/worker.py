@@ -316,6 +316,9 @@ class Worker:
 
     def _forget(self, turn: OpenTurn) -> None:
         """The next turn of the session may be running already: it was accepted the moment this one had ended."""
-        running = self._running.get(turn.claim.session.id)
+        session_id = turn.claim.session.id
+        running = self._running.get(session_id)
         if running is not None and running[0] is turn:
-            del self._running[turn.claim.session.id]
+            del self._running[session_id]
+            if turn.lost or turn.stopping:
+                self._env.sink.left(session_id)

@@ -1,7 +1,8 @@
 """Appends on PostgreSQL: the store beside bare `asyncpg` batches of the same events, by turns, on a server of its own.
 
 `python -m benchmarks.postgres ROUNDS SECONDS` prints a list of Rates as JSON. Callers append one event after the other,
-each to a session of its own. The bare batches are `unnest` inserts of what waits, without sessions, turns or fences.
+each to a session of its own. The bare batches write what any log must, in one statement and so in one transaction: the
+events that wait, by `unnest`, and the heads of their logs. They know no sessions, turns or fences.
 """
 
 import asyncio
@@ -31,8 +32,12 @@ _PROGRESS = TurnProgress(turn_usage=Usage(), session_usage=Usage(), context_usag
 _WRITERS = 2
 _TABLE = """CREATE TABLE bare (session_id bigint, sequence bigint, id text NOT NULL, turn_id text NOT NULL,
     type text NOT NULL, created_at bigint NOT NULL, body bytea NOT NULL, PRIMARY KEY (session_id, sequence))"""
-_INSERT = """INSERT INTO bare SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[],
-    $6::bigint[], $7::bytea[])"""
+_HEADS = "CREATE TABLE bare_heads (session_id bigint PRIMARY KEY, head bigint NOT NULL)"
+_FILL = "INSERT INTO bare_heads SELECT number, 0 FROM generate_series(0, $1 - 1) AS number"
+_INSERT = """WITH added AS (INSERT INTO bare SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[],
+    $5::text[], $6::bigint[], $7::bytea[]))
+    UPDATE bare_heads AS h SET head = n.head FROM unnest($1::bigint[], $2::bigint[]) AS n (id, head)
+    WHERE h.session_id = n.id"""
 
 Append = Callable[[int], Awaitable[object]]
 
@@ -57,9 +62,11 @@ class Bare:
         self._draft = _event()
 
     async def open(self, url: str) -> None:
-        """Make the table and connect."""
+        """Connect and make the tables."""
         self._idle = [await asyncpg.connect(url) for _ in range(_WRITERS)]
-        await self._idle[0].execute(_TABLE)
+        for statement in (_TABLE, _HEADS):
+            await self._idle[0].execute(statement)
+        await self._idle[0].execute(_FILL, max(CALLERS))
 
     async def close(self) -> None:
         """Disconnect."""

@@ -19,10 +19,11 @@ _INSTRUCTION = {"type": "inline", "name": "tone", "template": "Answer in one sho
 
 
 class Product:
-    """A data folder, and servers on it one after another."""
+    """A data folder, and servers on it: one after another, or several on a database of PostgreSQL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
         folder.mkdir()
+        self._database = {} if database is None else {"SESSILE_DATABASE": database}
         self.folder = folder
         self.data = folder / "data"
         self._key = f"bench_{secrets.token_hex(24)}"
@@ -74,4 +75,4 @@ class Product:
         return path
 
     def _environment(self) -> dict[str, str]:
-        return {"SESSILE_OWNER_KEY": self._key}
+        return {"SESSILE_OWNER_KEY": self._key, **self._database}

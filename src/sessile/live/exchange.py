@@ -35,6 +35,9 @@ class Exchange:
         self._wanted: dict[int, dict[str, float]] = {}
         """By session that runs here: the nodes that want it, and until when."""
         self._asked: dict[int, float] = {}
+        """By session that is followed here: when to ask again at the earliest."""
+        self._taken_up: set[int] = set()
+        """Sessions whose turns run here and were begun elsewhere, so that nothing was announced here of their log."""
         relay.receive(self._heard)
 
     def followed(self, session_id: int) -> None:
@@ -56,12 +59,14 @@ class Exchange:
         channel = self._channels[session_id]
         if channel.running:
             self._close(session_id)
+        self._taken_up.discard(session_id)
         if session_id in self._wanted and any(entry.type in ENDS_TURN for entry in entries):
             del self._wanted[session_id]
 
     def published(self, session_id: int, frame: LiveFrame) -> None:
         """A turn that runs here is about to show something."""
-        if session_id in self._mirrors:
+        if not self._channels[session_id].running:
+            self._taken_up.add(session_id)
             self._close(session_id)
         if session_id in self._wanted:
             self._pass_on(session_id, frame)
@@ -69,12 +74,14 @@ class Exchange:
     def left(self, session_id: int) -> None:
         """A turn runs here no more, but elsewhere."""
         self._wanted.pop(session_id, None)
+        self._taken_up.discard(session_id)
         if self._channels[session_id].wants_deltas:
             self.followed(session_id)
 
     def closed(self, session_id: int) -> None:
         """A session is gone."""
         self._wanted.pop(session_id, None)
+        self._taken_up.discard(session_id)
         self._close(session_id)
 
     def look(self, session_id: int, head: int) -> bool:
@@ -146,12 +153,15 @@ class Exchange:
             return
         nodes = self._wanted.setdefault(session_id, {})
         if afresh or node not in nodes:
-            self._relay.send(messages.encode(Start(session_id, channel.head, channel.snapshot())), node)
+            self._relay.send(messages.encode(Start(session_id, self._head(session_id), channel.snapshot())), node)
         nodes[node] = self._now() + self._holds_seconds
+
+    def _head(self, session_id: int) -> int | None:
+        return None if session_id in self._taken_up else self._channels[session_id].head
 
     def _pass_on(self, session_id: int, frame: LiveFrame) -> None:
         nodes = self._wanted[session_id]
-        line = messages.encode(Piece(session_id, self._channels[session_id].head, frame))
+        line = messages.encode(Piece(session_id, self._head(session_id), frame))
         for node, until in list(nodes.items()):
             if until < self._now():
                 del nodes[node]

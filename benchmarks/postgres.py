@@ -28,7 +28,10 @@ from sessile.wire.sessions import Usage
 
 CALLERS = (1, 16, 256)
 _ANSWER = "It left the warehouse on Monday; the carrier expects to deliver it on Thursday before noon."
-_PROGRESS = TurnProgress(turn_usage=Usage(), session_usage=Usage(), context_usage=None)
+_PROGRESS = [
+    TurnProgress(turn_usage=usage, session_usage=usage, context_usage=None) for usage in (Usage(), Usage(model_calls=1))
+]
+"""A turn's usage changes with every second append: that of a model's answer, not that of what its tools have said."""
 _WRITERS = 2
 _TABLE = """CREATE TABLE bare (session_id bigint, sequence bigint, id text NOT NULL, turn_id text NOT NULL,
     type text NOT NULL, created_at bigint NOT NULL, body bytea NOT NULL, PRIMARY KEY (session_id, sequence))"""
@@ -138,8 +141,11 @@ async def run(url: str, rounds: int, seconds: float) -> list[Rates]:
     await bare.open(url)
     claims, event = await _claims(store), _event()
 
+    appended = [0] * max(CALLERS)
+
     def append(caller: int) -> Awaitable[object]:
-        return store.append(claims[caller].fence, [event], _PROGRESS)
+        appended[caller] += 1
+        return store.append(claims[caller].fence, [event], _PROGRESS[appended[caller] // 2 % 2])
 
     found: dict[int, list[tuple[float, float]]] = {callers: [] for callers in CALLERS}
     await _rate(append, max(CALLERS), seconds / 2)

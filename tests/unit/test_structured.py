@@ -103,6 +103,7 @@ def test_schemas_that_may_not(schema: dict[str, Any], reason: str) -> None:
         ' \n{"number": "A-1", "parts": [1, 2]}\n',
         '```json\n{"number": "A-1", "parts": [1, 2]}\n```',
         '```\n{"number": "A-1", "parts": [1, 2]}\n```\n',
+        '  ```json \n\n{"number": "A-1",\n "parts": [1, 2]}\n\n  ```\n',
     ],
 )
 def test_answers_that_follow_the_schema(text: str) -> None:
@@ -132,6 +133,15 @@ def test_answers_that_do_not(text: str, problem: str) -> None:
     assert told
     assert problem in told
     assert len(told) <= 500
+
+
+@pytest.mark.parametrize(
+    "text", ["```\n" + "\n" * 500_000 + "x", "```\n" + " \n" * 200_000 + "```x", "```", "```\n```"]
+)
+def test_a_fence_is_read_in_linear_time(text: str) -> None:
+    """A model that gets stuck repeats white space for as long as it may; with a pattern this took hours."""
+    _, told = asked_for(ORDER).read(text)
+    assert told
 
 
 def test_a_pattern_runs_in_linear_time() -> None:

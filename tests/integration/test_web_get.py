@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from sessile.ports import ToolContext, ToolFault
 from sessile.tools.guard import Guard
 from sessile.tools.web_get import WebGetTool
+from sessile.wire import codec
 from sessile.wire.limits import MAX_TOOL_OUTPUT_BYTES, MAX_WEB_GET_BYTES
 
 HERE = "127.0.0.1"
@@ -131,6 +132,33 @@ async def test_a_charset_and_characters_that_no_log_can_hold(site: Site) -> None
     strange = {"content-type": "text/plain; charset=zlib_codec"}
     site.paths["/s"] = lambda request: web.Response(body=b"a\xff", headers=strange)
     assert (await tool().run({"url": site.url("/s")}))["content"] == "a\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/\udcff", b"x"),
+        ("text/html", b"<title>a\0b</title>x"),
+        ("text/html; charset=utf-16", "<title>a\ufffd\0b</title>x".encode("utf-16")),
+        ("text/html; charset=unicode_escape", b"<title>a\\ud800b</title>x"),
+        ("text/html; charset=raw_unicode_escape", b"<title>a\\ud800b</title>x"),
+    ],
+)
+async def test_nothing_that_a_server_says_is_more_than_a_log_can_hold(
+    site: Site, content_type: str, body: bytes
+) -> None:
+    site.paths["/"] = lambda request: web.Response(body=body, headers={"content-type": content_type})
+    told = codec.encode(await tool().run({"url": site.url("/")})).decode()
+    assert "\\u0000" not in told
+    assert "x" in told
+
+
+async def test_a_codec_that_is_no_charset_is_not_used(site: Site) -> None:
+    """Half a megabyte of punycode takes most of a minute to decode, in which nothing can stop it."""
+    headers = {"content-type": "text/plain; charset=punycode"}
+    site.paths["/"] = lambda request: web.Response(body=b"a-" + b"b" * 500_000, headers=headers)
+    result = await tool().run({"url": site.url("/"), "max_content_bytes": MAX_WEB_GET_BYTES})
+    assert result["content"].startswith("a-bbb")
 
 
 async def test_lines_of_the_start_and_the_end(site: Site) -> None:

@@ -89,8 +89,8 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
 class Surroundings(Protocol):
     """What the tool calls of one turn share; the turn makes it."""
 
-    def context(self, call: PreparedCall) -> ToolContext:
-        """Where a call comes from."""
+    def context(self, call: PreparedCall, secrets: frozenset[str]) -> ToolContext:
+        """Where a call comes from. What it reports is shown without these secrets."""
 
     async def resolve(self, override: Override) -> Resolved:
         """The arguments that the agent fixes, looked up. Raises Unresolved."""
@@ -209,26 +209,23 @@ def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
 async def _outcome(call: PreparedCall, around: Surroundings) -> ToolOutcome:
     """Run a call with the arguments that the agent fixes; what is shown of it holds no secret."""
     if not call.override.paths:
-        return await _run(call, call.arguments, around)
+        return await _run(call, overrides.NOTHING, around)
     try:
-        resolved = await around.resolve(call.override)
+        fixed = await around.resolve(call.override)
     except overrides.Unresolved as error:
         return _failure("tool_override_unresolved", str(error))
-    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around)
-    return ToolOutcome(
-        overrides.masked(outcome.result, resolved.secrets) if resolved.secrets else outcome.result,
-        outcome.code,
-        overrides.masked(outcome.message, resolved.secrets),
-        resolved.shown,
-    )
+    return replace(await _run(call, fixed, around), overridden=fixed.shown)
 
 
-async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundings) -> ToolOutcome:
+async def _run(call: PreparedCall, fixed: Resolved, around: Surroundings) -> ToolOutcome:
+    """Secrets go before anything is cut: half of one, or one within quoted JSON, is not found any more."""
     assert call.tool is not None
     try:
-        return ToolOutcome(around.fitted(await call.tool.run(arguments, around.context(call))))
+        arguments = overrides.merged(call.arguments, fixed.values)
+        result = await call.tool.run(arguments, around.context(call, fixed.secrets))
+        return ToolOutcome(around.fitted(_storable(overrides.masked(result, fixed.secrets))))
     except ToolFault as fault:
-        return _failure(fault.code, fault.message)
+        return _failure(fault.code, overrides.masked(fault.message, fixed.secrets))
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -237,6 +234,23 @@ async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundin
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a tool is foreign code: its defect is its model's
         _log.exception("tool_raised", tool=call.tool_name)
         return _failure("tool_failed", type(error).__name__)
+
+
+def _storable(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as a log can hold it: with U+FFFD for NUL. Raises UnicodeEncodeError for a lone surrogate."""
+    return _without_nul(result) if b"\\u0000" in codec.encode(result) else result
+
+
+def _without_nul(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd")
+        case dict():
+            return {_without_nul(name): _without_nul(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_without_nul(inner) for inner in value]
+        case _:
+            return value
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], ToolOutcome | None]:

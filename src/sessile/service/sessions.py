@@ -169,9 +169,3 @@ def _metadata(metadata: dict[str, object]) -> bytes:
         reason = f"Larger than {MAX_METADATA_BYTES} bytes."
         raise InvalidRequest(f"metadata: {reason}", field_errors={"metadata": reason})
     return encoded
-
-
-def _refuse_unbuilt(request: CreateSessionRequest | UpdateSessionRequest, *names: str) -> None:
-    for name in names:
-        if getattr(request, name) is not UNSET:
-            raise NotSupported(f"{name}: {_NOT_YET}", field_errors={name: _NOT_YET})

@@ -144,6 +144,23 @@ def test_a_fence_is_read_in_linear_time(text: str) -> None:
     assert told
 
 
+def test_a_large_answer_that_breaks_a_large_schema_is_told_one_problem() -> None:
+    """To make an error for each alternative of each value took half a minute and more than a gigabyte."""
+    schema = {"type": "array", "items": {"anyOf": [{"const": f"c{number}"} for number in range(900)]}}
+    _, told = asked_for(schema).read("[" + ",".join("1" * 1_000) + "]")
+    assert told is not None
+    assert "at /0" in told
+    assert "at /1" not in told
+
+
+def test_all_problems_of_an_answer_are_told() -> None:
+    schema = {"type": "object", "properties": {name: {"type": "integer"} for name in "abc"}}
+    _, told = asked_for(schema).read('{"a": "x", "b": "y", "c": 1}')
+    assert told is not None
+    assert "/a" in told
+    assert "/b" in told
+
+
 def test_a_pattern_runs_in_linear_time() -> None:
     schema = {"type": "string", "pattern": "^(a+)+$"}
     _, told = asked_for(schema).read('"' + "a" * 100_000 + '!"')

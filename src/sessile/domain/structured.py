@@ -5,6 +5,7 @@ document is fetched, patterns run in linear time, and `$ref` may neither go roun
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ _OTHER_BASES = ("$id", "id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recur
 """Keywords that would let a `$ref` mean something else than a place in this document."""
 _MAX_MESSAGE_CHARS = 500
 _MAX_PROBLEMS = 5
+_MAX_WORK = 100_000
+"""Characters of an answer times parts of its schema up to which all that is wrong is looked for: tenths of a second."""
 _INSTRUCTION = (
     "Give your final answer as JSON alone, without any other text, valid against this JSON schema ({name}):\n{schema}"
 )
@@ -35,6 +38,8 @@ class Output(Struct, frozen=True):
     unusable: str | None
     """Why it cannot be run: an agent may be older than the rules for schemas."""
     _validator: Any = None
+    _parts: int = 0
+    """How many parts the schema has, references written out."""
 
     def read(self, text: str) -> tuple[Any, str | None]:
         """What an answer holds, and None; or what is wrong with it."""
@@ -42,10 +47,19 @@ class Output(Struct, frozen=True):
             content = codec.decode(_unfenced(text).encode())
         except (InvalidJson, UnicodeEncodeError) as error:
             return None, str(error).replace("The body", "The answer", 1)[:_MAX_MESSAGE_CHARS]
-        problems = [
-            _told(error) for error, _ in zip(self._validator.iter_errors(content), range(_MAX_PROBLEMS), strict=False)
-        ]
-        return content, " ".join(problems)[:_MAX_MESSAGE_CHARS] or None
+        return content, " ".join(map(_told, self._errors(content, len(text))))[:_MAX_MESSAGE_CHARS] or None
+
+    def _errors(self, content: Any, size: int) -> list[Exception]:
+        """The first errors. The library makes all of them before it gives one: of large answers only one is made."""
+        import jsonschema_rs
+
+        if size * self._parts <= _MAX_WORK:
+            return list(islice(self._validator.iter_errors(content), _MAX_PROBLEMS))
+        try:
+            self._validator.validate(content)
+        except jsonschema_rs.ValidationError as error:
+            return [error]
+        return []
 
 
 def output(parser: dict[str, Any]) -> Output | None:
@@ -57,7 +71,8 @@ def output(parser: dict[str, Any]) -> Output | None:
     if (reason := schema_error(schema.schema)) is not None:
         return Output(schema, "", reason)
     text = codec.encode(schema.schema).decode()
-    return Output(schema, _INSTRUCTION.format(name=schema.name, schema=text), None, _validator(schema.schema))
+    instruction = _INSTRUCTION.format(name=schema.name, schema=text)
+    return Output(schema, instruction, None, _validator(schema.schema), _parts(schema.schema))
 
 
 def repair(problem: str) -> str:
@@ -72,13 +87,20 @@ def schema_error(schema: dict[str, Any]) -> str | None:
     if "$schema" in schema and not isinstance(schema["$schema"], str):
         return "$schema must be a string."
     try:
-        _Expansion(schema).count(schema, ())
+        _parts(schema)
         _validator(schema)
     except _Refused as refused:
         return str(refused)
     except ValueError as error:
         return f"This is no JSON schema: {_told(error)}"[:_MAX_MESSAGE_CHARS]
     return None
+
+
+def _parts(schema: dict[str, Any]) -> int:
+    """How many parts a schema has, references written out. Raises _Refused."""
+    expansion = _Expansion(schema)
+    expansion.count(schema, ())
+    return expansion.nodes
 
 
 class _Refused(Exception):
@@ -90,12 +112,12 @@ class _Expansion:
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
-        self._nodes = 0
+        self.nodes = 0
 
     def count(self, node: Any, within: tuple[str, ...]) -> None:
         """Walk a schema. Raises _Refused for what goes round in a circle, multiplies, or leads elsewhere."""
-        self._nodes += 1
-        if self._nodes > MAX_OUTPUT_SCHEMA_NODES:
+        self.nodes += 1
+        if self.nodes > MAX_OUTPUT_SCHEMA_NODES:
             raise _Refused(f"The schema has more than {MAX_OUTPUT_SCHEMA_NODES} parts, references written out.")
         if isinstance(node, list):
             for child in node:
@@ -122,7 +144,7 @@ class _Expansion:
 
     def _target(self, reference: str) -> Any:
         node: Any = self._root
-        for part in _parts(reference):
+        for part in _steps(reference):
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
@@ -132,7 +154,7 @@ class _Expansion:
         return node
 
 
-def _parts(reference: str) -> Iterator[str]:
+def _steps(reference: str) -> Iterator[str]:
     pointer = reference[1:]
     if (pointer and not pointer.startswith("/")) or "%" in pointer:
         raise _Refused(f"$ref {reference[:100]!r} is no plain pointer into the schema.")

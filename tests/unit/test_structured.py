@@ -153,6 +153,14 @@ def test_a_large_answer_that_breaks_a_large_schema_is_told_one_problem() -> None
     assert "at /1" not in told
 
 
+def test_an_answer_that_takes_too_long_to_check_is_not_taken() -> None:
+    schema = {"type": "array", "items": {"patternProperties": {f"a{number}": {} for number in range(1_500)}}}
+    _, told = asked_for(schema).read("[" + ",".join(['{"a":1}'] * 100_000) + "]")
+    assert told is not None
+    assert "too large" in told
+    assert asked_for(schema).read('[{"a":1}]') == ([{"a": 1}], None)
+
+
 def test_all_problems_of_an_answer_are_told() -> None:
     schema = {"type": "object", "properties": {name: {"type": "integer"} for name in "abc"}}
     _, told = asked_for(schema).read('{"a": "x", "b": "y", "c": 1}')

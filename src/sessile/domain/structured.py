@@ -23,6 +23,8 @@ _MAX_MESSAGE_CHARS = 500
 _MAX_PROBLEMS = 5
 _MAX_WORK = 100_000
 """Characters of an answer times parts of its schema up to which all that is wrong is looked for: tenths of a second."""
+_MAX_CHECKED = 50_000_000
+"""The same up to which an answer is checked at all; nothing else happens in the server meanwhile."""
 _INSTRUCTION = (
     "Give your final answer as JSON alone, without any other text, valid against this JSON schema ({name}):\n{schema}"
 )
@@ -43,6 +45,8 @@ class Output(Struct, frozen=True):
 
     def read(self, text: str) -> tuple[Any, str | None]:
         """What an answer holds, and None; or what is wrong with it."""
+        if len(text) * self._parts > _MAX_CHECKED:
+            return None, "The answer is too large to be checked against this schema."
         try:
             content = codec.decode(_unfenced(text).encode())
         except (InvalidJson, UnicodeEncodeError) as error:

@@ -344,9 +344,10 @@ async def test_a_header_for_who_asks(site: Site) -> None:
         await tool().run(broken, fixing("auth"))
 
 
-@pytest.mark.parametrize("grant", ["oauth_client_credentials", "oauth_refresh_token"])
-async def test_access_tokens_are_got_once(site: Site, grant: str) -> None:
-    site.paths["/token"] = lambda request: web.json_response({"access_token": "at", "expires_in": 3600})
+@pytest.mark.parametrize(("grant", "expires_in"), [("oauth_client_credentials", 3600), ("oauth_refresh_token", "3600")])
+async def test_access_tokens_are_got_once(site: Site, grant: str, expires_in: object) -> None:
+    """Some servers write the seconds as a text."""
+    site.paths["/token"] = lambda request: web.json_response({"access_token": "at", "expires_in": expires_in})
     site.paths["/"] = lambda request: web.Response(text=request.headers["authorization"])
     auth = {"type": grant, "client_id": "me", "client_secret": "p:w", "token_endpoint": site.url("/token")}
     auth |= {"refresh_token": "rt"} if grant == "oauth_refresh_token" else {"scopes": ["a", "b"]}

@@ -153,6 +153,14 @@ async def test_nothing_that_a_server_says_is_more_than_a_log_can_hold(
     assert "x" in told
 
 
+async def test_an_address_is_shown_as_it_was_given(site: Site) -> None:
+    """The address may be a secret, which is looked for as the agent has it: not with `|` as `%7C`."""
+    site.paths["/T|ab"] = lambda request: web.Response(text="x")
+    site.paths["/moved"] = lambda request: web.Response(status=302, headers={"location": "/T|ab"})
+    assert (await tool().run({"url": site.url("/T|ab")}))["url"] == site.url("/T|ab")
+    assert (await tool().run({"url": site.url("/moved")}))["url"] == site.url("/T%7Cab")
+
+
 async def test_a_codec_that_is_no_charset_is_not_used(site: Site) -> None:
     """Half a megabyte of punycode takes most of a minute to decode, in which nothing can stop it."""
     headers = {"content-type": "text/plain; charset=punycode"}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from sessile.ports import ToolContext, ToolFault
 from sessile.tools.fetch import Fetched, Request, fetch
@@ -141,6 +142,8 @@ class WebGetTool:
             seconds=wanted.timeout_seconds,
         )
         fetched = await fetch(self._guard, request)
+        if fetched.url == str(self._guard.url(wanted.url)):  # as it was given: a secret is masked as it was given
+            fetched = replace(fetched, url=wanted.url)
         return await asyncio.to_thread(_result, fetched, wanted.head_lines, wanted.tail_lines)
 
     async def _authorization(self, wanted: _Arguments) -> dict[str, str]:

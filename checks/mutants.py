@@ -334,8 +334,8 @@ MUTANTS = (
     Mutant(
         "a secret in what a tool answers",
         "runner/dispatch.py",
-        "        shown = overrides.masked(result, secrets) if secrets else result\n",
-        "        shown = result\n",
+        "_storable(overrides.masked(result, fixed.secrets))",
+        "_storable(result)",
         "tests/unit/test_dispatch.py -k masked",
     ),
     Mutant(

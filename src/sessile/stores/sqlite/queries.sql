@@ -225,6 +225,10 @@ WHERE s.id IN (SELECT value FROM json_each(:ids))
     AND TRUE
 ORDER BY s.id DESC LIMIT :limit;
 
+-- name: sizes_of_metadata
+-- How many bytes the metadata of some sessions have, given as a JSON list of their ids.
+SELECT id, length(metadata) FROM sessions WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: insert_term
 -- Remember a term of a session's metadata.
 INSERT INTO session_terms (session_id, term, tenant_id, agent_id) VALUES (?, ?, ?, ?);

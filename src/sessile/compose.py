@@ -19,12 +19,13 @@ from sessile import logs
 from sessile.api.app import App
 from sessile.api.call import Services
 from sessile.api.gate import Gate
+from sessile.api.limits import Limits, RequestLimits
 from sessile.api.server import HttpServer
 from sessile.auth import keys
 from sessile.auth.keyring import VARIABLE, Keyring
 from sessile.auth.vault import Vault, rotate
 from sessile.clock import SystemClock
-from sessile.config import Config, ConfigError
+from sessile.config import Config, ConfigError, LimitsConfig
 from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
@@ -34,6 +35,7 @@ from sessile.rows import TenantRow
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.remote import RemoteOffers
+from sessile.runner.slots import TurnLimits
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
@@ -118,7 +120,9 @@ async def running(
             sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
             planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
-            env = TurnEnvironment(store, planner, Histories(store), hub, clock, config.max_model_calls)
+            env = TurnEnvironment(
+                store, planner, Histories(store), hub, clock, config.max_model_calls, _turn_limits(config.limits)
+            )
             worker = Worker(env)
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))
@@ -136,6 +140,7 @@ async def running(
                 tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
+                limits=_request_limits(config.limits),
             )
             await worker.recover()
             keepers = [
@@ -178,6 +183,27 @@ def tool_factories(config: Config) -> dict[str, Factory]:
         web_get = WebGetTool(_guard("web_get", config.web_get.allow))
         factories["web_get"] = lambda configuration: web_get
     return factories
+
+
+def _turn_limits(limits: LimitsConfig) -> TurnLimits:
+    return TurnLimits(
+        running=limits.running_turns,
+        running_per_tenant=limits.running_turns_per_tenant,
+        waiting=limits.waiting_turns,
+        waiting_per_tenant=limits.waiting_turns_per_tenant,
+    )
+
+
+def _request_limits(limits: LimitsConfig) -> Limits:
+    return Limits(
+        RequestLimits(
+            in_flight=limits.requests_in_flight,
+            per_second=limits.requests_per_second,
+            burst=limits.requests_burst,
+            followers=limits.followers,
+            followers_per_key=limits.followers_per_key,
+        )
+    )
 
 
 class Unsealed:

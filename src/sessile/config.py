@@ -64,6 +64,29 @@ class McpConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """How long a call of a tool, or a sync, may take."""
 
 
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+
+
+class LimitsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[limits]`: how much a server takes on at a time; 0 is no limit."""
+
+    running_turns: Limit = 1000
+    """Turns that run at once. Those that wait for client tools or for sub-agents do not count."""
+    running_turns_per_tenant: Limit = 0
+    waiting_turns: Limit = 5000
+    """Turns that wait for others to end. When there are as many, what would start another one is refused."""
+    waiting_turns_per_tenant: Limit = 2500
+    followers: Limit = 10_000
+    """Streams that follow sessions."""
+    followers_per_key: Limit = 5000
+    requests_in_flight: Limit = 20_000
+    """Requests whose answer is not complete, streams and those who wait for turns too."""
+    requests_per_second: Annotated[float, Meta(ge=0)] = 1000
+    """Requests of one API key, in the long run."""
+    requests_burst: Annotated[int, Meta(ge=1)] = 5000
+    """Requests that it may send at once after a pause."""
+
+
 class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration of a server."""
 
@@ -96,6 +119,7 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     tools: dict[str, ToolConfig] = field(default_factory=dict)
     web_get: WebGetConfig = field(default_factory=WebGetConfig)
     mcp: McpConfig = field(default_factory=McpConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 def load(path: str | None = None, overrides: dict[str, Any] | None = None, *, default_file: bool = True) -> Config:
@@ -132,7 +156,7 @@ def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Config):
         text = os.environ.get(f"SESSILE_{setting.name.upper()}")
-        if text is None or setting.name in ("models", "tools", "web_get", "mcp"):
+        if text is None or setting.name in ("models", "tools", "web_get", "mcp", "limits"):
             continue
         value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
         try:

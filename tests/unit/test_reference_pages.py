@@ -10,7 +10,7 @@ import pytest
 
 import sessile
 from sessile.client import errors
-from sessile.config import Config, McpConfig, ModelConfig, ToolConfig, WebGetConfig
+from sessile.config import Config, LimitsConfig, McpConfig, ModelConfig, ToolConfig, WebGetConfig
 from sessile.models.providers import ENDPOINTS
 from sessile.wire.errors import SessileError
 
@@ -26,11 +26,12 @@ def first_column(text: str) -> set[str]:
 @pytest.mark.parametrize(
     ("section", "type", "elsewhere"),
     [
-        ("## Settings", Config, {"models", "tools", "web_get", "mcp"}),
+        ("## Settings", Config, {"models", "tools", "web_get", "mcp", "limits"}),
         ("## `[models.NAME]`", ModelConfig, set()),
         ("## `[tools.NAME]`", ToolConfig, set()),
         ("## `[web_get]`", WebGetConfig, set()),
         ("## `[mcp]`", McpConfig, set()),
+        ("## `[limits]`", LimitsConfig, set()),
     ],
 )
 def test_the_configuration_page_has_every_setting(section: str, type: Any, elsewhere: set[str]) -> None:

@@ -69,9 +69,14 @@ class App:
         call = Call(scope, receive, self._services, "")
         call.request_id = _request_id(call.headers)
         bind_contextvars(request_id=call.request_id)
-        response = await self._answer(scope, call)
-        status = response.status_code
-        await response(scope, receive, send)
+        limits = self._services.limits
+        limits.in_flight += 1
+        try:
+            response = await self._answer(scope, call)
+            status = response.status_code
+            await response(scope, receive, send)
+        finally:
+            limits.in_flight -= 1
         level = _log.error if status >= 500 else _log.info
         level(
             "request",
@@ -114,7 +119,9 @@ class App:
             if route.streaming is not None and call.asks_first_for(b"text/event-stream"):
                 handler, required = route.streaming.handler, route.streaming.roles
             if required is not None:
+                self._services.limits.check_server()
                 call.principal = await self._authenticator.authenticate(call.secret)
+                self._services.limits.check_rate(call.principal.key_id)
                 roles.check(call.principal, required, call.path.get("agent_key"))
                 call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
             return await handler(call)

@@ -10,6 +10,7 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from sessile.api.limits import Limits
 from sessile.domain.idempotency import fingerprint
 from sessile.live.hub import Hub
 from sessile.ports import Principal, Store
@@ -49,6 +50,7 @@ class Services(Struct, frozen=True):
     tools: ToolList
     hub: Hub
     store: Store
+    limits: Limits
 
 
 class Call:

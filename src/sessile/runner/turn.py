@@ -16,6 +16,7 @@ from sessile.runner.history import Histories, History
 from sessile.runner.model_call import call_model
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Planner
+from sessile.runner.slots import TurnLimits
 from sessile.runner.surroundings import TurnSurroundings
 from sessile.wire import codec
 from sessile.wire.errors import AgentDisabled, SessionDisabled
@@ -31,6 +32,7 @@ class TurnEnvironment(Struct, frozen=True):
     sink: LiveSink
     clock: Clock
     max_model_calls: int
+    limits: TurnLimits = TurnLimits()
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:

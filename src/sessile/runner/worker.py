@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -12,6 +14,7 @@ from sessile.domain.turn import model_calls
 from sessile.ports import ModelFault
 from sessile.rows import Claim, EventQuery, Fence
 from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
+from sessile.runner.slots import Slots
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
 from sessile.wire.events import AnyEvent, TurnError, TurnStartedRecord
@@ -23,6 +26,8 @@ _RESTARTED = TurnError(
 )
 _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
 _REMEMBERED = 256
+_RENEWED_AT_ONCE = 500
+"""Leases that one commit renews: a few milliseconds of the event loop."""
 _log = structlog.get_logger("sessile.runner")
 
 Running = tuple[OpenTurn, "asyncio.Task[None]"]
@@ -34,6 +39,9 @@ class Worker:
     def __init__(self, env: TurnEnvironment) -> None:
         self._env = env
         self._running: dict[int, Running] = {}
+        self._waiting: dict[int, OpenTurn] = {}
+        """Turns that are claimed and wait for a slot, by session. They have no task; their leases are kept."""
+        self._slots = Slots[OpenTurn](env.limits, time.monotonic)
         self._early = deque[str](maxlen=_REMEMBERED)
         """Turns that were interrupted and do not run here: they have ended, or their claim is still on its way."""
         self._leave_at: float | None = None
@@ -45,12 +53,27 @@ class Worker:
         self._abandoned: list[Fence] = []
         """Turns that were left and not handed over yet."""
 
+    @property
+    def waiting(self) -> int:
+        """How many turns wait for a slot."""
+        return len(self._waiting)
+
+    def reserve(self, tenant_id: int) -> Callable[[], None]:
+        """Keep room for a turn that is about to be claimed. Raises Overloaded. Never blocks."""
+        return self._slots.reserve(tenant_id)
+
     def submit(self, claim: Claim) -> None:
-        """Run a claimed turn, a new one or one that is under way. Never blocks."""
+        """Run a claimed turn, a new one or one that is under way, once there is a slot for it. Never blocks."""
         self._start(self._open(claim))
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
+        waiting = self._waiting.get(session_id)
+        if waiting is not None and waiting.turn_id == turn_id:
+            self._withdraw(waiting)
+            waiting.interrupted = True
+            self._launch(waiting)
+            return
         turn, task = self._running.get(session_id, (None, None))
         if turn is not None and task is not None and turn.turn_id == turn_id:
             turn.interrupt(task)
@@ -59,23 +82,26 @@ class Worker:
 
     def log_changed(self, session_id: int) -> None:
         """Events of a session were hidden, unhidden or deleted: its turn reads the log again before a model call."""
-        if session_id in self._running:
-            self._running[session_id][0].log_changed = True
+        if (turn := self._turn_of(session_id)) is not None:
+            turn.log_changed = True
 
     def steer(self, session_id: int) -> None:
         """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
-        turn, _ = self._running.get(session_id, (None, None))
-        if turn is not None:
+        if (turn := self._turn_of(session_id)) is not None:
             turn.steered = True
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
+        self._drop(session_id)
         while session_id in self._running:  # its end may have started the next one before the session was gone
             await self._cancel([self._running[session_id]])
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
-        gone = {turn.claim.session.id for turn, _ in self._running.values() if turn.claim.agent.id == agent_id}
+        turns = [*self._waiting.values(), *(turn for turn, _ in self._running.values())]
+        gone = {turn.claim.session.id for turn in turns if turn.claim.agent.id == agent_id}
+        for session_id in gone:
+            self._drop(session_id)
         while running := [self._running[session_id] for session_id in gone if session_id in self._running]:
             await self._cancel(running)
         for session_id in gone:
@@ -84,13 +110,16 @@ class Worker:
     async def drain(self, patience: float, seconds: float) -> None:
         """Let turns go on for so long; leave those that have not ended then to the next start, which goes on with them.
 
-        The turn of an input that has waited is left too. What runs by then is stopped within `seconds`. A second drain
-        waits no longer than the first.
+        Turns that wait for a slot, or whose input has waited, are left too. What runs by then is stopped within
+        `seconds`. A second drain waits no longer than the first.
         """
         now = asyncio.get_running_loop().time
         if self._leave_at is None:
             self._leave_at = now() + patience
             self._deadline = self._leave_at + seconds
+            for turn in list(self._waiting.values()):
+                self._withdraw(turn)
+                self._abandoned.append(turn.claim.fence)
         while self._running and (left := self._leave_at - now()) > 0:
             await asyncio.wait([task for _, task in self._running.values()], timeout=left)
         self._leaving = True
@@ -123,12 +152,23 @@ class Worker:
         The order matters: a turn that runs here is renewed before it can be taken for one that nobody runs. Raises
         StorageUnavailable.
         """
-        held = {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
-        lost = await self._env.store.renew(held) if held else ()
-        for turn, task in map(held.__getitem__, lost):
-            turn.cancel(task)  # what it still writes is refused
+        held: dict[Fence, tuple[OpenTurn, asyncio.Task[None] | None]]
+        held = {turn.claim.fence: (turn, None) for turn in self._waiting.values()}
+        held |= {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
+        fences = list(held)
+        for start in range(0, len(fences), _RENEWED_AT_ONCE):
+            for lost in await self._env.store.renew(fences[start : start + _RENEWED_AT_ONCE]):
+                self._lose(*held[lost])
         if self._leave_at is None:
             await self._take_up(await self._env.store.take_expired_turns())
+
+    def _lose(self, turn: OpenTurn, task: "asyncio.Task[None] | None") -> None:
+        """Stop a turn that is another's; what it still writes is refused."""
+        session_id = turn.claim.session.id
+        if self._waiting.get(session_id) is turn:
+            self._withdraw(turn)
+        elif task is not None:
+            turn.cancel(task)
 
     async def _take_up(self, claims: list[Claim]) -> int:
         for claim in claims:
@@ -143,15 +183,65 @@ class Worker:
         return len(claims)
 
     def _start(self, turn: OpenTurn) -> None:
-        known, _ = self._running.get(turn.claim.session.id, (None, None))
+        session_id, tenant_id = turn.claim.session.id, turn.claim.session.tenant_id
+        known = self._turn_of(session_id)
         if known is not None and known.claim.fence.order > turn.claim.fence.order:
             return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
+        self._drop(session_id)
+        ends_at_once = turn.interrupted or turn.turn_id in self._early or self._leaving
+        if ends_at_once or self._slots.enter(tenant_id, turn):
+            self._launch(turn)
+        elif self._leave_at is not None:
+            self._slots.withdraw(tenant_id, turn)
+            self._abandoned.append(turn.claim.fence)
+        else:
+            self._waiting[session_id] = turn
+
+    def _launch(self, turn: OpenTurn) -> None:
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:
             turn.interrupt(task)
         if self._leaving:
             turn.cancel(task)
+
+    def _launch_next(self) -> None:
+        """Run the turns that wait, as far as there are slots."""
+        while (turn := self._slots.next()) is not None:
+            del self._waiting[turn.claim.session.id]
+            self._launch(turn)
+
+    @contextlib.contextmanager
+    def _rest(self, turn: OpenTurn) -> Iterator[None]:
+        """Inside, the turn has no slot: it waits for a turn that may need one, and all slots might be theirs.
+
+        It goes on at once, beyond the limit if need be: no other turn starts until enough have ended.
+        """
+        turn.rests += 1
+        self._slots.leave(turn)
+        self._launch_next()
+        try:
+            yield
+        finally:
+            turn.rests -= 1
+            running = self._running.get(turn.claim.session.id)
+            if not turn.rests and running is not None and running[0] is turn:
+                self._slots.enter_at_once(turn.claim.session.tenant_id, turn)
+
+    def _turn_of(self, session_id: int) -> OpenTurn | None:
+        """The turn of a session that runs here or waits for a slot."""
+        waiting = self._waiting.get(session_id)
+        return self._running[session_id][0] if waiting is None and session_id in self._running else waiting
+
+    def _withdraw(self, turn: OpenTurn) -> None:
+        """Let a turn wait no longer."""
+        del self._waiting[turn.claim.session.id]
+        self._slots.withdraw(turn.claim.session.tenant_id, turn)
+
+    def _drop(self, session_id: int) -> None:
+        """Forget the turn of a session that waits for a slot, if one does: it is another's, or gone."""
+        if (turn := self._waiting.get(session_id)) is not None:
+            self._withdraw(turn)
 
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
@@ -183,6 +273,8 @@ class Worker:
             await self._fail(turn, _INTERNAL)
         finally:
             self._forget(turn)
+            self._slots.leave(turn)
+            self._launch_next()
             self._go_on(turn)
 
     def _go_on(self, ended: OpenTurn) -> None:
@@ -263,7 +355,9 @@ class Worker:
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:
-        return OpenTurn(claim, self._env.store, self._env.sink, self._env.clock)
+        turn = OpenTurn(claim, self._env.store, self._env.sink, self._env.clock)
+        turn.rest = self._rest
+        return turn
 
     async def _cancel(self, running: list[Running], seconds: float | None = None) -> None:
         for turn, task in running:

@@ -20,7 +20,7 @@ from sessile.api.app import App
 from sessile.api.call import Services
 from sessile.api.gate import Gate
 from sessile.api.limits import Limits, RequestLimits
-from sessile.api.server import HttpServer
+from sessile.api.server import HttpServer, bounded
 from sessile.auth import keys
 from sessile.auth.keyring import VARIABLE, Keyring
 from sessile.auth.vault import Vault, rotate
@@ -191,6 +191,7 @@ def _turn_limits(limits: LimitsConfig) -> TurnLimits:
         running_per_tenant=limits.running_turns_per_tenant,
         waiting=limits.waiting_turns,
         waiting_per_tenant=limits.waiting_turns_per_tenant,
+        waiting_bytes=limits.waiting_bytes,
     )
 
 
@@ -318,7 +319,8 @@ async def _serve(
             warming.append(asyncio.create_task(_warm_up(runtime.models)))
 
         seconds = config.drain_seconds + config.shutdown_seconds
-        await HttpServer(app, config.host, config.port, drain, seconds, ready).serve()
+        protocol = bounded(config.limits.connections, config.limits.patience_seconds)
+        await HttpServer(app, config.host, config.port, drain, seconds, ready, protocol).serve()
     await _end_stray_tasks()
 
 

@@ -76,11 +76,17 @@ class LimitsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     waiting_turns: Limit = 5000
     """Turns that wait for others to end. When there are as many, what would start another one is refused."""
     waiting_turns_per_tenant: Limit = 2500
+    waiting_bytes: Limit = 256 * 1024 * 1024
+    """Memory that they may need, about: their inputs, agents and the metadata of their sessions."""
     followers: Limit = 10_000
     """Streams that follow sessions."""
     followers_per_key: Limit = 5000
     requests_in_flight: Limit = 20_000
     """Requests whose answer is not complete, streams and those who wait for turns too."""
+    connections: Limit = 25_000
+    """Connections, also those on which nothing is asked."""
+    patience_seconds: Positive = 30
+    """How long a client may take for the head of a request, or send next to nothing within a body."""
     requests_per_second: Annotated[float, Meta(ge=0)] = 1000
     """Requests of one API key, in the long run."""
     requests_burst: Annotated[int, Meta(ge=1)] = 5000

@@ -78,8 +78,10 @@ class Files(Protocol):
 class TurnQueue(Protocol):
     """Whoever runs turns."""
 
-    def reserve(self, tenant_id: int) -> Callable[[], None]:
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
         """Keep room for a turn that is about to be claimed, until what is returned is called. Never blocks.
+
+        `size`: the bytes of its claim, about.
 
         Raises Overloaded. A turn that was claimed is run in any case, with or without.
         """

@@ -34,7 +34,7 @@ class NoWorker:
     def __init__(self) -> None:
         self.claims: list[Claim] = []
 
-    def reserve(self, tenant_id: int) -> Callable[[], None]:
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
         return lambda: None
 
     def submit(self, claim: Claim) -> None:

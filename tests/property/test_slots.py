@@ -42,11 +42,14 @@ class SlotMachine(RuleBasedStateMachine):
     def may_run(self, tenant: int) -> bool:
         return bool(self.waiting_of(tenant)) and self.running_of(tenant) < PER_TENANT
 
+    def rooms_that_wait(self) -> int:
+        return sum(count for (_, waits), count in self.slots._coming.items() if waits)
+
     def come(self, tenant: int) -> None:
         turn = len(self.tenant)
         self.tenant[turn] = tenant
         free = len(self.running) < RUNNING and self.running_of(tenant) < PER_TENANT
-        starts = self.slots.enter(tenant, turn)
+        starts = self.slots.enter(tenant, turn, 1)
         assert starts == free  # a free slot has no one waiting for it: see `nobody_waits_beside_a_free_slot`
         if starts:
             self.running.add(turn)
@@ -83,7 +86,7 @@ class SlotMachine(RuleBasedStateMachine):
         coming, own = len(self.rooms), sum(of == tenant for of, _ in self.rooms)
         refused = None
         try:
-            self.rooms.append((tenant, self.slots.reserve(tenant)))
+            self.rooms.append((tenant, self.slots.reserve(tenant, 1)))
         except Overloaded as error:
             refused = error.retry_after
         if refused is not None:
@@ -140,6 +143,7 @@ class SlotMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
         assert sorted(self.slots) == sorted(self.waiting)
+        assert self.slots._bytes == len(self.waiting) + self.rooms_that_wait()
         assert (self.slots.running, self.slots.waiting) == (len(self.running), len(self.waiting))
 
     @invariant()

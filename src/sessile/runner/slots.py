@@ -24,6 +24,8 @@ class TurnLimits(Struct, frozen=True, kw_only=True):
     running_per_tenant: int = 0
     waiting: int = 0
     waiting_per_tenant: int = 0
+    waiting_bytes: int = 0
+    """Bytes of memory that those that wait may need, about."""
 
 
 class Slots(Generic[Turn]):
@@ -37,6 +39,9 @@ class Slots(Generic[Turn]):
         self._limits = limits
         self._now = now
         self._queue = FairQueue[Turn]()
+        self._sizes: dict[Turn, int] = {}
+        self._bytes = 0
+        """What those that wait need, and those that will have to."""
         self._holders: dict[Turn, int] = {}
         self._running: Counter[int] = Counter()
         self._coming: Counter[tuple[int, bool]] = Counter()
@@ -59,20 +64,25 @@ class Slots(Generic[Turn]):
         """How many turns wait."""
         return len(self._queue)
 
-    def reserve(self, tenant: int) -> Callable[[], None]:
-        """Keep room for a turn that is about to be claimed, until what is returned is called. Raises Overloaded."""
+    def reserve(self, tenant: int, size: int) -> Callable[[], None]:
+        """Keep room for a turn of some bytes that is about to be claimed, until what is returned is called.
+
+        Raises Overloaded.
+        """
         waits = not self._is_free(tenant, self._coming_at_all[False], self._coming[tenant, False])
         if waits:
-            self._check_queue(tenant)
-        self._come(tenant, waits, 1)
-        return lambda: self._come(tenant, waits, -1)
+            self._check_queue(tenant, size)
+        self._come(tenant, waits, 1, size)
+        return lambda: self._come(tenant, waits, -1, -size)
 
-    def enter(self, tenant: int, turn: Turn) -> bool:
+    def enter(self, tenant: int, turn: Turn, size: int) -> bool:
         """Take a slot for a turn, if one is free and nobody waits who could have it; else the turn waits."""
         if self._is_free(tenant):
             self._hold(tenant, turn)
             return True
         self._queue.push(tenant, turn)
+        self._sizes[turn] = size
+        self._bytes += size
         return False
 
     def enter_at_once(self, tenant: int, turn: Turn) -> None:
@@ -100,12 +110,16 @@ class Slots(Generic[Turn]):
         if found is None:
             return None
         tenant, turn = found
+        self._bytes -= self._sizes.pop(turn)
         self._hold(tenant, turn)
         return turn
 
     def withdraw(self, tenant: int, turn: Turn) -> bool:
         """Let a turn wait no longer; False when it does not wait."""
-        return self._queue.remove(tenant, turn)
+        if not self._queue.remove(tenant, turn):
+            return False
+        self._bytes -= self._sizes.pop(turn)
+        return True
 
     def _hold(self, tenant: int, turn: Turn) -> None:
         self._holders[turn] = tenant
@@ -118,9 +132,10 @@ class Slots(Generic[Turn]):
         # Tenants that wait beside a free slot have as many turns running as they may: they are not passed over.
         return _below(len(self._holders) + coming, limits.running) and not self._queue.of(tenant)
 
-    def _check_queue(self, tenant: int) -> None:
+    def _check_queue(self, tenant: int, size: int) -> None:
         limits = self._limits
-        if not _below(len(self._queue) + self._coming_at_all[True], limits.waiting):
+        fits = not limits.waiting_bytes or self._bytes + size <= limits.waiting_bytes
+        if not fits or not _below(len(self._queue) + self._coming_at_all[True], limits.waiting):
             raise Overloaded(retry_after=self._retry_after(1))
         if not _below(self._queue.of(tenant) + self._coming[tenant, True], limits.waiting_per_tenant):
             raise Overloaded(
@@ -133,7 +148,9 @@ class Slots(Generic[Turn]):
         since = 0.0 if self._ended_at is None else self._now() - self._ended_at
         return min(max(math.ceil(starts * max(self._pause, since)), 1), MAX_RETRY_SECONDS)
 
-    def _come(self, tenant: int, waits: bool, count: int) -> None:
+    def _come(self, tenant: int, waits: bool, count: int, size: int) -> None:
+        if waits:
+            self._bytes += size
         self._coming_at_all[waits] += count
         self._coming[tenant, waits] += count
         if not self._coming[tenant, waits]:

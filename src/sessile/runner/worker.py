@@ -58,9 +58,9 @@ class Worker:
         """How many turns wait for a slot."""
         return len(self._waiting)
 
-    def reserve(self, tenant_id: int) -> Callable[[], None]:
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
         """Keep room for a turn that is about to be claimed. Raises Overloaded. Never blocks."""
-        return self._slots.reserve(tenant_id)
+        return self._slots.reserve(tenant_id, size)
 
     def submit(self, claim: Claim) -> None:
         """Run a claimed turn, a new one or one that is under way, once there is a slot for it. Never blocks."""
@@ -189,7 +189,7 @@ class Worker:
             return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
         self._drop(session_id)
         ends_at_once = turn.interrupted or turn.turn_id in self._early or self._leaving
-        if ends_at_once or self._slots.enter(tenant_id, turn):
+        if ends_at_once or self._slots.enter(tenant_id, turn, turn.claim.size):
             self._launch(turn)
         elif self._leave_at is not None:
             self._slots.withdraw(tenant_id, turn)

@@ -23,6 +23,7 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
     WaitingInput,
+    weight,
 )
 from sessile.service.artifacts import uploaded
 from sessile.service.room import Room
@@ -90,11 +91,12 @@ class Inputs:
         """
         if self._draining and once is None:
             raise Draining
-        event = _event(request, empty=bool(files))
+        input = draft(_event(request, empty=bool(files)))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         with Room(self._queue, principal.tenant_id) as room:
+            admit = self._admitting(room, len(input.body))
             claim = await self._store.accept_input(
-                ref, draft(event), ids.turn_id(), self._admitting(room), once, if_match, behavior, uploaded(files)
+                ref, input, ids.turn_id(), admit, once, if_match, behavior, uploaded(files)
             )
             if isinstance(claim, Rejoined):
                 return claim, attach(claim)
@@ -195,18 +197,18 @@ class Inputs:
         session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
         self._live.withdrawn(session_id, event_id)
 
-    def _admitting(self, room: Room, *, goes_on: bool = False) -> Admit:
+    def _admitting(self, room: Room, size: int = 0, *, goes_on: bool = False) -> Admit:
         """What the store asks before it stores: whether the input is taken, and room for the turn that it starts.
 
         An input that comes while the session has a turn starts none: it waits in the store, or is refused there. One
-        that `goes_on` is for a turn that waits for client tools.
+        that `goes_on` is for a turn that waits for client tools. `size`: the bytes of what comes.
         """
 
         def admit(agent: AgentRow, session: SessionRow) -> None:
             self._admit(agent, session)
             parked = session.running_turn is not None and session.status != "running"
             if parked if goes_on else session.running_turn is None:
-                room.take()
+                room.take(weight(agent, session) + size)
 
         return admit
 

@@ -24,7 +24,7 @@ class Room:
         if self._give_back is not None:
             self._give_back()
 
-    def take(self) -> None:
-        """Take room, once: the store may ask again. Raises Overloaded."""
+    def take(self, size: int) -> None:
+        """Take room for a claim of some bytes, once: the store may ask again. Raises Overloaded."""
         if self._give_back is None:
-            self._give_back = self._queue.reserve(self._tenant_id)
+            self._give_back = self._queue.reserve(self._tenant_id, size)

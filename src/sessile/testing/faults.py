@@ -169,9 +169,9 @@ class LossyQueue:
         """Lose the next claims; with 0, no more."""
         self._to_lose = claims
 
-    def reserve(self, tenant_id: int) -> Callable[[], None]:
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
         """Keep room for a turn."""
-        return self._queue.reserve(tenant_id)
+        return self._queue.reserve(tenant_id, size)
 
     def submit(self, claim: Claim) -> None:
         """Run a turn, or not."""

@@ -199,6 +199,7 @@ def _request_limits(limits: LimitsConfig) -> Limits:
     return Limits(
         RequestLimits(
             in_flight=limits.requests_in_flight,
+            body_bytes=limits.request_bytes,
             per_second=limits.requests_per_second,
             burst=limits.requests_burst,
             followers=limits.followers,

@@ -83,6 +83,8 @@ class LimitsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     followers_per_key: Limit = 5000
     requests_in_flight: Limit = 20_000
     """Requests whose answer is not complete, streams and those who wait for turns too."""
+    request_bytes: Limit = 256 * 1024 * 1024
+    """Bytes of the bodies of these requests."""
     connections: Limit = 25_000
     """Connections, also those on which nothing is asked."""
     patience_seconds: Positive = 30

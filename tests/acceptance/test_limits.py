@@ -249,6 +249,47 @@ async def test_requests_in_flight_are_bounded(tmp_path: Path) -> None:
         assert (await raw.get("/v2/agents")).status_code == 200
 
 
+async def test_what_bodies_take_in_memory_is_bounded_until_they_are_answered(tmp_path: Path) -> None:
+    GATE.clear()
+    async with (
+        small_server(tmp_path, "request_bytes = 100000\n") as (server, upstream),
+        httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=WAIT_SECONDS) as raw,
+    ):
+        async with AsyncClient(server.url, server.key) as client:
+            await prepared(client, 2)
+        large = {"messages": [{"type": "text", "content": "x" * 70_000}, {"type": "text", "content": "wait"}]}
+        held = asyncio.create_task(raw.post("/v2/agents/a/sessions/s0/events", json=large))
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not upstream.requests:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.005)
+        refused_for_load(await raw.post("/v2/agents/a/sessions/s1/events", json=large))
+        assert (await raw.get("/v2/agents/a/sessions/s1/events")).json()["events"] == []
+        assert (await raw.post("/v2/agents/a/sessions", json={"key": "small"})).status_code == 201
+        GATE.set()
+        assert (await held).status_code == 201
+        assert (await raw.post("/v2/agents/a/sessions/s1/events", json=large)).status_code == 201
+
+
+async def test_a_page_of_large_events_ends_early(stage: Stage) -> None:
+    GATE.set()
+    session = await stage.conversation()
+    for _ in range(4):
+        await stage.post(session, "\U0001f4a1" * 999_000)
+    found: list[str] = []
+    pages = 0
+    for order in ("asc", "desc"):
+        key = ""
+        while True:
+            page = await stage.get(
+                f"{session}/events", type="input_message", include_hidden=True, order=order, page_key=key
+            )
+            found += [event["id"] for event in page["events"]]
+            pages += 1
+            if (key := page["metadata"].get("page_key", "")) == "":
+                break
+    assert (len(found), len(set(found)), pages) == (8, 4, 4)
+
+
 async def test_turns_that_wait_survive_a_crash_and_a_stop(tmp_path: Path) -> None:
     GATE.clear()
     count = 12

@@ -22,7 +22,7 @@ class SlotMachine(RuleBasedStateMachine):
         limits = TurnLimits(
             running=RUNNING, running_per_tenant=PER_TENANT, waiting=WAITING, waiting_per_tenant=WAITING_PER_TENANT
         )
-        self.slots = Slots[int](limits, lambda: 0.0)
+        self.slots = Slots[int](limits, lambda: 0.0, lambda turn: 1)
         self.tenant: dict[int, int] = {}
         self.running: set[int] = set()
         self.waiting: list[int] = []
@@ -49,7 +49,7 @@ class SlotMachine(RuleBasedStateMachine):
         turn = len(self.tenant)
         self.tenant[turn] = tenant
         free = len(self.running) < RUNNING and self.running_of(tenant) < PER_TENANT
-        starts = self.slots.enter(tenant, turn, 1)
+        starts = self.slots.enter(tenant, turn)
         assert starts == free  # a free slot has no one waiting for it: see `nobody_waits_beside_a_free_slot`
         if starts:
             self.running.add(turn)

@@ -94,3 +94,13 @@ def test_requests_in_flight() -> None:
     limits.in_flight = 3
     with pytest.raises(Overloaded):
         limits.check_server()
+
+
+def test_bytes_of_bodies() -> None:
+    limits = Limits(RequestLimits(body_bytes=100))
+    limits.hold(60)
+    with pytest.raises(Overloaded):
+        limits.hold(41)
+    limits.hold(40)
+    limits.release(60)
+    limits.hold(60)

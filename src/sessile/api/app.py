@@ -77,6 +77,7 @@ class App:
             await response(scope, receive, send)
         finally:
             limits.in_flight -= 1
+            limits.release(call.held)
         level = _log.error if status >= 500 else _log.info
         level(
             "request",

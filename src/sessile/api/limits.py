@@ -18,9 +18,10 @@ _FOLLOW_AGAIN_SECONDS = 10
 
 
 class RequestLimits(Struct, frozen=True, kw_only=True):
-    """Most requests in flight, requests a second and at once of a key, streams that follow, and of a key; 0: any."""
+    """What may be in flight, what a key may send a second and at once, and the streams that follow; 0: any."""
 
     in_flight: int = 0
+    body_bytes: int = 0
     per_second: float = 0
     burst: int = 1
     followers: int = 0
@@ -33,6 +34,7 @@ class Limits:
     def __init__(self, limits: RequestLimits, now: Callable[[], float] = time.monotonic) -> None:
         self.in_flight = 0
         """Requests that are not answered to the end, streams too."""
+        self._held = 0
         self._limits = limits
         self._rates = Rates(limits.per_second, limits.burst) if limits.per_second else None
         self._now = now
@@ -43,6 +45,16 @@ class Limits:
         """Raises Overloaded when more requests are in flight than may be."""
         if 0 < self._limits.in_flight < self.in_flight:
             raise Overloaded("As many requests are in flight as may be; try again later.", retry_after=_RETRY_SECONDS)
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body that came, until they are released. Raises Overloaded when there are too many."""
+        if 0 < self._limits.body_bytes < self._held + size:
+            raise Overloaded("The requests in flight are too large; try again later.", retry_after=_RETRY_SECONDS)
+        self._held += size
+
+    def release(self, size: int) -> None:
+        """The request of so many bytes is over."""
+        self._held -= size
 
     def check_rate(self, key: Key) -> None:
         """Count a request of a key. Raises TooManyRequests when it sends too many, which do not count."""

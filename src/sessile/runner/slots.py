@@ -31,17 +31,18 @@ class TurnLimits(Struct, frozen=True, kw_only=True):
 class Slots(Generic[Turn]):
     """The slots of the turns that run in one process, and a fair queue of those that wait for one.
 
-    `now` gives seconds. A turn that is durable is never refused, so the queue may be longer than its limit: only new
-    ones reserve their room before.
+    `now` gives seconds, `size` the bytes that a turn needs while it waits. A turn that is durable is never refused, so the
+    queue may be longer than its limit: only new ones reserve their room before.
     """
 
-    def __init__(self, limits: TurnLimits, now: Callable[[], float]) -> None:
+    def __init__(self, limits: TurnLimits, now: Callable[[], float], size: Callable[[Turn], int]) -> None:
         self._limits = limits
         self._now = now
+        self._size = size
         self._queue = FairQueue[Turn]()
         self._sizes: dict[Turn, int] = {}
         self._bytes = 0
-        """What those that wait need, and those that will have to."""
+        """What those need that wait, and those that will have to."""
         self._holders: dict[Turn, int] = {}
         self._running: Counter[int] = Counter()
         self._coming: Counter[tuple[int, bool]] = Counter()
@@ -75,14 +76,14 @@ class Slots(Generic[Turn]):
         self._come(tenant, waits, 1, size)
         return lambda: self._come(tenant, waits, -1, -size)
 
-    def enter(self, tenant: int, turn: Turn, size: int) -> bool:
+    def enter(self, tenant: int, turn: Turn) -> bool:
         """Take a slot for a turn, if one is free and nobody waits who could have it; else the turn waits."""
         if self._is_free(tenant):
             self._hold(tenant, turn)
             return True
         self._queue.push(tenant, turn)
-        self._sizes[turn] = size
-        self._bytes += size
+        self._sizes[turn] = self._size(turn)
+        self._bytes += self._sizes[turn]
         return False
 
     def enter_at_once(self, tenant: int, turn: Turn) -> None:

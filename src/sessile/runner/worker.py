@@ -41,7 +41,7 @@ class Worker:
         self._running: dict[int, Running] = {}
         self._waiting: dict[int, OpenTurn] = {}
         """Turns that are claimed and wait for a slot, by session. They have no task; their leases are kept."""
-        self._slots = Slots[OpenTurn](env.limits, time.monotonic)
+        self._slots = Slots[OpenTurn](env.limits, time.monotonic, lambda turn: turn.claim.size)
         self._early = deque[str](maxlen=_REMEMBERED)
         """Turns that were interrupted and do not run here: they have ended, or their claim is still on its way."""
         self._leave_at: float | None = None
@@ -189,7 +189,7 @@ class Worker:
             return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
         self._drop(session_id)
         ends_at_once = turn.interrupted or turn.turn_id in self._early or self._leaving
-        if ends_at_once or self._slots.enter(tenant_id, turn, turn.claim.size):
+        if ends_at_once or self._slots.enter(tenant_id, turn):
             self._launch(turn)
         elif self._leave_at is not None:
             self._slots.withdraw(tenant_id, turn)

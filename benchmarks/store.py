@@ -44,6 +44,7 @@ FORKED = "forked"
 _FORKED_TURN, _FORKED_TURNS = 23, 400
 """Turns of 25 events: 10,000 in all."""
 _FORKS = 5
+COMPACTED_EVENTS = 10_000
 _READING = (
     "get_session",
     "locate_session",
@@ -84,6 +85,11 @@ class Findings(Struct):
     """The commit of a summary that covers all these events at once."""
     history_ms: float
     """Reading what a model is given afterwards."""
+    compact_events: int
+    compact_ms: float
+    """The same commit over so many events."""
+    compact_wait_ms: float
+    """The longest that another writer had to wait for its commit meanwhile."""
 
 
 class SystemClock:
@@ -129,10 +135,10 @@ async def _talk(store: SqliteStore, ref: SessionRef, turns: list[int]) -> None:
         await store.append(claim.fence, answers, progress, TurnEnd("end_turn"))
 
 
-async def _compaction_ms(store: SqliteStore, tenant_id: int, events: int) -> tuple[float, float]:
-    """Milliseconds to cover a log that was never compacted, and to read its history then."""
-    await store.create_session(tenant_id, "flat", _new_session("compacted"))
-    ref = SessionRef(tenant_id, "flat", "compacted")
+async def _compaction_ms(store: SqliteStore, tenant_id: int, events: int, key: str) -> tuple[float, float, float]:
+    """Milliseconds to cover a log that was never compacted, that another writer waits, and to read the history then."""
+    await store.create_session(tenant_id, "flat", _new_session(key))
+    ref = SessionRef(tenant_id, "flat", key)
     await _talk(store, ref, [_BULK_TURN] * (events // _BULK_TURN) + [2])
     claim = await store.accept_compaction(ref, None, None, ids.turn_id(), lambda agent, session: None)
     assert isinstance(claim, Claim)
@@ -148,10 +154,22 @@ async def _compaction_ms(store: SqliteStore, tenant_id: int, events: int) -> tup
     progress = TurnProgress(turn_usage=Usage(), session_usage=Usage(), context_usage=None)
     cover = Cover(span, claim.opened[-1].sequence)
     start = time.perf_counter()
-    await store.append(claim.fence, [draft(summary)], progress, TurnEnd("end_turn"), cover)
+    covering = asyncio.ensure_future(store.append(claim.fence, [draft(summary)], progress, TurnEnd("end_turn"), cover))
+    waits = await _waits(store, covering)
+    await covering
     covered = time.perf_counter()
     await Histories(store).read(claim.session.id, history_chars(_WINDOW))
-    return (covered - start) * 1e3, (time.perf_counter() - covered) * 1e3
+    return (covered - start) * 1e3, max(waits) * 1e3, (time.perf_counter() - covered) * 1e3
+
+
+async def _waits(store: SqliteStore, work: "asyncio.Future[Any]") -> list[float]:
+    """How long another writer waits for its commits until some work is done, in seconds."""
+    waits = []
+    while not work.done():
+        asked = time.perf_counter()
+        await store.ping()
+        waits.append(time.perf_counter() - asked)
+    return waits
 
 
 def _new_session(key: str, user: int = 0) -> NewSession:
@@ -196,15 +214,13 @@ async def _fork(store: SqliteStore, tenant_id: int) -> tuple[int, float, float]:
     source = SessionRef(tenant_id, "flat", FORKED)
     await store.create_session(tenant_id, "flat", _new_session(FORKED))
     await _talk(store, source, [_FORKED_TURN] * _FORKED_TURNS)
-    spent, waits = [], []
+    spent: list[float] = []
+    waits: list[float] = []
     for number in range(_FORKS):
         new = _new_session(f"{FORKED}_{number}")
         start = time.perf_counter()
         forking = asyncio.ensure_future(store.fork_session(tenant_id, "flat", new, source, None))
-        while not forking.done():
-            asked = time.perf_counter()
-            await store.ping()
-            waits.append(time.perf_counter() - asked)
+        waits += await _waits(store, forking)
         made = await forking
         spent.append(time.perf_counter() - start)
     return made.last_sequence, statistics.median(spent) * 1e3, max(waits) * 1e3
@@ -234,7 +250,8 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
     assert len(await listed(INDEXED)) == PAGE
     await _median_us(raw_here)
     fork_events, fork_ms, fork_wait_ms = await _fork(store, tenant_id)
-    cover_ms, history_ms = await _compaction_ms(store, tenant_id, events)
+    cover_ms, _, history_ms = await _compaction_ms(store, tenant_id, events, "compacted")
+    compact_ms, compact_wait_ms, _ = await _compaction_ms(store, tenant_id, COMPACTED_EVENTS, "compacted_ten")
     findings = Findings(
         sessions=sessions,
         events=events,
@@ -251,6 +268,9 @@ async def run(path: str, agent: str, sessions: int, events: int) -> Findings:
         all_agents_us=await _median_us(listed),
         cover_ms=cover_ms,
         history_ms=history_ms,
+        compact_events=COMPACTED_EVENTS,
+        compact_ms=compact_ms,
+        compact_wait_ms=compact_wait_ms,
     )
     connection.close()
     await store.close()

@@ -64,7 +64,8 @@ class Incarnation:
         self.queue = LossyQueue(self.worker)
         self.inputs = Inputs(self.store, self.queue, self.sink, clock)
         self.agents = Agents(self.store, models, tools, self.worker, self.sink)
-        self.sessions = Sessions(self.store, self.worker, self.sink, Vault(self.store, Keyring(Path("unused"), None)))
+        vault = Vault(self.store, Keyring(Path("unused"), None))
+        self.sessions = Sessions(self.store, self.worker, self.sink, vault, self.inputs.admit_new)
         self.events = Events(self.store)
 
     @classmethod

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from sessile.api.app import App
 from sessile.api.call import Services
 from sessile.api.gate import Gate
 from sessile.api.limits import Limits, RequestLimits
+from sessile.api.metrics import MetricsPage
 from sessile.api.server import HttpServer, bounded
 from sessile.auth import keys
 from sessile.auth.keyring import VARIABLE, Keyring
@@ -30,6 +32,7 @@ from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
+from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
 from sessile.runner.history import Histories
@@ -45,22 +48,28 @@ from sessile.service.inputs import Inputs
 from sessile.service.portable import Portable
 from sessile.service.secrets import Secrets
 from sessile.service.sessions import Sessions
+from sessile.service.sub_agents import SubAgentSessions
 from sessile.service.tool_servers import ToolList, ToolServers
 from sessile.service.visibility import Visibility
 from sessile.stores.files import LocalFiles
+from sessile.stores.sqlite.migrate import pending
 from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
+from sessile.telemetry.both import Both
+from sessile.telemetry.metrics import CONTENT_TYPE, Metrics
 from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.guard import Guard
 from sessile.tools.mcp import McpServers
 from sessile.tools.registry import Factory, ToolRegistry
+from sessile.tools.sub_agent import SubAgentTool
 from sessile.tools.web_get import WebGetTool
-from sessile.wire.errors import StorageUnavailable
+from sessile.wire.errors import StorageUnavailable, UnknownModel
 
 DEFAULT_TENANT = "default"
 _SWEEP_IDLE_SECONDS = 1.0
 _SWEEP_SECONDS = 60 * 60
 _STRAY_SECONDS = 0.3
+_OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
 
@@ -97,15 +106,47 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
         await store.close()
 
 
+async def pending_migrations(config: Config) -> list[str]:
+    """What this version would do to the schema of the database first, in order. Raises StorageUnavailable."""
+    return await asyncio.to_thread(pending, _database_file(config))
+
+
+async def migrate_database(config: Config) -> list[str]:
+    """Bring the database to the schema of this version; returns what was done.
+
+    Raises ConfigError, DatabaseInUse when a server runs on it, StorageUnavailable.
+    """
+    names = await pending_migrations(config)
+    if names:
+        with owned(_database(config)):
+            async with open_store(config):
+                pass
+    return names
+
+
+@contextlib.asynccontextmanager
+async def open_existing(config: Config) -> AsyncIterator[Store]:
+    """The store of a database that is there and up to date. Raises ConfigError, StorageUnavailable."""
+    file = _database_file(config)
+    if not file.exists():
+        raise ConfigError(f"There is no database {str(file)!r}.")
+    if names := await pending_migrations(config):
+        raise ConfigError(f"The database is older than this version, by {len(names)} steps: sessile db migrate")
+    async with open_store(config) as store:
+        yield store
+
+
 @contextlib.asynccontextmanager
 async def running(
     config: Config,
     providers: Mapping[str, Provider] | None = None,
     functions: Mapping[str, Callable[..., Any]] | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Runtime]:
     """Everything but HTTP: the store, the models and tools, and a worker that has closed what was left unfinished.
 
-    `providers` and `functions` (tools by name) come on top of what the configuration names.
+    `providers` and `functions` (tools by name) come on top of what the configuration names. `metrics` counts what
+    happens.
 
     Raises ConfigError, StorageUnavailable.
     """
@@ -116,27 +157,34 @@ async def running(
         files = LocalFiles(_files(config), clock)
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
-            hub = Hub(store, config.heartbeat_seconds)
-            sealer, mcp_guard = Unsealed(), _guard("mcp", config.mcp.allow)
+            hub = Hub(store, config.heartbeat_seconds, metrics or UNOBSERVED)
+            traces = _traces(config, models)
+            observer = _observer(metrics, traces)
+            mcp_guard = _guard("mcp", config.mcp.allow)
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
-            planner = Planner(models, tools, RemoteOffers(store, remote, sealer))
-            env = TurnEnvironment(
-                store, planner, Histories(store), hub, clock, config.max_model_calls, _turn_limits(config.limits)
-            )
+            planner = Planner(models, tools, RemoteOffers(store, remote, vault))
+            histories = Histories(store)
+            calls, limits = config.max_model_calls, _turn_limits(config.limits)
+            env = TurnEnvironment(store, planner, histories, hub, clock, calls, vault, files, observer, limits)
             worker = Worker(env)
+            if metrics is not None:
+                store.watch_commits(metrics)
+                metrics.watch(lambda: worker.count, lambda: worker.waiting, lambda: hub.followers)
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))
-            inputs = Inputs(store, worker, hub, clock)
+            inputs = Inputs(store, worker, hub, clock, observer)
+            sub_agents = SubAgentSessions(store, worker, hub, hub.entries, inputs, clock)
+            tools.add({"sub_agent": lambda configuration: SubAgentTool(sub_agents, configuration)})
             services = Services(
                 agents=Agents(store, models, tools, worker, hub),
-                sessions=Sessions(store, worker, hub, vault),
+                sessions=Sessions(store, worker, hub, vault, inputs.admit_new),
                 secrets=Secrets(store, vault),
                 inputs=inputs,
                 events=Events(store),
-                portable=Portable(store, clock),
+                portable=Portable(store, files, artifacts, clock),
                 visibility=Visibility(store, worker, hub),
                 artifacts=artifacts,
-                tool_servers=ToolServers(store, remote, sealer, mcp_guard.url),
+                tool_servers=ToolServers(store, remote, vault, mcp_guard.url),
                 tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
@@ -155,6 +203,8 @@ async def running(
                 for keeper in keepers:
                     keeper.cancel()
                 await runtime.drain(config)
+                if traces is not None:
+                    await traces.close()
                 await models.close()
 
 
@@ -208,18 +258,6 @@ def _request_limits(limits: LimitsConfig) -> Limits:
     )
 
 
-class Unsealed:
-    """The `Sealer` that seals nothing."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """The secret as it is."""
-        return secret
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret as it is."""
-        return sealed
-
-
 def _guard(table: str, allow: list[str]) -> Guard:
     """What the tools of one table may reach. Raises ConfigError."""
     try:
@@ -262,7 +300,7 @@ async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None
     return secret
 
 
-def build_app(config: Config, runtime: Runtime) -> App:
+def build_app(config: Config, runtime: Runtime, metrics: Metrics | None = None) -> App:
     """The HTTP application over a runtime. Raises ConfigError when `no_auth` would be open to other machines."""
     authenticator: Authenticator = keys.KeyAuthenticator(runtime.store, runtime.clock)
     loopback = config.host in ("127.0.0.1", "::1", "localhost")
@@ -273,7 +311,9 @@ def build_app(config: Config, runtime: Runtime) -> App:
     hosts = {config.host, *config.allowed_hosts}
     if not loopback and not config.allowed_hosts:
         hosts.add("*")
-    return App(runtime.services, authenticator, Gate(hosts, config.cors_origins))
+    gate = Gate(hosts, config.cors_origins)
+    page = None if metrics is None else _metrics_page(config, runtime.store, metrics)
+    return App(runtime.services, authenticator, gate, metrics or UNOBSERVED, page)
 
 
 def serve(
@@ -304,8 +344,9 @@ async def _serve(
     prepare: Callable[[Runtime], Awaitable[None]] | None,
     on_ready: Callable[[str, str | None], None],
 ) -> None:
-    async with running(config, providers) as runtime:
-        app = build_app(config, runtime)
+    metrics = _metrics(config)
+    async with running(config, providers, metrics=metrics) as runtime:
+        app = build_app(config, runtime, metrics)
         secret = await owner_key(runtime.store, runtime.tenant, runtime.clock)
         if prepare is not None:
             await prepare(runtime)
@@ -323,6 +364,56 @@ async def _serve(
         protocol = bounded(config.limits.connections, config.limits.patience_seconds)
         await HttpServer(app, config.host, config.port, drain, seconds, ready, protocol).serve()
     await _end_stray_tasks()
+
+
+def _observer(metrics: Metrics | None, traces: Any) -> TurnObserver:
+    if metrics is not None and traces is not None:
+        return Both(metrics, traces)
+    observer: TurnObserver | None = metrics or traces
+    return observer or UNOBSERVED
+
+
+def _traces(config: Config, models: Registry) -> Any:
+    """Where turns are sent as traces, or None. Raises ConfigError when the extra that this needs is not installed."""
+    wanted = config.traces.enabled
+    given = config.traces.endpoint or any(os.environ.get(name) for name in _OTLP_ENDPOINTS)
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not (wanted or (wanted is None and given)):
+        return None
+    if wanted is None and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp":
+        return None
+    try:
+        module = importlib.import_module("sessile.telemetry.traces")  # here, because a server without traces needs none
+    except ImportError:
+        if wanted or config.traces.endpoint:
+            raise ConfigError("traces: they need the extra `otel`: pip install 'sessile[otel]'.") from None
+        _log.warning("traces_need_the_extra_otel")
+        return None
+
+    def describe(name: str) -> Any:
+        try:
+            described = models.describe(name)
+        except UnknownModel:
+            return module.Called("other", name)
+        return module.Called(described.provider, described.place.model)
+
+    return module.Traces(describe, config.traces.endpoint, config.traces.content)
+
+
+def _metrics(config: Config) -> Metrics | None:
+    if config.metrics.access == "off":
+        return None
+    return Metrics({*config.models, "default", "demo", "local"}, default_providers())
+
+
+def _metrics_page(config: Config, store: Store, metrics: Metrics) -> MetricsPage | None:
+    async def text() -> bytes:
+        try:
+            return metrics.text(await store.backlog())
+        except StorageUnavailable:
+            return metrics.text(None)
+
+    access = config.metrics.access
+    return None if access == "off" else MetricsPage(access, CONTENT_TYPE, text)
 
 
 async def _warm_up(models: Registry) -> None:
@@ -369,6 +460,11 @@ def _files(config: Config) -> Path:
     """The folder for files, beside the database file."""
     database = _database(config).resolve()
     return database.with_name(f"{database.name}.files")
+
+
+def _database_file(config: Config) -> Path:
+    """Where the database is, or would be."""
+    return Path(config.data) / "sessile.db" if config.database is None else Path(config.database)
 
 
 def _database(config: Config) -> Path:

@@ -95,6 +95,24 @@ class LimitsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """Requests that it may send at once after a pause."""
 
 
+class MetricsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[metrics]`: who may read `/metrics`."""
+
+    access: Literal["loopback", "key", "open", "off"] = "loopback"
+    """Who needs no key: programs on this machine, nobody, everybody. `off`: there is no such page."""
+
+
+class TracesConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[traces]`: whether turns are sent to a collector of OpenTelemetry."""
+
+    enabled: bool | None = None
+    """By default, when `endpoint` or one of the standard variables says where the collector is."""
+    endpoint: str | None = None
+    """Where it takes traces by OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`."""
+    content: bool = False
+    """Whether what was said, and what tools were given and returned, is recorded too."""
+
+
 class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration of a server."""
 
@@ -127,6 +145,8 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     tools: dict[str, ToolConfig] = field(default_factory=dict)
     web_get: WebGetConfig = field(default_factory=WebGetConfig)
     mcp: McpConfig = field(default_factory=McpConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    traces: TracesConfig = field(default_factory=TracesConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
@@ -164,7 +184,7 @@ def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Config):
         text = os.environ.get(f"SESSILE_{setting.name.upper()}")
-        if text is None or setting.name in ("models", "tools", "web_get", "mcp", "limits"):
+        if text is None or setting.name in ("models", "tools", "web_get", "mcp", "metrics", "traces", "limits"):
             continue
         value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
         try:

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from sessile.domain import overrides
 from sessile.wire import codec
 
 
@@ -17,6 +18,8 @@ def configure(level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _mask,
     ]
     if sys.stderr.isatty():
         structlog.configure(
@@ -27,7 +30,7 @@ def configure(level: str) -> None:
         )
     else:
         structlog.configure(
-            processors=[*shared, structlog.processors.format_exc_info, _render],
+            processors=[*shared, _render],
             wrapper_class=structlog.make_filtering_bound_logger(number),
             logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
             cache_logger_on_first_use=True,
@@ -43,6 +46,7 @@ def leave_to_application() -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.processors.format_exc_info,
+            _mask,
             structlog.processors.KeyValueRenderer(key_order=["event"]),
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -54,6 +58,12 @@ class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         logger = structlog.get_logger(record.name)
         logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
+
+
+def _mask(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """No secret of the tool call that runs, whatever its tool raises."""
+    secrets = overrides.IN_USE.get()
+    return {key: overrides.masked(_plain(value), secrets) for key, value in event.items()} if secrets else event
 
 
 def _render(_: WrappedLogger, __: str, event: EventDict) -> bytes:

@@ -13,13 +13,15 @@ from msgspec import Struct
 from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.domain.tool_servers import Endpoint, RemoteTool
-from sessile.rows import Claim, FileName, HeldFile, NewArtifact, SessionRow
+from sessile.rows import Claim, FileName, HeldFile, NewArtifact, NewSession, SessionRow, SubCall
+from sessile.sealed_ports import Seal as Seal
+from sessile.sealed_ports import SecretStore as SecretStore
+from sessile.sealed_ports import StaleKey as StaleKey
 from sessile.store_ports import Admit as Admit  # `as`: whoever needs a port finds it here
+from sessile.store_ports import CallsTooDeep as CallsTooDeep
 from sessile.store_ports import LogMovedOn as LogMovedOn
-from sessile.store_ports import Seal as Seal
-from sessile.store_ports import SecretStore as SecretStore
-from sessile.store_ports import StaleKey as StaleKey
 from sessile.store_ports import Store as Store
+from sessile.store_ports import TooManyCalls as TooManyCalls
 from sessile.wire.events import LiveFrame
 
 Result = TypeVar("Result")
@@ -148,8 +150,14 @@ class ModelUsage(Struct, frozen=True):
     reasoning_tokens: int = 0
 
 
-ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage
-"""What a model streams: deltas, then each tool call once and whole, and its usage when known."""
+class Finished(Struct, frozen=True):
+    """Why the model stopped, in the provider's own word: `stop`, `tool_calls`, `length` …"""
+
+    reason: str
+
+
+ModelChunk = ThinkingDelta | TextDelta | ToolCall | ModelUsage | Finished
+"""What a model streams: deltas, then each tool call once and whole, and its usage and why it stopped when known."""
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
@@ -214,7 +222,9 @@ class ToolFault(Exception):
     """A tool call failed; the text is for the model.
 
     Codes: `tool_arguments_invalid`, `tool_failed`, `tool_timeout`, `tool_address_refused` (tools may not connect to
-    it), `tool_unreachable` (nobody answers there, or nothing that makes sense).
+    it), `tool_unreachable` (nobody answers there, or nothing that makes sense), `sub_agent_refused` (another
+    agent takes no input), `sub_agent_too_deep`, `sub_agent_too_many`, `sub_agent_failed` (its turn has no answer),
+    `turn_interrupted`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -238,6 +248,12 @@ class ToolContext(Struct, frozen=True, kw_only=True):
     """Inside, the turn takes none of the slots for running turns: it waits for another turn, which may need one."""
     report: Callable[[str], None] = lambda message: None
     """Show the followers of the turn what the tool is doing; it is kept nowhere. Never blocks."""
+    configuration_name: str = ""
+    """The name that the model knows the tool by."""
+    event_id: str = ""
+    """The `tool_input` event of the call: the same when the call is run again after a crash."""
+    relay: Callable[[Entry], None] = lambda entry: None
+    """Show the followers of the turn an event of another session that the tool waits for. Never blocks."""
 
 
 class Tool(Protocol):
@@ -266,6 +282,27 @@ class Tool(Protocol):
         """
 
 
+Follow = Callable[[int, int], AsyncGenerator[Entry, None]]
+"""The events of a session's log after a place, as they become durable, until it is gone or the server stops."""
+
+
+class SubAnswer(Struct, frozen=True):
+    """What another agent has answered, text or structured, and in which of its sessions."""
+
+    session_key: str
+    answer: Any
+
+
+class SubAgents(Protocol):
+    """Other agents of the same tenant, as tools."""
+
+    async def ask(self, call: SubCall, session: NewSession, message: str, relay: Callable[[Entry], None]) -> SubAnswer:
+        """Start the turn of a call, or find it again, and wait for its end, however long that takes.
+
+        `relay` is told of the turn's events. Cancelling stops the waiting, not the turn. Raises ToolFault.
+        """
+
+
 class RemoteTools(Protocol):
     """Tool servers elsewhere. Nothing they do harms more than the call that it answers."""
 
@@ -274,16 +311,6 @@ class RemoteTools(Protocol):
 
     def tool(self, endpoint: Endpoint, described: RemoteTool) -> Tool:
         """A tool that calls the server; nothing is sent before it is run."""
-
-
-class Sealer(Protocol):
-    """Keeps secrets from whoever reads the database."""
-
-    def seal(self, secret: bytes) -> bytes:
-        """What is stored for a secret."""
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """The secret again."""
 
 
 class Tools(Protocol):
@@ -322,7 +349,10 @@ class Vault(Protocol):
         """Run a verb of the store with these secrets encrypted. Raises SecretsUnavailable, and what the verb raises."""
 
     async def reveal(self, agent_id: int, session_id: int) -> dict[str, str]:
-        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable."""
+        """The secrets of an agent and of one of its sessions by name; the session's win. Raises SecretsUnavailable.
+
+        Those of a tool server: the owner that its row tells, and the session 0.
+        """
 
 
 class Clock(Protocol):

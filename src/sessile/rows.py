@@ -56,16 +56,21 @@ class AgentRow(Struct, frozen=True, kw_only=True):
 
 
 class ToolServerRow(Struct, frozen=True, kw_only=True):
-    """A stored tool server. `document` is JSON; `secret` is what nobody is shown, sealed."""
+    """A stored tool server. `document` is JSON; `secrets` are the names of what nobody is shown."""
 
     id: int
     tenant_id: int
     key: str
     enabled: bool
     document: bytes
-    secret: bytes
     created_at: int
     updated_at: int
+    secrets: Collection[str] = frozenset()
+
+    @property
+    def owner(self) -> int:
+        """Whom its secrets belong to, in the place of an agent's id, of which none is negative."""
+        return -self.id
 
 
 class ToolRow(Struct, frozen=True, kw_only=True):
@@ -107,6 +112,8 @@ class SessionRow(Struct, frozen=True):
     """JSON of the session that this one was forked from, if it was."""
     compaction: str | None = None
     """How the agent wants its sessions compacted, JSON; None when its document does not say."""
+    creator: bytes | None = None
+    """JSON of the `Creator` of a session that a tool call has created."""
     running_turn: str | None = None
     """The turn that runs, or waits for client tools."""
 
@@ -131,6 +138,35 @@ class NewSession(Struct, frozen=True, kw_only=True):
     enabled: bool
     tti_minutes: int
     origin: bytes | None = None
+
+
+class Creator(Struct, frozen=True, kw_only=True):
+    """The session whose tool call has created another one, as it was named then, and its internal ids."""
+
+    agent_key: str
+    session_key: str
+    agent_id: int
+    session_id: int
+
+    def shares(self, other: "Creator", by: Literal["session", "agent"]) -> bool:
+        """Whether both are the same session, or sessions of the same agent."""
+        return self.agent_id == other.agent_id and (by == "agent" or self.session_id == other.session_id)
+
+
+class SubCall(Struct, frozen=True, kw_only=True):
+    """A tool call that starts a turn in a session of another agent of the same tenant: its turn, its `tool_input`.
+
+    `shared_by`: whose calls may go on in the session, when it is there already: those of one session or of all sessions
+    of the calling agent. Without `creates` it has to be there.
+    """
+
+    tenant_id: int
+    turn_id: str
+    event_id: str
+    creator: Creator
+    agent_key: str
+    shared_by: Literal["session", "agent"] = "session"
+    creates: bool = True
 
 
 class SessionChanges(Struct, frozen=True, kw_only=True):
@@ -160,6 +196,34 @@ class SessionQuery(Struct, frozen=True, kw_only=True):
     updated_before: int = MAX_INTEGER
     pattern: str | None = None
     metadata: Filter | None = None
+
+
+class Backlog(Struct, frozen=True, kw_only=True):
+    """What a store has to do yet, of all tenants. Turns: those that run or shall, and those that are parked."""
+
+    waiting_inputs: int
+    running_turns: int
+    parked_turns: int
+    purges: int
+    """Deletions whose rows are not all removed."""
+
+
+class TableSize(Struct, frozen=True, kw_only=True):
+    """How large a table is. `bytes`: with its indexes, as they stand on the disk."""
+
+    name: str
+    rows: int
+    bytes: int
+
+
+class SessionSize(Struct, frozen=True, kw_only=True):
+    """How large the log of a session is. `bytes`: those of its events' bodies."""
+
+    tenant_key: str
+    agent_key: str
+    session_key: str
+    events: int
+    bytes: int
 
 
 class SessionRef(Struct, frozen=True):
@@ -292,6 +356,8 @@ class Interruption(Struct, frozen=True):
     session: SessionRow
     turn_id: str | None
     claim: Claim | None = None
+    below: Sequence["Interruption"] = ()
+    """The same of the turns that tool calls of this one have started, and of theirs."""
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -388,6 +454,8 @@ class NewArtifact(Struct, frozen=True, kw_only=True):
     size: int
     sha256: str
     ttl_days: int | None = None
+    created_at: int | None = None
+    """When it was made; None: by the commit that names it."""
     held: HeldFile | None = None
     """Keeps the bytes until the commit that names them."""
 

@@ -1,6 +1,6 @@
 """The port of storage: the verbs of a store, by noun. The docstrings are the contract; `sessile.testing` checks it."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
@@ -23,36 +23,27 @@ from sessile.rows import (
     Page,
     Queued,
     Rejoined,
-    SealedSecret,
-    SealedSecrets,
     SessionChanges,
     SessionQuery,
     SessionRef,
     SessionRow,
     Shown,
     Span,
+    SubCall,
     Summary,
     TenantRow,
-    ToolRow,
-    ToolServerRow,
     TurnEnd,
     TurnProgress,
     TurnRow,
     Uploaded,
     WaitingInput,
 )
+from sessile.sealed_ports import Seal, SecretStore, ToolServerStore
+from sessile.upkeep_port import UpkeepStore
 from sessile.wire.inputs import Behavior
 
 # A rule that the store applies inside the commit that accepts an input: it raises what the caller shall get.
 Admit = Callable[[AgentRow, SessionRow], None]
-
-
-Seal = Callable[[int, int], SealedSecrets]
-"""Encrypts secrets for the internal ids of an agent and a session (0: the agent's own), inside the commit."""
-
-
-class StaleKey(Exception):
-    """Secrets were encrypted with a key that is not in use any more."""
 
 
 class AccountStore(Protocol):
@@ -176,6 +167,9 @@ class CopyStore(Protocol):
     ) -> SessionRow:
         """A new session whose log is a copy of the source's, up to the event `up_to` or all that is durable.
 
+        It has the artifacts that its log tells of, under their ids, for as long as the source would have had them. What
+        is hidden because a summary covers it is visible when that summary is not copied.
+
         Nobody sees it before it is whole; what is left of one that was cut off, `purge` removes. Places, times and
         bodies are kept; events and turns get new ids, also where events name each other. The end of a turn that follows
         `up_to` directly is copied too. A turn that goes no further ends as interrupted, without usage, its open calls
@@ -185,10 +179,28 @@ class CopyStore(Protocol):
         there are more than MAX_FORK_EVENTS, and as `create_session` with `once` and `seal`.
         """
 
+    async def fork_compacted(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow | Claim:
+        """As `fork_session` of all that is durable; the commit that shows the session starts a turn that compacts it.
+
+        It compacts all up to the event that is `up_to` in the source. Returns the session when `once` made it before.
+        Raises NothingToCompact, InvalidRequest when `up_to` is no event of the source, and what `admit` raises.
+        """
+
     async def import_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
     ) -> SessionRow:
-        """A new session with a whole log, which comes in slices and holds the rules of a transcript.
+        """A new session with a whole log, which comes in slices and holds the rules of a transcript, then its files.
 
         Nobody sees it before it is whole, as with `fork_session`; what `slices` raises is raised here. Ids of events
         and turns are kept, or all are new when the first turn of the log is in the store already.
@@ -229,7 +241,8 @@ class LogStore(Protocol):
         """Record that the running turn of a session shall stop; without one, nothing is written. Raises NotFound.
 
         From then on the turn's claim says so. It ends by an `append` like any other turn, and an end that was on its
-        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended.
+        way counts. A second time changes nothing. A parked turn is claimed, under a new fence, to be ended. The same
+        happens, in the same commit, to the running turns that tool calls of the turn have started, and to theirs.
         """
 
     async def append(
@@ -330,6 +343,29 @@ class ClientToolStore(Protocol):
         """The `tool_input` events that the session's parked turn waits for, in log order. Raises NotFound."""
 
 
+class CallsTooDeep(Exception):
+    """As many turns as may stand one above the other, each started by a tool call of the one before."""
+
+
+class TooManyCalls(Exception):
+    """As many turns as may stand below one turn, at all levels."""
+
+
+class SubTurnStore(Protocol):
+    """Turns that tool calls start in sessions of other agents. What `Store` promises holds here."""
+
+    async def start_sub_turn(
+        self, call: SubCall, new: NewSession, input: Draft, turn_id: str, admit: Admit
+    ) -> Claim | Rejoined:
+        """Start the turn of a tool call, in one commit: in the session of the key of `new`, made if it is not there.
+
+        The same call again gives its turn as it stands, as long as its session is there. `admit` as in `accept_input`.
+        Raises FenceLost when the calling turn does not run or is to be interrupted, CallsTooDeep beyond
+        MAX_SUB_AGENT_DEPTH, TooManyCalls beyond MAX_SUB_AGENT_TURNS below the turn that no call has started, NotFound
+        for the agent and for a session that others have created, SessionRunning.
+        """
+
+
 class VisibilityStore(Protocol):
     """Hiding, unhiding and deleting events, durable. What `Store` promises holds here.
 
@@ -372,41 +408,6 @@ class InputStore(Protocol):
 
         Raises InputTaken when a turn has taken it, NotFound when none waits under this id.
         """
-
-
-class SecretStore(Protocol):
-    """Secrets of agents and sessions, encrypted by others, durable. What `Store` promises holds here.
-
-    One key is in use at a time, the first that comes; a verb that writes under another raises StaleKey. Deleting an
-    owner deletes its secrets.
-    """
-
-    async def agent_secret_names(self, tenant_id: int, agent_key: str) -> list[str]:
-        """The names of an agent's own secrets, sorted. Raises NotFound."""
-
-    async def write_agent_secrets(self, tenant_id: int, agent_key: str, seal: Seal, replace: bool) -> list[str]:
-        """Set and remove secrets of an agent, with `replace` all others too; returns the names that are there then.
-
-        Raises NotFound, StaleKey, InvalidRequest when they become too many.
-        """
-
-    async def session_secret_names(self, session_ids: Collection[int]) -> dict[int, list[str]]:
-        """The names of the secrets of these sessions, sorted; one without secrets is left out."""
-
-    async def sealed_secrets(self, agent_id: int, session_id: int) -> list[SealedSecret]:
-        """The secrets of an agent, then those of one of its sessions."""
-
-    async def secrets_key(self) -> str | None:
-        """The key in use; None before the first secret."""
-
-    async def use_secrets_key(self, key_id: str) -> None:
-        """From now on nothing is written under another key."""
-
-    async def secrets_under_other_keys(self, key_id: str, limit: int) -> list[SealedSecret]:
-        """Some of the secrets of all tenants that are encrypted with another key."""
-
-    async def replace_sealed(self, old: Sequence[SealedSecret], new: Sequence[SealedSecret]) -> None:
-        """Put each of `new` in the place of its `old`, unless that was changed or deleted meanwhile."""
 
 
 class LogMovedOn(Exception):
@@ -470,57 +471,6 @@ class ArtifactStore(Protocol):
         """Those of these files that some artifact names."""
 
 
-class ToolServerStore(Protocol):
-    """Tool servers and their tools, durable. What `Store` promises holds here."""
-
-    async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
-    ) -> ToolServerRow:
-        """Raises KeyTaken."""
-
-    async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
-        """Raises NotFound."""
-
-    async def list_tool_servers(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
-    ) -> Page[ToolServerRow]:
-        """Newest first."""
-
-    async def update_tool_server(
-        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
-    ) -> ToolServerRow:
-        """Replace `enabled`, `document` and `secret` by what `change` makes of the row, inside the commit.
-
-        What `change` raises is raised, and nothing is changed. Raises NotFound.
-        """
-
-    async def delete_tool_server(self, tenant_id: int, key: str) -> None:
-        """Delete a tool server and its tools. Raises NotFound."""
-
-    async def sync_tools(self, tenant_id: int, server_key: str, tools: Mapping[str, bytes]) -> None:
-        """Make these the tools of a tool server: name to document. Raises NotFound.
-
-        A tool that was there keeps its key and whether it is enabled; one that is not among these is removed.
-        """
-
-    async def get_tool(self, tenant_id: int, key: str) -> ToolRow:
-        """Raises NotFound."""
-
-    async def list_tools(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, server_key: str | None
-    ) -> Page[ToolRow]:
-        """Newest first."""
-
-    async def enable_tool(self, tenant_id: int, key: str, enabled: bool) -> ToolRow:
-        """Say whether a tool may be used. Raises NotFound."""
-
-    async def delete_tool(self, tenant_id: int, key: str) -> None:
-        """Remove a tool until its server is synced again. Raises NotFound."""
-
-    async def usable_tools(self, tenant_id: int, keys: Collection[str]) -> dict[str, tuple[ToolRow, ToolServerRow]]:
-        """Those of these tools that are enabled and whose servers are, by key."""
-
-
 class Store(
     AccountStore,
     AgentStore,
@@ -529,11 +479,13 @@ class Store(
     LogStore,
     InputStore,
     ClientToolStore,
+    SubTurnStore,
     VisibilityStore,
     CompactionStore,
     SecretStore,
     ArtifactStore,
     ToolServerStore,
+    UpkeepStore,
     Protocol,
 ):
     """Agents, sessions and logs, durable.

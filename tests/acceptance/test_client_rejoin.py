@@ -18,6 +18,7 @@ from sessile.testing.script import call, say, think, wait_for
 from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
 from sessile.wire.events import StreamingAgentOutput
+from sessile.wire.inputs import Behavior
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
 
@@ -202,6 +203,48 @@ async def test_after_a_crash_the_stream_goes_on_with_the_turn(tmp_path: Path) ->
                 assert [frame.content for frame in frames if isinstance(frame, StreamingAgentOutput)] == ["Two"]
                 assert (kinds[-1], turn.stop_reason) == ("end", "end_turn")
                 assert await log_of(client, agent) == ["input_message", "agent_output"]
+
+
+@pytest.mark.parametrize("behavior", ["follow_up", "steer"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_an_input_that_waits_when_the_server_stops_is_waited_for(
+    tmp_path: Path, behavior: Behavior, streamed: bool
+) -> None:
+    async with Upstream() as upstream:
+        with ServerProcess(tmp_path, f"drain_seconds = 0.1\n{model_config(upstream)}") as server:
+            async with Wire(server.url) as wire, AsyncClient(wire.url, server.key, retries=20) as client:
+                agent = await a_session(client)
+                upstream.add(say("One", whole=True), wait_for(asyncio.Event()))
+                first = asyncio.create_task(client.events.send(agent, "first", "Count"))
+                await upstream.arrived(1)
+
+                async def sent() -> tuple[str, str, str | None, str | None]:
+                    if not streamed:
+                        limit = WAIT_SECONDS if behavior == "steer" else None
+                        answer = await client.events.send(agent, "first", "And on", timeout=limit, behavior=behavior)
+                        return answer.text, answer.status, answer.stop_reason, answer.reason
+                    async with client.events.stream(agent, "first", "And on", behavior=behavior) as turn:
+                        text = "".join([text async for text in turn.text()])
+                        return text, turn.status, turn.stop_reason, turn.reason
+
+                second = asyncio.create_task(sent())
+                await eventually(lambda: client.inputs.list(agent, "first"))
+                await asyncio.to_thread(server.terminate)
+                upstream.reset()
+                upstream.add(say("One, two."))
+                upstream.add(say("Three."))
+                await asyncio.to_thread(server.start)
+                host, _, port = server.url.removeprefix("http://").rpartition(":")
+                wire._server_at = (host, int(port))
+                text = "Three." if behavior == "follow_up" else "One, two."
+                async with asyncio.timeout(WAIT_SECONDS):
+                    assert await second == (text, "stopped", "end_turn", None)
+                    assert (await first).stop_reason == "end_turn"
+                assert await log_of(client, agent) == (
+                    ["input_message", "agent_output"] * 2
+                    if behavior == "follow_up"
+                    else ["input_message", "input_message", "agent_output"]
+                )
 
 
 async def test_a_condition_that_fails(stage: Stage, upstream: Upstream, direct: AsyncClient) -> None:

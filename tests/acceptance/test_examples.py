@@ -95,6 +95,20 @@ async def test_a_copy_goes_another_way(tmp_path: Path) -> None:
     assert "sun" not in copy
 
 
+async def test_an_agent_asks_another_one(tmp_path: Path) -> None:
+    printed = await run("sub_agent.py", tmp_path)
+    question = "Please ask the warehouse where my order A-1042 is."
+    lines = [f"Anna:       {question}", f'Desk:       warehouse({{"message": "{question}"}})']
+    lines += ['Warehouse:  find_order({"order_number": "A-1042"})']
+    lines += ['Warehouse:  {"order_number": "A-1042", "shelf": "C-7", "packed": true}']
+    assert printed.splitlines()[:4] == lines
+    assert "Warehouse:  The tool find_order answered: order_number: A-1042, shelf: C-7, packed: true." in printed
+    assert "Desk:       The tool warehouse answered: agent_key: warehouse, session_key: " in printed
+    assert "A session of desk/anna in the warehouse:" in printed
+    kinds = re.findall(r"^ +\d+  (\w+)$", printed, re.MULTILINE)
+    assert kinds == ["input_message", "thinking", "tool_input", "tool_output", "thinking", "agent_output"]
+
+
 async def test_a_session_moves_to_another_database(tmp_path: Path) -> None:
     printed = await run("export_import.py", tmp_path)
     kinds = re.findall(r"^  (\w+) +(\w*)$", printed, re.MULTILINE)
@@ -111,7 +125,8 @@ def as_a_real_model(request: Received) -> list[Step]:
     """Call the tool that is offered, once for each question; then say something."""
     tools = request.body.get("tools")
     if tools and request.messages[-1]["role"] == "user":
-        return [call(tools[0]["function"]["name"], {"order_number": "A-1042"})]
+        function = tools[0]["function"]
+        return [call(function["name"], dict.fromkeys(function["parameters"]["required"], "A-1042"))]
     return [say(REAL_ANSWER)]
 
 
@@ -123,7 +138,7 @@ async def test_it_works_with_a_model_of_a_provider(tmp_path: Path, script: str) 
         printed = await run(script, tmp_path, "default", typed="y\n", SESSILE_DEFAULT_MODEL="", **variables)
         assert REAL_ANSWER in printed
         assert "demo" not in printed
-        assert len(upstream.requests) == {"support_agent.py": 4, "what_if.py": 3}.get(script, 2)
+        assert len(upstream.requests) == {"support_agent.py": 4, "sub_agent.py": 4, "what_if.py": 3}.get(script, 2)
         assert upstream.requests[0].headers["Authorization"] == "Bearer sk-test-openai"
 
 
@@ -131,7 +146,7 @@ async def test_a_real_model_may_call_no_tool(tmp_path: Path) -> None:
     """What an example shows is up to the model; it never fails because of that."""
     async with Upstream(lambda _: [say(REAL_ANSWER)]) as upstream:
         variables = {"OPENAI_API_KEY": "sk-test-openai", "OPENAI_BASE_URL": upstream.base_url}
-        for script in ("support_agent.py", "approval.py"):
+        for script in ("support_agent.py", "sub_agent.py", "approval.py"):
             folder = tmp_path / script
             folder.mkdir()
             printed = await run(script, folder, "default", SESSILE_DEFAULT_MODEL="", **variables)

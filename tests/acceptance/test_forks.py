@@ -109,6 +109,55 @@ async def test_a_fork_up_to_an_event_is_a_what_if(stage: Stage, upstream: Upstre
     assert (await stage.post(copy, "What if?"))["stop_reason"] == "end_turn"
 
 
+async def test_a_fork_has_the_files_of_its_log(stage: Stage, upstream: Upstream) -> None:
+    session = await stage.conversation()
+    bytes_of = {"a.txt": b"early", "b.txt": b"late"}
+    for name, content in bytes_of.items():
+        upstream.add(say("Fine."))
+        sent = await stage.client.post(f"{session}/events", files=[("files", (name, content, "text/plain"))])
+        assert sent.status_code == 201
+    last_of_first = next(e for e in await stage.log(session) if e["type"] == "agent_output")
+    _, whole = await forked(stage, session)
+    _, part = await forked(stage, session, include_up_to_event_id=last_of_first["id"])
+    listed = (await stage.get(f"{session}/artifacts"))["artifacts"]
+    assert (await stage.get(f"{whole}/artifacts"))["artifacts"] == listed
+    assert [one["filename"] for one in (await stage.get(f"{part}/artifacts"))["artifacts"]] == ["a.txt"]
+    assert (await stage.client.delete(session)).status_code == 204
+    for path in (whole, part):
+        told = [file for e in await stage.log(path) if e["type"] == "artifact_upload" for file in e["artifacts"]]
+        for file in told:
+            url = f"{path}/artifacts/{file['artifact_id']}"
+            raw = await stage.client.get(url, headers={"accept": "application/octet-stream"})
+            assert raw.content == bytes_of[file["filename"]]
+
+
+async def test_a_fork_can_begin_with_a_summary(stage: Stage, upstream: Upstream) -> None:
+    session = await talked(stage, upstream)
+    log = await stage.log(session)
+    last_of_first = [event["id"] for event in log if event["type"] == "agent_output"][1]
+    upstream.add(say("Three hats."))
+    answer = await fork(stage, session, compact_up_to_event_id=last_of_first)
+    assert answer.status_code == 201, answer.text
+    shown = answer.json()
+    assert shown["from_session"]["compact_up_to_event_id"] == last_of_first
+    path = f"{session.rsplit('/', 1)[0]}/{shown['key']}"
+    assert (await stage.stopped(path))["stop_reason"] == "end_turn"
+    assert (await stage.get(f"{path}/check"))["violations"] == []
+    events = await stage.log(path, records="true")
+    assert types(events) == [
+        *("turn_started", "turn_ended", "input_message", "turn_started", "agent_output", "turn_ended"),
+        *("turn_started", "compaction", "turn_ended"),
+    ]
+    assert events[-2]["summary_text"] == "Three hats."
+    assert await stage.log(session) == log
+    again = await fork(stage, path, compact_up_to_event_id=events[0]["id"])
+    refused(again, 400, "nothing_to_compact")
+    upstream.add(say("Yes."))
+    await stage.post(path, "Still there?")
+    assert "How many hats?" not in str(upstream.requests[-1].body)
+    assert "Three hats." in str(upstream.requests[-1].body)
+
+
 async def test_a_fork_of_a_running_session_leaves_it_running(stage: Stage, upstream: Upstream) -> None:
     session = await stage.conversation()
     go_on = asyncio.Event()
@@ -141,12 +190,12 @@ async def test_what_cannot_be_forked_says_so(stage: Stage, upstream: Upstream) -
     event = (await stage.log(session))[0]["id"]
     both = await fork(stage, session, include_up_to_event_id=event, compact_up_to_event_id=event)
     refused(both, 400, "invalid_request", "from_session.compact_up_to_event_id")
-    compacted = await fork(stage, session, compact_up_to_event_id=event)
-    refused(compacted, 400, "not_supported", "from_session.compact_up_to_event_id")
     foreign = (await stage.log(await talked(stage, upstream)))[0]["id"]
     for unknown in (foreign, "aev_none"):
         answer = await fork(stage, session, include_up_to_event_id=unknown)
         refused(answer, 400, "invalid_request", "from_session.include_up_to_event_id")
+        answer = await fork(stage, session, compact_up_to_event_id=unknown)
+        refused(answer, 400, "invalid_request", "from_session.compact_up_to_event_id")
     for value in ("no event", 7, ""):
         answer = await fork(stage, session, include_up_to_event_id=value)
         refused(answer, 400, "invalid_request", "from_session.include_up_to_event_id")

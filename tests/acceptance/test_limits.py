@@ -22,7 +22,7 @@ from sessile.testing.script import Step, call, say, wait_for
 from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Decide, Received, Upstream
 from sessile.wire.errors import Overloaded, TooManyRequests
-from sessile.wire.events import TurnEndedRecord
+from sessile.wire.events import ToolOutputEvent, TurnEndedRecord
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
 
@@ -41,8 +41,10 @@ GATE = asyncio.Event()
 
 
 def decide(received: Received) -> Sequence[Step]:
-    """`ask` calls a client tool, everything else is answered when the gate is open."""
+    """`ask` calls a client tool, `delegate` another agent, everything else is answered when the gate is open."""
     said = received.messages[-1]["content"]
+    if said == "delegate":
+        return [call("helper", {"message": "now"})]
     if said == "ask":
         return [call("ask", {})]
     return [say("Done.")] if said == "now" else [wait_for(GATE), say("Done.")]
@@ -225,6 +227,26 @@ async def test_a_key_that_sends_too_fast_is_told_when_and_the_client_waits(tmp_p
             with pytest.raises(TooManyRequests) as told:
                 await asyncio.gather(*(hasty.agents.get("b0") for _ in range(10)))
         assert told.value.retry_after == 1
+
+
+async def test_turns_that_wait_for_sub_agents_leave_them_their_slot(tmp_path: Path) -> None:
+    """All slots, and all places to wait, belong to turns that ask others: nobody would ever get one."""
+    GATE.set()
+    async with (
+        small_server(tmp_path, "running_turns = 1\nwaiting_turns = 2\n") as (server, _),
+        AsyncClient(server.url, server.key, retries=9) as client,
+    ):
+        await client.agents.create(name="Helper", key="helper", model={"name": "scripted"})
+        tools: Any = {"helper": {"type": "sub_agent", "sub_agent_configuration": {"agent_key": "helper"}}}
+        await client.agents.create(name="A", key="a", model={"name": "scripted"}, tool_configurations=tools)
+        for number in range(3):
+            await client.sessions.create("a", key=f"s{number}")
+        answers = await asyncio.gather(*(client.events.send("a", f"s{n}", "delegate") for n in range(3)))
+        assert [answer.stop_reason for answer in answers] == ["end_turn"] * 3
+        for number in range(3):
+            log = [event async for event in client.events.list("a", f"s{number}")]
+            (output,) = [event for event in log if isinstance(event, ToolOutputEvent)]
+            assert (output.error, output.tool_output["sub_agent_response"]) == (False, "Done.")
 
 
 async def test_requests_in_flight_are_bounded(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from acceptance import tool_server_process
-from acceptance.stage import Stage, types
+from acceptance.stage import Stage, refused, types
 from sessile.testing.script import call, say
 from sessile.testing.upstream import Upstream
 
@@ -360,6 +360,23 @@ async def test_listing_tools(stage: Stage, echo: str) -> None:
     assert paged == whole[: len(paged)]
     assert len(paged) == len(whole)
     assert (await client.get("/v2/tools", params={"type": "client"})).json()["tools"] == []
+    for params in ({"category": "x"}, {"category": ["x", "y"]}):
+        assert (await client.get("/v2/tools", params=params)).json() == {"tools": [], "metadata": {}}
+    found = (await client.get("/v2/tools", params={"filter": "^(ping|none)$"})).json()["tools"]
+    assert found == functions
+    by_name = whole[-1]["name"]
+    found = (await client.get("/v2/tools", params={"filter": f"^{by_name}$", "limit": 100})).json()["tools"]
+    assert whole[-1] in found
+    assert {tool["name"] for tool in found} == {by_name}
+    servers = (await client.get("/v2/tool_servers", params={"filter": "^no such$"})).json()["tool_servers"]
+    assert servers == []
+    for path in ("/v2/tools", "/v2/tool_servers"):
+        refused(await client.get(path, params={"filter": "("}), 400, "invalid_filter", "filter")
+        refused(await client.get(path, params={"filter": "x" * 1001}), 400, "invalid_parameter", "filter")
+    refused(await client.get("/v2/tools?type=mcp&type=mcp"), 400, "invalid_parameter")
+    made = await client.post("/v2/tools", json={"type": "lambda", "name": "new"})
+    refused(made, 405, "method_not_allowed")
+    assert made.headers["allow"] == "GET"
     for change in ({"type": "lambda", "enabled": False}, {"type": "mcp", "enabled": False}):
         answer = await client.patch("/v2/tools/tol_ping", json=change)
         assert (answer.status_code, answer.json()["code"]) == (400, "not_supported")

@@ -1,6 +1,7 @@
 """Export and import, over a real server: what comes out goes in, and what is broken is told where."""
 
 import asyncio
+import base64
 import hashlib
 import json
 import secrets
@@ -13,7 +14,7 @@ import pytest
 
 import sessile
 from acceptance.cli_support import environment, run
-from acceptance.stage import Stage, lambdas, refused, types
+from acceptance.stage import Stage, eventually, lambdas, refused, types
 from sessile.testing.script import call, say, think, usage, wait_for
 from sessile.testing.upstream import Upstream
 
@@ -254,7 +255,91 @@ async def test_a_file_that_is_not_whole_is_refused(stage: Stage, upstream: Upstr
     ):
         refused(await post(stage, agent, broken, key="no"), 400, "invalid_request", f"line {line}")
     with_file = file_of([*lines_of(data)[:-1], {"kind": "file", "name": "a.txt"}])
-    refused(await post(stage, agent, with_file, key="no"), 400, "not_supported")
+    refused(await post(stage, agent, with_file, key="no"), 400, "invalid_request", f"line {last}")
+
+
+async def with_files(stage: Stage, upstream: Upstream) -> tuple[str, dict[str, bytes]]:
+    """A session whose inputs brought files, one of them empty, one larger than a line of an export."""
+    session = await stage.conversation()
+    contents = {"a.txt": b"", "b.bin": secrets.token_bytes(700_000), "c.txt": secrets.token_hex(20).encode()}
+    for name, content in contents.items():
+        upstream.add(say("Fine."))
+        sent = await stage.client.post(f"{session}/events", files=[("files", (name, content, "text/plain"))])
+        assert sent.status_code == 201
+    return session, contents
+
+
+def kept_files(stage: Stage, content: bytes) -> list[Path]:
+    return list(stage.server.data.glob(f"sessile.db.files/*/*/{hashlib.sha256(content).hexdigest()}"))
+
+
+async def test_files_travel_with_their_session(stage: Stage, upstream: Upstream) -> None:
+    session, contents = await with_files(stage, upstream)
+    listed = (await stage.get(f"{session}/artifacts"))["artifacts"]
+    data = await exported(stage, session)
+    assert [line["filename"] for line in lines_of(data) if line["kind"] == "file"] == list(contents)
+    assert sum(line["kind"] == "data" for line in lines_of(data)) > 2
+    (gone,) = [one for one in listed if one["filename"] == "b.bin"]
+    told = next(e for e in await stage.log(session) if e["type"] == "artifact_upload" and gone["artifact_id"] in str(e))
+    assert (await stage.client.delete(f"{session}/events/{told['id']}")).status_code == 204
+    without_one = await exported(stage, session)
+    assert [line["filename"] for line in lines_of(without_one) if line["kind"] == "file"] == ["a.txt", "c.txt"]
+    assert (await stage.client.delete(session)).status_code == 204
+
+    async def removed() -> bool:
+        return not any(kept_files(stage, content) for content in contents.values() if content)
+
+    await eventually(removed)
+    agent = session.split("/")[3]
+    path = await imported(stage, agent, in_pieces(data, 10_000))
+    after = (await stage.get(f"{path}/artifacts"))["artifacts"]
+    same = ("artifact_id", "filename", "mime_type", "size_bytes", "checksum_sha256", "created_at")
+    assert [[one[name] for name in same] for one in after] == [[one[name] for name in same] for one in listed]
+    for one in after:
+        raw = await stage.client.get(
+            f"{path}/artifacts/{one['artifact_id']}", headers={"accept": "application/octet-stream"}
+        )
+        assert raw.content == contents[one["filename"]]
+    part = await imported(stage, agent, without_one, key="part")
+    assert len((await stage.get(f"{part}/artifacts"))["artifacts"]) == 2
+
+
+async def test_a_refused_import_leaves_no_file(stage: Stage, upstream: Upstream) -> None:
+    session, contents = await with_files(stage, upstream)
+    agent = session.split("/")[3]
+    lines = lines_of(await exported(stage, session))
+    lines[-2]["base64"] = base64.b64encode(secrets.token_bytes(len(contents["c.txt"]))).decode()
+    told = refused(await post(stage, agent, file_of(lines), key="no"), 400, "invalid_request", f"line {len(lines) - 1}")
+    assert "SHA-256" in told["messages"][0]
+    assert (await stage.client.delete(session)).status_code == 204
+
+    async def removed() -> bool:
+        return not any(kept_files(stage, content) for content in contents.values() if content)
+
+    await eventually(removed)
+    assert list(stage.server.data.glob("sessile.db.files/arriving/*")) == []
+
+
+async def test_a_compaction_travels(stage: Stage, upstream: Upstream) -> None:
+    session = await talked(stage, upstream)
+    upstream.add(say("Hats were counted."))
+    first = await stage.log(session)
+    body = {"type": "compact", "compact_up_to_event_id": first[4]["id"]}
+    done = await stage.client.post(f"{session}/events", json=body)
+    assert done.json()["stop_reason"] == "end_turn", done.text
+    log = await stage.log(session, records="true", include_hidden="true")
+    path = await imported(stage, session.split("/")[3], await exported(stage, session), key=f"k{secrets.token_hex(4)}")
+    copy = await stage.log(path, records="true", include_hidden="true")
+    shown = [(event["type"], event.get("hidden", False)) for event in log]
+    assert [(event["type"], event.get("hidden", False)) for event in copy] == shown
+    assert ("input_message", True) in shown
+    (summary,) = [event for event in copy if event["type"] == "compaction"]
+    assert summary["up_to_event_id"] in {event["id"] for event in copy}
+    turn = await stage.get(f"{path}/turns/{summary['turn_id']}")
+    assert (turn["status"], turn["stop_reason"]) == ("stopped", "end_turn")
+    upstream.add(say("Yes."))
+    await stage.post(path, "Still there?")
+    assert "Hats were counted." in json.dumps(upstream.requests[-1].body)
 
 
 async def test_requests_that_cannot_be_an_import_are_refused(stage: Stage, upstream: Upstream) -> None:

@@ -12,10 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance import tool_server_process
 from acceptance.cli_support import environment, run
 from acceptance.stage import Stage, eventually, refused
 from sessile.client import AsyncClient
+from sessile.domain.overrides import MASK as MASKED
+from sessile.testing.script import call, say
 from sessile.testing.server import ServerProcess
+from sessile.testing.upstream import Upstream
 from sessile.wire.secrets import MASK
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio(loop_scope="module")]
@@ -33,6 +37,27 @@ BAD: list[Any] = [
     {"secrets": ["a"]},
     {"secrets": None},
 ]
+
+
+@pytest.fixture(scope="module")
+def tools() -> dict[str, str]:
+    return {
+        "secret_tools": '''
+def repeat(own: str, shared: str, both: str, times: int) -> dict:
+    """Say it."""
+    return {"said": [f"{own} {shared} {both}"] * times}
+
+
+def stumble(own: str, shared: str, both: str, times: int) -> dict:
+    """Fail."""
+    raise RuntimeError(f"{own} {shared} {both}")
+'''
+    }
+
+
+@pytest.fixture(scope="module")
+def tool_settings() -> str:
+    return "".join(f'[tools.{name}]\nfunction = "secret_tools:{name}"\n' for name in ("repeat", "stumble"))
 
 
 def a_secret() -> str:
@@ -232,6 +257,88 @@ async def test_the_key_is_changed_beside_a_server_that_writes(server: ServerProc
     assert stat.S_IMODE(key_file(server).stat().st_mode) == 0o600
 
 
+async def test_credentials_of_tool_servers_are_secrets_too(server: ServerProcess) -> None:
+    token, team = a_secret(), a_secret()
+    with tool_server_process.echo() as uri:
+        async with a_client(server) as client:
+            body = {"name": "T", "type": "mcp", "uri": uri, "transport": "streamable-http"}
+            masked = await client.post("/v2/tool_servers", json=body | {"headers": {"x-team": "***"}})
+            refused(masked, 400, "invalid_request", "headers")
+            bare = await client.post("/v2/tool_servers", json=body)
+            assert bare.json()["headers"] == {}
+            assert not key_file(server).exists()
+            auth = {"type": "bearer", "token": token}
+            made = await client.post("/v2/tool_servers", json=body | {"headers": {"x-team": team}, "auth": auth})
+            path = f"/v2/tool_servers/{made.json()['id']}"
+            refused(await client.patch(path, json={"headers": {"x-no": "***"}}), 400, "invalid_request", "headers")
+        done = await run(environment(server.url), "secrets", "rotate-key", "--data", str(server.data))
+        assert "2 secrets" in done.stdout + done.stderr
+        async with a_client(server) as client:
+            assert (await client.post(f"{path}/sync")).status_code == 422, "the guard, not the vault, refuses"
+        server.kill()
+        on_disk = everything_on_disk(server)
+        assert token.encode() not in on_disk
+        assert team.encode() not in on_disk
+        key_file(server).unlink()
+        server.start()
+        async with a_client(server) as client:
+            refused(await client.post(f"{path}/sync"), 503, "secrets_unavailable")
+            refused(await client.patch(path, json={"auth": auth}), 503, "secrets_unavailable")
+            renamed = await client.patch(path, json={"name": "Renamed"})
+            assert (renamed.status_code, renamed.json()["headers"]) == (200, {"x-team": "***"})
+            assert (await client.delete(path)).status_code == 204
+
+
+async def test_a_tool_gets_secrets_that_nobody_sees(stage: Stage, upstream: Upstream) -> None:
+    own, shared, both = a_secret(), a_secret(), 'a "quoted" \u00fc-secret'
+    override = {name: {"$ref": f"secrets.{name}"} for name in ("own", "shared", "both")}
+    configuration = {name: {"type": "lambda", "argument_override": override} for name in ("repeat", "stumble")}
+    agent = await stage.agent(
+        tool_configurations=configuration, tool_output_offloading={"enabled": True, "max_threshold_bytes": 1024}
+    )
+    put = await stage.client.put(f"/v2/agents/{agent}/secrets", json={"secrets": {"shared": shared, "both": "agent"}})
+    assert put.status_code == 200
+    session = await stage.session(agent, secrets={"own": own, "both": both})
+    upstream.add(call("repeat", {"times": 1}), call("repeat", {"times": 600}), call("stumble", {"times": 1}))
+    upstream.add(say("Done."))
+    await stage.post(session, "Go.")
+    log = await stage.log(session)
+    once, often, failed = [event for event in log if event["type"] == "tool_output"]
+    assert once["tool_output"] == {"said": ["*** *** ***"]}
+    assert once["resolved_argument_overrides"] == dict.fromkeys(override, MASKED)
+    assert often["tool_output"]["truncated"], "it was cut after it was masked"
+    assert failed["tool_output"] == {"error": "RuntimeError: *** *** ***", "code": "tool_failed"}
+    seen = json.dumps([log, [request.body for request in upstream.requests]], ensure_ascii=False) + stage.server.stderr
+    assert "stumble" in seen
+    assert "RuntimeError" in stage.server.stderr
+    for text in (own, shared, both, json.dumps(both, ensure_ascii=False)[1:-1], json.dumps(both)[1:-1]):
+        assert text[:12] not in seen
+    (tool,) = [one for one in upstream.requests[-2].body["tools"] if one["function"]["name"] == "repeat"]
+    assert list(tool["function"]["parameters"]["properties"]) == ["times"]
+
+
+async def test_without_the_key_a_call_that_needs_a_secret_is_answered(stage: Stage, upstream: Upstream) -> None:
+    override = {name: {"$ref": f"secrets.{name}"} for name in ("own", "shared", "both")}
+    agent = await stage.agent(tool_configurations={"repeat": {"type": "lambda", "argument_override": override}})
+    session = await stage.session(agent, secrets=dict.fromkeys(override, "value"))
+    key = key_file(stage.server)
+    aside = key.with_suffix(".aside")
+    stage.server.kill()
+    key.rename(aside)
+    try:
+        stage.server.start()
+        stage.client.base_url = httpx.URL(stage.server.url)
+        upstream.add(call("repeat", {"times": 1})).add(say("Well."))
+        answer = await stage.post(session, "Go.")
+    finally:
+        aside.rename(key)
+    (output,) = [event for event in answer["events"] if event["type"] == "tool_output"]
+    assert output["tool_output"]["code"] == "tool_override_unresolved"
+    upstream.add(call("repeat", {"times": 1})).add(say("Well."))
+    again = await stage.post(session, "Again.")
+    assert [event["error"] for event in again["events"] if event["type"] == "tool_output"] == [False]
+
+
 async def test_the_client_and_the_command_line_keep_secrets(stage: Stage) -> None:
     agent = await stage.agent()
     async with AsyncClient(stage.server.url, stage.server.key) as client:
@@ -249,3 +356,10 @@ async def test_the_client_and_the_command_line_keep_secrets(stage: Stage) -> Non
     assert (await run(env, "secrets", "remove", agent, "b")).code == 0
     assert (await run(env, "secrets", "list", agent)).rows() == [["typed"]]
     assert json.loads((await run(env, "secrets", "list", agent, "--json")).stdout) == "typed"
+    of = (agent, "--session", session.key)
+    done = await run(env, "secrets", "set", *of, "own", stdin=f"{value}\n".encode())
+    assert (done.code, value in done.stdout + done.stderr) == (0, False)
+    assert (await run(env, "secrets", "list", *of)).rows() == [["own"]]
+    assert (await run(env, "secrets", "list", agent)).rows() == [["typed"]]
+    assert (await run(env, "secrets", "remove", *of, "own")).code == 0
+    assert (await run(env, "secrets", "list", *of)).rows() == []

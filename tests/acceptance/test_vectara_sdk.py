@@ -14,6 +14,7 @@ from vectara import AsyncVectara, Vectara
 from vectara import errors as sdk_errors
 from vectara import types as sdk
 from vectara.agent_events.types import (
+    CreateAgentEventsRequestBody_Compact,
     CreateAgentEventsRequestBody_InputMessage,
     CreateAgentEventsRequestBody_Interrupt,
     CreateAgentEventsStreamRequestBody_InputMessage,
@@ -24,7 +25,7 @@ from vectara.environment import VectaraEnvironment
 from vectara.version import __version__ as sdk_version
 
 from acceptance.sdk_support import Exchange, TappedAsyncTransport, TappedTransport, frames, heartbeats
-from acceptance.stage import WAIT_SECONDS, Stage
+from acceptance.stage import WAIT_SECONDS, Stage, eventually
 from sessile.cli import admin
 from sessile.config import Config
 from sessile.testing.script import Step, break_connection, call, hang, say, sleep, status, think, usage
@@ -292,6 +293,65 @@ async def test_a_session_is_forked(vectara: Vectara, session: tuple[str, str], u
 
 
 @with_the_upstream
+async def test_events_are_hidden_shown_and_deleted(
+    vectara: Vectara, session: tuple[str, str], upstream: Upstream
+) -> None:
+    upstream.add(say("The moon is made of rock."))
+
+    def listed(include_hidden: bool | None = None) -> list[str]:
+        pages = vectara.agent_events.list(*session, include_hidden=include_hidden).iter_pages()
+        return [event.type for page in pages for event in page.items or []]
+
+    def ask() -> None:
+        said = vectara.agent_events.create(*session, request=text_input("What is the moon made of?")).events[-1]
+        hidden = vectara.agent_events.hide(*session, said.id)
+        assert isinstance(hidden, sdk.AgentEvent_AgentOutput)
+        assert (hidden.id, hidden.hidden) == (said.id, True)
+        assert (listed(), listed(True)) == (["input_message"], ["input_message", "agent_output"])
+        assert vectara.agent_events.unhide(*session, said.id).content == "The moon is made of rock."
+        assert listed() == ["input_message", "agent_output"]
+        vectara.agent_events.delete(*session, said.id)
+        assert listed(True) == ["input_message"]
+        with pytest.raises(sdk_errors.NotFoundError):
+            vectara.agent_events.hide(*session, said.id)
+
+    await asyncio.to_thread(ask)
+
+
+@with_the_upstream
+async def test_a_session_is_compacted_and_forked_with_a_summary(
+    vectara: Vectara, session: tuple[str, str], upstream: Upstream
+) -> None:
+    upstream.add(say("It was shipped.")).add(say("On Monday.")).add(say("Shipped on Monday.")).add(say("All said."))
+    order = CreateAgentEventsRequestBody_Compact(compaction_message="Put it in three words.")
+
+    def compact() -> tuple[str, str]:
+        first = vectara.agent_events.create(*session, request=text_input("Where is A-1?")).events
+        vectara.agent_events.create(*session, request=text_input("Since when?"))
+        (summary,) = vectara.agent_events.create(*session, request=order).events
+        assert isinstance(summary, sdk.AgentEvent_Compaction)
+        assert (summary.summary_text, summary.turns_compacted) == ("Shipped on Monday.", 1)
+        page = next(vectara.agent_events.list(*session).iter_pages())
+        assert [event.type for event in page.items or []] == ["input_message", "agent_output", "compaction"]
+        assert vectara.agent_events.get(*session, first[0].id).hidden
+        source = CreateAgentSessionRequestFromSession(
+            session_key=session[1], include_up_to_event_id=None, compact_up_to_event_id=(page.items or [])[1].id
+        )
+        copy = vectara.agent_sessions.create(session[0], from_session=source)
+        return session[0], copy.key
+
+    def summaries(agent: str, key: str) -> list[str | None]:
+        pages = vectara.agent_events.list(agent, key, include_hidden=True).iter_pages()
+        events = [event for page in pages for event in page.items or []]
+        return [event.summary_text for event in events if isinstance(event, sdk.AgentEvent_Compaction)]
+
+    copy = await asyncio.to_thread(compact)
+    await eventually(lambda: asyncio.to_thread(lambda: len(summaries(*copy)) == 2))
+    assert await asyncio.to_thread(summaries, *copy) == ["Shipped on Monday.", "All said."]
+    assert "Put it in three words." in str(upstream.requests[2].messages)
+
+
+@with_the_upstream
 async def test_an_answer_follows_a_schema(vectara: Vectara, upstream: Upstream) -> None:
     upstream.add(say('{"status": 7}')).add(say('{"status": "shipped"}')).add(say('{"status": "lost"}'))
     schema = sdk.JsonSchemaDefinition(
@@ -311,6 +371,32 @@ async def test_an_answer_follows_a_schema(vectara: Vectara, upstream: Upstream) 
             STREAM_CLASSES[name] for name in ("input_message", "structured_output", "end")
         ]
         assert streamed[1].content == {"status": "lost"}
+
+    await asyncio.to_thread(ask)
+
+
+@with_the_upstream
+async def test_an_agent_asks_another_one(vectara: Vectara, upstream: Upstream) -> None:
+    upstream.add(call("research", {"message": "Where is A-1?"})).add(say("On its way.")).add(say("It is on its way."))
+
+    def ask() -> None:
+        helper = vectara.agents.create(name="Helper", model=MODEL, tool_configurations={})
+        asks = sdk.SubAgentConfiguration(agent_key=helper.key, session_mode="session_scoped")
+        tools: Any = {"research": sdk.AgentToolConfiguration_SubAgent(sub_agent_configuration=asks)}
+        agent = vectara.agents.create(name="Lead", model=MODEL, tool_configurations=tools)
+        assert agent.tool_configurations["research"].sub_agent_configuration == asks
+        key = vectara.agent_sessions.create(agent.key).key
+        events = vectara.agent_events.create(agent.key, key, request=text_input("Where is A-1?")).events
+        (output,) = [event for event in events if isinstance(event, LOG_CLASSES["tool_output"])]
+        (child,) = vectara.agent_sessions.list(helper.key)
+        assert output.tool_output == {
+            "agent_key": helper.key,
+            "session_key": child.key,
+            "sub_agent_response": "On its way.",
+        }
+        assert (extra(child, "created_by_agent_key"), extra(child, "created_by_session_key")) == (agent.key, key)
+        below = list(vectara.agent_events.list(helper.key, child.key))
+        assert [type(event) for event in below] == [LOG_CLASSES[name] for name in ("input_message", "agent_output")]
 
     await asyncio.to_thread(ask)
 

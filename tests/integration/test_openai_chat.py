@@ -8,7 +8,7 @@ import pytest
 from sessile.domain.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, UserMessage
 from sessile.models import openai_chat
 from sessile.models.openai_chat import HttpSession, OpenAIChat
-from sessile.ports import ModelChunk, ModelFault, ModelRequest, ModelUsage, TextDelta, ThinkingDelta
+from sessile.ports import Finished, ModelChunk, ModelFault, ModelRequest, ModelUsage, TextDelta, ThinkingDelta
 from sessile.testing.model_contract import GREETING, ORDER_STATUS, QUESTION, answer, calls_of, collect, text_of
 from sessile.testing.script import break_connection, call, finish, hang, raw, say, sleep, status, think, usage, wait_for
 from sessile.testing.upstream import Upstream
@@ -111,7 +111,7 @@ async def test_deltas_arrive_while_the_answer_is_open(upstream: Upstream, model:
         chunks.append(chunk)
         if chunk == TextDelta("One"):
             go_on.set()
-    assert chunks == [ThinkingDelta("Hm."), TextDelta("One"), TextDelta(" two"), ModelUsage(5, 3)]
+    assert chunks == [ThinkingDelta("Hm."), TextDelta("One"), TextDelta(" two"), ModelUsage(5, 3), Finished("stop")]
 
 
 async def test_abort_closes_the_upstream_connection(upstream: Upstream, model: OpenAIChat) -> None:
@@ -146,7 +146,7 @@ async def test_abort_leaves_other_calls_alone(upstream: Upstream, model: OpenAIC
     await aborted.aclose()
     await upstream.requests[0].gone()
     go_on.set()
-    assert [chunk async for chunk in kept] == [TextDelta("!")]
+    assert [chunk async for chunk in kept] == [TextDelta("!"), Finished("stop")]
 
 
 async def test_a_finished_call_gives_its_connection_to_the_next(
@@ -208,6 +208,11 @@ async def test_a_whole_answer_instead_of_a_stream(upstream: Upstream, model: Ope
 async def test_eof_without_done_after_a_finish_reason_is_complete(upstream: Upstream, model: OpenAIChat) -> None:
     upstream.add(say("Hi.", whole=True), usage(3, 1), finish("stop", done=False))
     assert await answer(model, GREETING) == [TextDelta("Hi."), ModelUsage(3, 1)]
+
+
+async def test_why_the_model_stopped_is_told_in_the_provider_s_word(upstream: Upstream, model: OpenAIChat) -> None:
+    upstream.add(say("Half", whole=True), finish("length"))
+    assert [chunk async for chunk in model.stream(GREETING)] == [TextDelta("Half"), Finished("length")]
 
 
 async def test_a_break_after_a_finish_reason_is_complete(upstream: Upstream, model: OpenAIChat) -> None:

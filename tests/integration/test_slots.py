@@ -82,11 +82,11 @@ class Stage(Harness):
             Histories(self.store),
             TurnLimits(**({"running": 1} | limits)),
         )
-        env = TurnEnvironment(self.store, planner, histories, self.hub, SystemClock(), MAX_MODEL_CALLS, turns)
+        env = TurnEnvironment(self.store, planner, histories, self.hub, SystemClock(), MAX_MODEL_CALLS, limits=turns)
         self.worker = Worker(env)
         self.inputs = Inputs(self.store, self.worker, self.hub, SystemClock())
         self.agents = Agents(self.store, models, tools, self.worker, self.hub)
-        self.sessions = Sessions(self.store, self.worker, self.hub, self.sessions._vault)
+        self.sessions = Sessions(self.store, self.worker, self.hub, self.sessions._vault, self.inputs.admit_new)
 
     async def open(self, count: int, principal: Principal = OWNER) -> None:
         """An agent and so many sessions."""

@@ -75,7 +75,8 @@ class Harness:
         self.worker = Worker(TurnEnvironment(store, planner, histories, self.hub, clock, MAX_MODEL_CALLS))
         self.inputs = Inputs(store, self.worker, self.hub, clock)
         self.agents = Agents(store, models, tools, self.worker, self.hub)
-        self.sessions = Sessions(store, self.worker, self.hub, Vault(store, Keyring(Path("unused"), None)))
+        vault = Vault(store, Keyring(Path("unused"), None))
+        self.sessions = Sessions(store, self.worker, self.hub, vault, self.inputs.admit_new)
         self.ref = SessionRef(1, "a", "s")
         self._others: list[Harness] = []
 

@@ -8,6 +8,7 @@ from sessile.domain import overrides
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall, ToolSpec
 from sessile.domain.overrides import Override, Resolved
+from sessile.observation import UNOBSERVED, ToolCallWatch
 from sessile.ports import ToolContext, ToolFault
 from sessile.rows import SessionRow
 from sessile.runner.dispatch import (
@@ -53,7 +54,10 @@ class Nowhere:
     async def resolve(self, override: Override) -> Resolved:
         return overrides.resolve(override, {"secrets": {"key": "s3cret"}, "session": {"key": "s"}})
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    def watch(self, call: PreparedCall) -> ToolCallWatch:
+        return UNOBSERVED.tool_call(call.kind, call.configuration_name, call.id, call.arguments)
+
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         return result
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sessile.stores.sqlite.lanes import MAX_BATCH, ReadLane, WriteLane
+from sessile.testing.store_contract_upkeep import Commits
 from sessile.wire.errors import NotFound, StorageUnavailable
 
 Verb = Callable[[sqlite3.Connection], Any]
@@ -145,6 +146,16 @@ async def test_a_commit_that_fails_fails_the_batch_and_the_next_one_works(
     database.failing = False
     assert await writer.run(words) == []
     assert await writer.run(write("a")) == "a"
+
+
+async def test_an_observer_is_told_of_commits_and_of_those_that_fail(writer: WriteLane, database: Database) -> None:
+    writer.observer = commits = Commits()
+    await asyncio.gather(*(writer.run(write(word)) for word in "abc"))
+    assert (commits.verbs, len(commits.seconds), commits.failures) == (3, 1, 0)
+    database.failing = True
+    with pytest.raises(StorageUnavailable):
+        await writer.run(write("d"))
+    assert (commits.verbs, commits.failures) == (3, 1)
 
 
 async def test_a_commit_that_failed_is_written_over_before_anybody_is_told(

@@ -1,8 +1,9 @@
 import pytest
 
-from sessile.domain.large_outputs import fitted, headroom, threshold
+from sessile.domain.large_outputs import as_file, fitted, headroom, referring, threshold
 from sessile.wire import codec
 from sessile.wire.agents import ToolOutputOffloading
+from sessile.wire.events import ArtifactReference
 
 
 def test_without_a_bound_nothing_is_cut() -> None:
@@ -46,3 +47,18 @@ def test_the_share_that_is_kept() -> None:
     assert headroom(None) == 0.7
     assert headroom(ToolOutputOffloading(enabled=True)) == 0.7
     assert headroom(codec.convert({"headroom_percentage": 0.2}, ToolOutputOffloading)) == 0.2
+
+
+def test_all_of_an_output_as_a_file() -> None:
+    assert as_file({"result": "one\ntwo"}) == (".txt", b"one\ntwo")
+    assert as_file({"a": "x", "b": [1]}) == (".json", b'{\n "a": "x",\n "b": [\n  1\n ]\n}')
+    assert as_file({"n": 1}) == (".json", b'{\n "n": 1\n}')
+
+
+def test_what_is_cut_names_its_file() -> None:
+    cut = fitted({"result": "x" * 5_000}, 1_000)
+    file = ArtifactReference(artifact_id="art_1", filename="a.txt", mime_type="text/plain", size_bytes=5_000)
+    told = referring(cut, file)
+    assert told["artifact"]["artifact_id"] == "art_1"
+    assert told["content"] == cut["content"]
+    assert "art_1" in told["remark"]

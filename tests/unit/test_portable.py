@@ -1,15 +1,19 @@
 """The limits of an import, which no file of a test needs to reach: made small here."""
 
+import base64
 import hashlib
 import json
 
 import pytest
 
 from sessile.domain import portable
-from sessile.domain.portable import Import
+from sessile.domain.log import Entry
+from sessile.domain.portable import File, Import
 from sessile.wire.errors import InvalidRequest, TooLarge
+from sessile.wire.limits import MAX_FILE_BYTES
 
 SESSION = {"kind": "session", "format": 1, "key": "s", "name": "", "metadata": {}, "enabled": True, "tti_minutes": 0}
+ONE, TWO = "art_1", "art_2"
 AGENT = {"kind": "agent", "key": "a", "document": {}}
 
 
@@ -33,6 +37,40 @@ def file(events: int) -> bytes:
     body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
     end = {"kind": "end", "events": events, "sha256": hashlib.sha256(body).hexdigest()}
     return body + json.dumps(end).encode() + b"\n"
+
+
+def upload(*ids: str) -> dict[str, object]:
+    told = [{"artifact_id": id, "filename": "a.txt", "mime_type": "text/plain", "size_bytes": 3} for id in ids]
+    return {"kind": "event", "event": event(3) | {"type": "artifact_upload", "artifacts": told}}
+
+
+def stored(content: bytes = b"abc", **fields: object) -> dict[str, object]:
+    return {
+        "kind": "file",
+        "artifact_id": ONE,
+        "filename": "a.txt",
+        "mime_type": "text/plain",
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "created_at": "2026-01-31T09:30:00.000000Z",
+        **fields,
+    }
+
+
+def data(content: bytes) -> dict[str, object]:
+    return {"kind": "data", "base64": base64.b64encode(content).decode()}
+
+
+def with_files(*lines: dict[str, object]) -> list[object]:
+    """What an import gives for these lines behind a turn whose input brought two files."""
+    first = [SESSION, AGENT, *({"kind": "event", "event": event(place)} for place in (1, 2)), upload(ONE, TWO)]
+    body = b"".join(json.dumps(line).encode() + b"\n" for line in [*first, *lines])
+    events = 3 + sum(line["kind"] == "event" for line in lines)
+    end = {"kind": "end", "events": events, "sha256": hashlib.sha256(body).hexdigest()}
+    reading = Import()
+    found = list(reading.feed(body + json.dumps(end).encode() + b"\n"))
+    reading.end(True, 0)
+    return found[3:]
 
 
 def read(data: bytes, size: int = 1000) -> int:
@@ -60,8 +98,9 @@ def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = file(3)
     monkeypatch.setattr(portable, "MAX_IMPORT_BYTES", len(data))
     assert read(data) == 5
+    monkeypatch.setattr(portable, "MAX_IMPORT_BYTES", len(data) - 1)
     with pytest.raises(TooLarge):
-        read(data + b"\n")
+        read(data)
 
 
 @pytest.mark.parametrize("size", [7, 10_000])
@@ -72,3 +111,61 @@ def test_a_line_that_is_too_long(monkeypatch: pytest.MonkeyPatch, size: int) -> 
     monkeypatch.setattr(portable, "MAX_IMPORT_LINE_BYTES", longest - 1)
     with pytest.raises(InvalidRequest, match=r"line \d: The line is longer"):
         read(file(3), size)
+
+
+def test_files_come_with_their_bytes() -> None:
+    empty = stored(b"", artifact_id=TWO, ttl_days=7)
+    found = with_files(stored(), data(b"a"), data(b"bc"), empty)
+    assert [item if isinstance(item, bytes) else item.artifact_id for item in found if not isinstance(item, Entry)] == [
+        ONE,
+        b"a",
+        b"bc",
+        TWO,
+    ]
+    last = found[-1]
+    assert isinstance(last, File)
+    assert (last.size, last.ttl_days, last.created_at) == (0, 7, 1_769_851_800_000_000)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "reason"),
+    [
+        ([data(b"a")], 6, "more bytes"),
+        ([stored()], 7, "not complete"),
+        ([stored(), stored(artifact_id=TWO)], 7, "not complete"),
+        ([stored(), data(b"abcd")], 7, "more bytes"),
+        ([stored(), data(b"abd")], 7, "SHA-256"),
+        ([stored(b"", sha256="0" * 64)], 6, "SHA-256"),
+        ([stored(), {"kind": "data", "base64": "a"}], 7, "not base64"),
+        ([stored(), {"kind": "data", "base64": ""}], 7, "or none"),
+        ([stored(), data(b"abc"), stored()], 8, "come before"),
+        ([stored(artifact_id="art_3")], 6, "No event tells"),
+        ([stored(filename="../a.txt")], 6, "name"),
+        ([stored(size_bytes=-1)], 6, ""),
+        ([stored(size_bytes=MAX_FILE_BYTES + 1)], 6, "larger"),
+        ([stored(sha256="A" * 64)], 6, ""),
+        ([stored(ttl_days=0)], 6, ""),
+        ([stored(created_at="now")], 6, "not a time"),
+        ([stored(x=1)], 6, ""),
+        ([stored(), data(b"abc"), {"kind": "event", "event": event(4)}], 8, "behind a file"),
+    ],
+)
+def test_files_that_are_wrong(lines: list[dict[str, object]], line: int, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"line {line}: .*{reason}"):
+        with_files(*lines)
+
+
+def test_too_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [stored(), data(b"abc"), stored(artifact_id=TWO), data(b"abc")]
+    for limit in ("MAX_SESSION_FILES", "MAX_SESSION_FILE_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(portable, limit, 1 if limit == "MAX_SESSION_FILES" else 5)
+            with pytest.raises(InvalidRequest, match="line 8: More than"):
+                with_files(*lines)
+    assert len(with_files(*lines)) == 4
+
+
+def test_bytes_of_files_do_not_count_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "MAX_IMPORT_BYTES", 2000)
+    big = bytes(3000)
+    assert with_files(stored(big), data(big))[1:] == [big]

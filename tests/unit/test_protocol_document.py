@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sessile.api import app, docs, errors
+from sessile.api import app, docs, errors, metrics
 from sessile.auth.roles import AGENT_ROLES, API_ROLES
 from sessile.domain import templates
 from sessile.ports import ModelFault, ToolFault
@@ -156,7 +156,7 @@ def test_error_body() -> None:
 def test_endpoints() -> None:
     written = [(row["Method"], *named(row["Path"]), row["Operation"], row["Success"]) for row in tables()["Method"]]
     served = [(route.method, route.path, route.operation, str(route.status)) for route in app.ROUTES]
-    pages = {re.sub("^/docs/.+", "/docs/{asset}", path) for path in ("/openapi.json", *docs.PAGES)}
+    pages = {re.sub("^/docs/.+", "/docs/{asset}", path) for path in ("/openapi.json", metrics.PATH, *docs.PAGES)}
     served += [("GET", path, "none", "307" if path == "/" else "200") for path in pages]
     assert sorted(written) == sorted(served)
 
@@ -228,7 +228,7 @@ def test_turn_error_codes() -> None:
 
 def test_tool_error_codes() -> None:
     from_tools = first_arguments("ToolFault")
-    assert from_tools == set(re.findall(r"`(tool_\w+)`", ToolFault.__doc__ or ""))
+    assert from_tools == set(re.findall(r"`(\w+)`", ToolFault.__doc__ or ""))
     closing = set()
     for node in ast.parse((SOURCES / "runner" / "open_turn.py").read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
@@ -259,8 +259,9 @@ def test_request_headers() -> None:
             match node:
                 case ast.Call(func=ast.Attribute(attr="get"), args=[ast.Constant(value=bytes(name)), *_]):
                     found.add(name.decode())
-                case ast.Tuple(elts=[ast.Constant(value=bytes(name)), *_]) if names.fullmatch(name):
-                    found.add(name.decode())
+                case ast.Tuple(elts=elements):
+                    values = [element.value for element in elements if isinstance(element, ast.Constant)]
+                    found |= {name.decode() for name in values if isinstance(name, bytes) and names.fullmatch(name)}
                 case ast.Compare(left=ast.Constant(value=bytes(name))) if b"-" in name:
                     found.add(name.decode())
     assert found

@@ -10,7 +10,16 @@ import pytest
 
 import sessile
 from sessile.client import errors
-from sessile.config import Config, LimitsConfig, McpConfig, ModelConfig, ToolConfig, WebGetConfig
+from sessile.config import (
+    Config,
+    LimitsConfig,
+    McpConfig,
+    MetricsConfig,
+    ModelConfig,
+    ToolConfig,
+    TracesConfig,
+    WebGetConfig,
+)
 from sessile.models.providers import ENDPOINTS
 from sessile.wire.errors import SessileError
 
@@ -26,12 +35,14 @@ def first_column(text: str) -> set[str]:
 @pytest.mark.parametrize(
     ("section", "type", "elsewhere"),
     [
-        ("## Settings", Config, {"models", "tools", "web_get", "mcp", "limits"}),
+        ("## Settings", Config, {"models", "tools", "web_get", "mcp", "metrics", "traces", "limits"}),
         ("## `[models.NAME]`", ModelConfig, set()),
         ("## `[tools.NAME]`", ToolConfig, set()),
         ("## `[web_get]`", WebGetConfig, set()),
         ("## `[mcp]`", McpConfig, set()),
         ("## `[limits]`", LimitsConfig, set()),
+        ("## `[metrics]`", MetricsConfig, set()),
+        ("## `[traces]`", TracesConfig, set()),
     ],
 )
 def test_the_configuration_page_has_every_setting(section: str, type: Any, elsewhere: set[str]) -> None:

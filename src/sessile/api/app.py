@@ -14,6 +14,7 @@ from structlog.contextvars import bind_contextvars
 from sessile.api import (
     docs,
     errors,
+    metrics,
     openapi,
     routes_agents,
     routes_artifacts,
@@ -28,8 +29,10 @@ from sessile.api import (
 )
 from sessile.api.call import Call, JsonResponse, Services
 from sessile.api.gate import Gate
+from sessile.api.metrics import MetricsPage
 from sessile.api.route import Route
 from sessile.auth import roles
+from sessile.observation import TRACEPARENT, UNOBSERVED, RequestObserver
 from sessile.ports import Authenticator
 from sessile.wire import codec, ids
 from sessile.wire.errors import MethodNotAllowed, NotFound, SessileError
@@ -53,10 +56,19 @@ _log = structlog.get_logger("sessile.http")
 class App:
     """Sessile over HTTP."""
 
-    def __init__(self, services: Services, authenticator: Authenticator, gate: Gate) -> None:
+    def __init__(
+        self,
+        services: Services,
+        authenticator: Authenticator,
+        gate: Gate,
+        observer: RequestObserver = UNOBSERVED,
+        metrics: MetricsPage | None = None,
+    ) -> None:
         self._services = services
         self._authenticator = authenticator
         self._gate = gate
+        self._observer = observer
+        self._metrics = metrics
         self._table = _table(ROUTES)
         self._pages = {**docs.PAGES, "/openapi.json": self._document}
         self._openapi: bytes | None = None
@@ -69,11 +81,14 @@ class App:
         call = Call(scope, receive, self._services, "")
         call.request_id = _request_id(call.headers)
         bind_contextvars(request_id=call.request_id)
+        if (parent := call.headers.get(b"traceparent")) is not None:
+            TRACEPARENT.set(parent.decode("latin-1"))
         limits = self._services.limits
         limits.in_flight += 1
         try:
             response = await self._answer(scope, call)
             status = response.status_code
+            self._observer.request(call.method, call.template, status, time.perf_counter() - started)
             await response(scope, receive, send)
         finally:
             limits.in_flight -= 1
@@ -105,10 +120,11 @@ class App:
 
     async def _route(self, scope: Scope, call: Call) -> Response:
         path = scope["path"]
-        for pattern, by_method in self._table:
+        for pattern, template, by_method in self._table:
             match = pattern.match(path)
             if match is None:
                 continue
+            call.template = template
             if call.method == "OPTIONS" and (preflight := self._gate.preflight(call.headers)) is not None:
                 return Response(status_code=204, headers=preflight)
             route = by_method.get(call.method)
@@ -126,7 +142,11 @@ class App:
                 roles.check(call.principal, required, call.path.get("agent_key"))
                 call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
             return await handler(call)
+        if path == metrics.PATH and self._metrics is not None:
+            call.template = path
+            return await self._metrics.answer(scope, call, self._authenticator)
         if (page := self._pages.get(path)) is not None:
+            call.template = path
             if call.method != "GET":
                 raise MethodNotAllowed(f"{call.method} is not allowed here; use GET.", allowed=["GET"])
             return await page()
@@ -138,7 +158,7 @@ class App:
         return JsonResponse(self._openapi)
 
 
-Table = list[tuple[re.Pattern[str], dict[str, Route]]]
+Table = list[tuple[re.Pattern[str], str, dict[str, Route]]]
 
 
 def _table(routes: Iterable[Route]) -> Table:
@@ -146,7 +166,7 @@ def _table(routes: Iterable[Route]) -> Table:
     paths: dict[str, dict[str, Route]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method] = route
-    return [(compile_path(path)[0], by_method) for path, by_method in paths.items()]
+    return [(compile_path(path)[0], path, by_method) for path, by_method in paths.items()]
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -62,6 +62,8 @@ class Call:
         self.method: str = scope["method"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.path: dict[str, str] = {}
+        self.template = ""
+        """The path of the operation with names in braces, once it is known."""
         self._whole_path: str = scope["path"]
         self._principal: Principal | None = None
         self._query_string: bytes = scope["query_string"]
@@ -89,14 +91,23 @@ class Call:
         return None if key is None else key.decode("latin-1")
 
     def query(self, type: type[T]) -> T:
-        """The query parameters. Raises InvalidParameter for unknown, doubled or malformed ones."""
+        """The query parameters. Raises InvalidParameter for unknown, doubled or malformed ones.
+
+        Those that `type` names in `repeated` may be given several times, and are lists.
+        """
         try:
             pairs = parse_qsl(self._query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=50)
         except ValueError:
             raise InvalidParameter("There are more than 50 query parameters.") from None
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            raise InvalidParameter("A query parameter is given twice.")
+        values: dict[str, Any] = {}
+        repeated: Collection[str] = getattr(type, "repeated", ())
+        for name, value in pairs:
+            if name in repeated:
+                values.setdefault(name, []).append(value)
+            elif name in values:
+                raise InvalidParameter("A query parameter is given twice.")
+            else:
+                values[name] = value
         return _parameters(values, type)
 
     @property
@@ -207,7 +218,7 @@ class JsonResponse(Response):
     media_type = "application/json"
 
 
-def _parameters(values: dict[str, str], type: type[T]) -> T:
+def _parameters(values: dict[str, Any], type: type[T]) -> T:
     try:
         return msgspec.convert(values, type, strict=False)
     except msgspec.ValidationError as error:

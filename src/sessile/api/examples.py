@@ -43,6 +43,22 @@ AGENT = (
             "metadata": {"tone": "Be brief and friendly."},
         },
     ),
+    Example(
+        "asking",
+        "With another agent as a tool",
+        {
+            "key": AGENT_KEY,
+            "name": "Helper",
+            "model": {"name": "demo"},
+            "tool_configurations": {
+                "research": {
+                    "type": "sub_agent",
+                    "description": "Find out what the documents of the shop say",
+                    "sub_agent_configuration": {"agent_key": "researcher", "session_mode": "session_scoped"},
+                }
+            },
+        },
+    ),
 )
 AGENT_CHANGE = (
     Example("model", "Another model", {"model": {"name": "demo"}}),

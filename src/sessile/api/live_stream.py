@@ -87,9 +87,12 @@ class LiveStream(StreamingResponse):
                 return
             if nodes:
                 chunk, live = rendering.render(nodes), nodes[-1].entry is None
+                frames = [node.linked_at for node in nodes if node.linked_at]
                 nodes = []  # a node holds all that comes after it, and a slow reader keeps us here
                 if chunk:
                     yield chunk
+                    if frames:
+                        tail.sent(len(frames), frames[0])
                 if live:
                     await tail.gather(_GATHER_SECONDS)
             elif tail.closed:

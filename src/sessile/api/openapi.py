@@ -148,6 +148,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     _require_envelopes(components)
     _default_the_input_type(components)
     _admit_kept_tool_configurations(components)
+    _split_tool_activity(components)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operation = _operation(route, by_type)
@@ -337,6 +338,26 @@ def _admit_kept_tool_configurations(components: dict[str, Any]) -> None:
         "type": "object",
         "properties": {"type": {"enum": sorted(VENDOR_TYPES)}},
         "required": ["type"],
+    }
+
+
+def _split_tool_activity(components: dict[str, Any]) -> None:
+    """What a `tool_activity` shows depends on its `activity_type`: one type in `wire`, which has one tag a type."""
+    whole = components["ToolActivity"]
+    kinds = {"generic": ("GenericToolActivity", "message"), "sub_agent": ("SubAgentToolActivity", "agent_event")}
+    others = {name: schema for name, schema in whole["properties"].items() if name not in ("message", "agent_event")}
+    for kind, (name, shows) in kinds.items():
+        properties = {**others, "activity_type": {"enum": [kind]}, shows: whole["properties"][shows]}
+        required = [*whole["required"], "activity_type", shows]
+        components[name] = {"title": name, "type": "object", "properties": properties, "required": required}
+    components["ToolActivity"] = {
+        "title": "ToolActivity",
+        "description": whole["description"],
+        "anyOf": [{"$ref": _PREFIX + name} for name, _ in kinds.values()],
+        "discriminator": {
+            "propertyName": "activity_type",
+            "mapping": {kind: _PREFIX + name for kind, (name, _) in kinds.items()},
+        },
     }
 
 

@@ -1,16 +1,16 @@
 """Operations on tool servers, and on the tools that agents can name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from sessile.api import examples
 from sessile.api.call import Call, JsonResponse
-from sessile.api.pages import Limit, PageKey, decode_cursor, encode_cursor, page_body
+from sessile.api.pages import Limit, PageKey, Pattern, decode_cursor, encode_cursor, page_body
 from sessile.api.route import Route
 from sessile.auth import roles
-from sessile.service.tool_servers import ToolQuery, not_supported
+from sessile.service.tool_servers import ToolQuery
 from sessile.wire import codec
 from sessile.wire.errors import InvalidPageKey
 from sessile.wire.ids import TOOL_SERVER_ID_PATTERN
@@ -30,8 +30,6 @@ _SERVER = "/v2/tool_servers/{tool_server_id}"
 _TOOLS = "/v2/tools"
 _TOOL = "/v2/tools/{tool_id}"
 
-_NOT_BUILT = "Not built yet: 400 `not_supported`"
-
 
 class ListToolServersQuery(Struct, forbid_unknown_fields=True):
     """Parameters of a list of tool servers."""
@@ -40,7 +38,7 @@ class ListToolServersQuery(Struct, forbid_unknown_fields=True):
     page_key: PageKey | UnsetType = UNSET
     type: Annotated[Literal["mcp"], Meta(description="Only servers of this type")] | UnsetType = UNSET
     enabled: Annotated[bool, Meta(description="Only servers that are enabled, or that are not")] | UnsetType = UNSET
-    filter: Annotated[str, Meta(description=_NOT_BUILT)] | UnsetType = UNSET
+    filter: Pattern | UnsetType = UNSET
 
 
 class ListToolsQuery(Struct, forbid_unknown_fields=True):
@@ -53,8 +51,11 @@ class ListToolsQuery(Struct, forbid_unknown_fields=True):
     tool_server_id: (
         Annotated[str, Meta(pattern=TOOL_SERVER_ID_PATTERN, description="Only tools of this server")] | UnsetType
     ) = UNSET
-    filter: Annotated[str, Meta(description=_NOT_BUILT)] | UnsetType = UNSET
-    category: Annotated[str, Meta(description=_NOT_BUILT)] | UnsetType = UNSET
+    filter: Pattern | UnsetType = UNSET
+    category: (
+        Annotated[list[str], Meta(description="Only tools of one of these categories; no tool has one yet")] | UnsetType
+    ) = UNSET
+    repeated: ClassVar[frozenset[str]] = frozenset({"category"})
 
 
 async def create_server(call: Call) -> Response:
@@ -66,13 +67,12 @@ async def create_server(call: Call) -> Response:
 async def list_servers(call: Call) -> Response:
     """GET /v2/tool_servers"""
     query = call.query(ListToolServersQuery)
-    if query.filter is not UNSET:
-        raise not_supported("filter")
     page = await call.services.tool_servers.list(
         call.principal,
         cursor=decode_cursor("tool_servers", query.page_key),
         limit=query.limit,
         enabled=None if query.enabled is UNSET else query.enabled,
+        pattern=None if query.filter is UNSET else query.filter,
     )
     items = [codec.encode(server) for server in page.rows]
     return JsonResponse(page_body("tool_servers", items, encode_cursor("tool_servers", page.next)))
@@ -104,9 +104,6 @@ async def sync_server(call: Call) -> Response:
 async def list_tools(call: Call) -> Response:
     """GET /v2/tools"""
     query = call.query(ListToolsQuery)
-    for name in ("filter", "category"):
-        if getattr(query, name) is not UNSET:
-            raise not_supported(name)
     functions, cursor = _place(query.page_key)
     page = await call.services.tools.list(
         call.principal,
@@ -117,6 +114,8 @@ async def list_tools(call: Call) -> Response:
             type=None if query.type is UNSET else query.type,
             enabled=None if query.enabled is UNSET else query.enabled,
             server_id=None if query.tool_server_id is UNSET else query.tool_server_id,
+            pattern=None if query.filter is UNSET else query.filter,
+            categories=() if query.category is UNSET else query.category,
         ),
     )
     more = encode_cursor("tools", page.cursor)

@@ -1,4 +1,7 @@
-"""`sessile secrets`: list, set, remove over HTTP; rotate-key on a data folder. A value is never an argument."""
+"""`sessile secrets`: list, set, remove over HTTP, of an agent or a session; rotate-key on a data folder.
+
+A value is never an argument.
+"""
 
 import asyncio
 import sys
@@ -13,7 +16,7 @@ from sessile.compose import rotate_secrets_key
 from sessile.config import load
 
 app = typer.Typer(
-    help="""Secrets of agents: list, set, remove; rotate their key.
+    help="""Secrets of agents, sessions: list, set, remove; rotate their key.
 
     Example: sessile secrets list helper
     """,
@@ -22,22 +25,28 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the secret.")]
+Of = Annotated[
+    str | None, typer.Option("--session", metavar="SESSION", help="Of this session of the agent, whose own win.")
+]
 
 
 @app.command("list")
-def list_(agent: AgentKey, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """List the names of an agent's secrets.
+def list_(agent: AgentKey, session: Of = None, url: Url = None, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """List the names of the secrets of an agent, or of one of its sessions.
 
     Example: sessile secrets list helper
     """
     with server(url, api_key) as client:
-        names = list(client.agents.get_secrets(agent))
+        if session is None:
+            names = list(client.agents.get_secrets(agent))
+        else:
+            names = list(client.sessions.get(agent, session).secrets or {})
     output.listing(names, [output.Column("NAME", lambda name: name)], output.Cut(None), as_json=as_json)
 
 
 @app.command("set")
-def set_(agent: AgentKey, name: Name, url: Url = None, api_key: ApiKey = None) -> None:
-    """Set a secret of an agent: to what is typed, unseen, or to the first line of standard input.
+def set_(agent: AgentKey, name: Name, session: Of = None, url: Url = None, api_key: ApiKey = None) -> None:
+    """Set a secret of an agent or of a session: to what is typed, unseen, or to the first line of standard input.
 
     Example: sessile secrets set helper shop_token < token.txt
     """
@@ -45,19 +54,17 @@ def set_(agent: AgentKey, name: Name, url: Url = None, api_key: ApiKey = None) -
         value = typer.prompt("Value", hide_input=True, err=True)
     else:
         value = sys.stdin.readline().rstrip("\r\n")
-    with server(url, api_key) as client:
-        client.agents.update_secrets(agent, {name: value})
+    _change(agent, session, {name: value}, url, api_key)
     output.remark(f"{name} is set.")
 
 
 @app.command()
-def remove(agent: AgentKey, name: Name, url: Url = None, api_key: ApiKey = None) -> None:
-    """Remove a secret of an agent.
+def remove(agent: AgentKey, name: Name, session: Of = None, url: Url = None, api_key: ApiKey = None) -> None:
+    """Remove a secret of an agent or of a session.
 
     Example: sessile secrets remove helper shop_token
     """
-    with server(url, api_key) as client:
-        client.agents.update_secrets(agent, {name: None})
+    _change(agent, session, {name: None}, url, api_key)
     output.remark(f"{name} is removed.")
 
 
@@ -71,3 +78,13 @@ def rotate_key(data: Data = None, config: ConfigFile = None) -> None:
     """
     moved = asyncio.run(rotate_secrets_key(load(config, {"data": data})))
     output.remark(f"A new key is in use; {moved} secrets were encrypted anew.")
+
+
+def _change(
+    agent: str, session: str | None, changes: dict[str, str | None], url: str | None, api_key: str | None
+) -> None:
+    with server(url, api_key) as client:
+        if session is None:
+            client.agents.update_secrets(agent, changes)
+        else:
+            client.sessions.update(agent, session, secrets=changes)

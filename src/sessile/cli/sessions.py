@@ -132,6 +132,10 @@ def fork(
     up_to: Annotated[
         str | None, typer.Option(metavar="EVENT", help="The last event to copy; the newest one by default.")
     ] = None,
+    compact_up_to: Annotated[
+        str | None,
+        typer.Option(metavar="EVENT", help="Copy all; a summary stands for what is up to this event."),
+    ] = None,
     key: Annotated[str | None, typer.Option(metavar="KEY", help="Its key; the server makes one by default.")] = None,
     under: Annotated[
         str | None, typer.Option(metavar="AGENT", help="The agent of the new session; the same one by default.")
@@ -151,6 +155,8 @@ def fork(
     source = {"agent_key": agent, "session_key": session}
     if up_to is not None:
         source["include_up_to_event_id"] = up_to
+    if compact_up_to is not None:
+        source["compact_up_to_event_id"] = compact_up_to
     fields = _fields(
         metadata, key=key, name=name, description=description, tti_minutes=tti_minutes, from_session=source
     )
@@ -364,6 +370,8 @@ def _origin(session: Session) -> str:
     if origin is None:
         return ""
     up_to = f" up to {origin.include_up_to_event_id}" if origin.include_up_to_event_id else ""
+    if origin.compact_up_to_event_id:
+        up_to = f", compacted up to {origin.compact_up_to_event_id}"
     return f"{origin.agent_key} {origin.session_key}{up_to}"
 
 

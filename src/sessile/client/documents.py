@@ -97,7 +97,7 @@ class SessionChanges(TypedDict, total=False):
 
 
 class FromSessionDocument(TypedDict, total=False):
-    """The session that a new one starts as a copy of, and the last event of it to copy; by default all of them."""
+    """The session that a new one starts as a copy of: up to an event, or whole, and then compacted up to one."""
 
     session_key: Required[str]
     agent_key: str

@@ -1,5 +1,6 @@
 """Events: sending inputs, and reading the log."""
 
+import asyncio
 import builtins
 import contextlib
 import re
@@ -56,7 +57,9 @@ class Answer(Struct, kw_only=True):
     stop_reason: StopReason | None
     error: TurnError | None
     reason: str | None = None
-    """Why no turn took an input that waited: `withdrawn`, `deleted`, or `drain` when the server stops."""
+    """Why no turn took an input that waited: `withdrawn`, `deleted`, or `drain`: the server stopped and did not come
+    back in time. Else None.
+    """
 
     @property
     def text(self) -> str:
@@ -323,14 +326,18 @@ class AsyncEvents:
         patience: float | None,
         headers: dict[str, str],
     ) -> Answer:
-        events, caller = _path(agent_key, session_key), self._caller
-        answer = read(_Answer, (await caller.turn(events, document, patience, headers)).body)
+        events, caller, now = _path(agent_key, session_key), self._caller, asyncio.get_running_loop().time
+        ends, left = now() + (patience or 0), patience
+        answer = read(_Answer, (await caller.turn(events, document, left, headers)).body)
         for times in range(1, caller.retries + 1):
-            if answer.status == "stopped" or patience is not None or not headers:
+            if answer.status == "stopped" or not headers or (patience is not None and answer.reason != "drain"):
                 break
             await caller.pause(times)  # the server has stopped, and the next one goes on
+            left = None if patience is None else ends - now()
+            if left is not None and left <= 0:
+                break
             with contextlib.suppress(SessileError):
-                answer = read(_Answer, (await caller.turn(events, document, patience, headers)).body)
+                answer = read(_Answer, (await caller.turn(events, document, left, headers)).body)
         return Answer(
             events=[_event(event) for event in answer.events],
             session_key=answer.session_key,

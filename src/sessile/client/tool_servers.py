@@ -66,11 +66,16 @@ class AsyncToolServers:
         """Show a tool server. Raises NotFound."""
         return read(ToolServer, (await self._caller.whole("GET", _server(tool_server_id))).body)
 
-    def list(self, *, enabled: bool | None = None, limit: int | None = None) -> AsyncPages[ToolServer]:
-        """List tool servers, newest first; all, or by `enabled`. `limit` is the size of a page: 1 to 100."""
+    def list(
+        self, *, enabled: bool | None = None, filter: str | None = None, limit: int | None = None
+    ) -> AsyncPages[ToolServer]:
+        """List tool servers, newest first; all, or by `enabled`. `limit` is the size of a page: 1 to 100.
+
+        With `filter`, those whose name or description has this regular expression (RE2). Raises InvalidFilter.
+        """
 
         async def fetch(page_key: str | None) -> Page[ToolServer]:
-            query = {"enabled": enabled, "limit": limit, "page_key": page_key}
+            query = {"enabled": enabled, "filter": filter, "limit": limit, "page_key": page_key}
             reply = await self._caller.whole("GET", _SERVERS, query=query)
             return read_page("tool_servers", reply.body, lambda item: read(ToolServer, item))
 
@@ -106,15 +111,20 @@ class AsyncTools:
         type: Literal["mcp", "lambda"] | None = None,
         enabled: bool | None = None,
         tool_server_id: str | None = None,
+        filter: str | None = None,
         limit: int | None = None,
     ) -> AsyncPages[Tool]:
-        """List tools: functions of the server by name, then tools of tool servers, newest first."""
+        """List tools: functions of the server by name, then tools of tool servers, newest first.
+
+        With `filter`, those whose name or description has this regular expression (RE2). Raises InvalidFilter.
+        """
 
         async def fetch(page_key: str | None) -> Page[Tool]:
             query = {
                 "type": type,
                 "enabled": enabled,
                 "tool_server_id": tool_server_id,
+                "filter": filter,
                 "limit": limit,
                 "page_key": page_key,
             }

@@ -86,7 +86,7 @@ class TurnState:
 
     @property
     def reason(self) -> str | None:
-        """Why it ended without the end of a turn: `deleted`, `withdrawn`, or `drain`: the server stops. Else None."""
+        """Why it ended without the end of a turn: `deleted` or `withdrawn`, else None."""
         return self._told.reason
 
 

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import msgspec
+
 from sessile.wire import codec
 from sessile.wire.agents import ToolOutputOffloading
+from sessile.wire.events import ArtifactReference
 
 CHARS_PER_TOKEN = 4
 """How many bytes of an output a token of the window stands for, as the Agents v2 contract estimates."""
@@ -11,6 +14,7 @@ DEFAULT_PERCENTAGE = 0.25
 DEFAULT_HEADROOM = 0.7
 MIN_BYTES, MAX_BYTES = 1_024, 256 * 1024
 """Between these lies the threshold, unless the agent sets other bounds."""
+_OFFLOADED = "The output was too large; all of it is the artifact %s of this session. %d of its %d bytes are shown."
 _REMARK = "The output was too large and was cut here; %d of its %d bytes are shown."
 
 
@@ -38,3 +42,22 @@ def fitted(result: dict[str, Any], limit: int | None, kept_share: float = DEFAUL
         return result
     kept = encoded[: int(limit * kept_share)].decode("utf-8", "ignore")
     return {"truncated": True, "remark": _REMARK % (len(kept.encode()), len(encoded)), "content": kept}
+
+
+def as_file(result: dict[str, Any]) -> tuple[str, bytes]:
+    """The end of a file name, and all of a result for the file: JSON in lines, or the text when that is all it has."""
+    (text, *others) = result.values()
+    if isinstance(text, str) and not others:
+        return ".txt", text.encode()
+    return ".json", msgspec.json.format(codec.encode(result), indent=1)
+
+
+def referring(cut: dict[str, Any], artifact: ArtifactReference) -> dict[str, Any]:
+    """What was cut, with the file that holds all of it."""
+    shown, size = len(cut["content"].encode()), artifact.size_bytes
+    return {
+        "truncated": True,
+        "remark": _OFFLOADED % (artifact.artifact_id, shown, size),
+        "artifact": msgspec.to_builtins(artifact),
+        "content": cut["content"],
+    }

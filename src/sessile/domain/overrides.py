@@ -4,6 +4,7 @@ An override is JSON. An object `{"$ref": "path"}` in it stands for a value that 
 """
 
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from msgspec import Struct
@@ -40,11 +41,6 @@ class Override(Struct, frozen=True):
         """Whether a reference starts with this root."""
         return any(path.split(".")[0] == root for path in self.references)
 
-    def secret_names(self) -> set[str]:
-        """The secrets that it refers to."""
-        parts = [path.split(".", 1) for path in self.references]
-        return {part[1] for part in parts if part[0] == SECRETS and len(part) == 2}
-
 
 class Resolved(Struct, frozen=True):
     """An override with its references replaced: as the tool gets it, and as it may be shown."""
@@ -54,6 +50,9 @@ class Resolved(Struct, frozen=True):
     secrets: frozenset[str]
     """The values of the secrets in it."""
 
+
+IN_USE: ContextVar[frozenset[str]] = ContextVar("secrets_in_use", default=frozenset())
+"""The secrets of the call that runs: whatever it writes to the log of the server is masked."""
 
 NONE = Override({}, (), frozenset())
 NOTHING = Resolved({}, {}, frozenset())

@@ -1,23 +1,31 @@
 """An exported session as bytes: written line by line, and read again with every rule of a transcript checked. Pure."""
 
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from sessile.domain import copies
+from sessile.domain import artifacts, copies
 from sessile.domain.log import COMPACTED, DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.domain.transcript import TranscriptCheck
 from sessile.domain.visibility import erased
 from sessile.wire import codec, ids
-from sessile.wire.errors import InvalidJson, InvalidRequest, NotSupported, TooLarge, TranscriptInvalid
-from sessile.wire.events import RECORD_TYPES, VISIBILITY_TYPES, AnyEvent
-from sessile.wire.limits import MAX_IMPORT_BYTES, MAX_IMPORT_EVENTS, MAX_IMPORT_LINE_BYTES
-from sessile.wire.portable import AgentLine, EndLine, EventLine, FileLine, Line, SessionLine
+from sessile.wire.errors import InvalidJson, InvalidRequest, TooLarge, TranscriptInvalid
+from sessile.wire.events import RECORD_TYPES, VISIBILITY_TYPES, AnyEvent, ArtifactUploadEvent
+from sessile.wire.limits import (
+    MAX_FILE_BYTES,
+    MAX_IMPORT_BYTES,
+    MAX_IMPORT_EVENTS,
+    MAX_IMPORT_LINE_BYTES,
+    MAX_SESSION_FILE_BYTES,
+    MAX_SESSION_FILES,
+)
+from sessile.wire.portable import AgentLine, DataLine, EndLine, EventLine, FileLine, Line, SessionLine
 
 _LINE: Any = Line  # a union is no `type` to the type checker
 _TURN_ID = re.compile(r"trn_[0-9a-f]{20}")
@@ -29,10 +37,28 @@ _STARTS = {
 }
 
 
+class File(Struct, frozen=True, kw_only=True):
+    """A file of an import; its bytes come next."""
+
+    artifact_id: str
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    ttl_days: int | None
+    created_at: int
+
+
+Item = Entry | File | bytes
+"""What an import gives: an event, a file, the next bytes of that file."""
+
+
 class Export:
     """The lines of one session."""
 
     def __init__(self) -> None:
+        self.told: set[str] = set()
+        """The ids of the files that its events tell of."""
         self._digest = sha256()
         self._events = 0
 
@@ -43,7 +69,18 @@ class Export:
     def events(self, entries: Sequence[Entry]) -> bytes:
         """A line for each event."""
         self._events += len(entries)
+        for entry in entries:
+            if entry.type == "artifact_upload":
+                self.told.update(_told(entry.event()))
         return self._lines([_STARTS[entry.visibility] + entry.json + b"}" for entry in entries])
+
+    def file(self, line: FileLine) -> bytes:
+        """The line of a file."""
+        return self._lines([codec.encode(line)])
+
+    def data(self, piece: bytes) -> bytes:
+        """The next bytes of this file."""
+        return self._lines([codec.encode(DataLine(base64=b64encode(piece).decode()))])
 
     def end(self) -> bytes:
         """The last line."""
@@ -56,10 +93,10 @@ class Export:
 
 
 class Import:
-    """Takes the bytes of an export as they come, and gives its events as they are complete.
+    """Takes the bytes of an export as they come, and gives its events and files as they are complete.
 
-    What is wrong is raised with the number of its line: InvalidRequest for a file that is no export, NotSupported for
-    what this server does not take, TranscriptInvalid for events that no session may have; TooLarge for the whole.
+    What is wrong is raised with the number of its line: InvalidRequest for a file that is no export, TranscriptInvalid
+    for events that no session may have; TooLarge for the whole, files not counted.
     """
 
     def __init__(self) -> None:
@@ -72,17 +109,17 @@ class Import:
         self._number = self._size = self._events = 0
         self._turn: list[AnyEvent] = []
         """The events since the last turn has ended."""
+        self._files = _Files()
 
-    def feed(self, data: bytes) -> Iterator[Entry]:
-        """The events of the lines that `data` completes."""
-        self._size += len(data)
-        if self._size > MAX_IMPORT_BYTES:
-            raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes.")
+    def feed(self, data: bytes) -> Iterator[Item]:
+        """The events, files and bytes of files of the lines that `data` completes."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            entry = self._take(line)
-            if entry is not None:
-                yield entry
+            item = self._take(line)
+            if item is not None:
+                yield item
+            if self._size > MAX_IMPORT_BYTES:
+                raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes, its files not counted.")
         if len(self._rest) > MAX_IMPORT_LINE_BYTES:
             self._number += 1
             raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
@@ -107,7 +144,7 @@ class Import:
             for sequence, item in enumerate(map(draft, ending.events), head + 1)
         ]
 
-    def _take(self, line: bytes) -> Entry | None:
+    def _take(self, line: bytes) -> Item | None:
         self._number += 1
         if len(line) > MAX_IMPORT_LINE_BYTES:
             raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
@@ -121,13 +158,22 @@ class Import:
         elif self._number == 2 or isinstance(item, AgentLine):
             if self._number != 2 or not isinstance(item, AgentLine):
                 raise self._wrong("The second line, and no other, is the agent.")
-        elif isinstance(item, FileLine):
-            raise NotSupported(f"Line {self._number}: files cannot be imported yet.")
         elif isinstance(item, EndLine):
             self._close(item)
         if not self.ended:
             self._digest.update(line + b"\n")
+        if isinstance(item, FileLine | DataLine):
+            return self._of_a_file(item)
+        self._size += len(line) + 1
         return self._event(item) if isinstance(item, EventLine) else None
+
+    def _of_a_file(self, item: FileLine | DataLine) -> File | bytes:
+        try:
+            if isinstance(item, DataLine):
+                return self._files.go_on(item)
+            return self._files.begin(item, self._micros(item.created_at))
+        except ValueError as error:
+            raise self._wrong(str(error)) from None
 
     def _parsed(self, line: bytes) -> Line:
         try:
@@ -140,6 +186,8 @@ class Import:
 
     def _close(self, line: EndLine) -> None:
         self.ended = True
+        if self._files.left:
+            raise self._wrong("The last file is not complete.")
         if line.events != self._events:
             raise self._wrong(f"The export has {self._events} events, and its last line says {line.events}.")
         if line.sha256 != self._digest.hexdigest():
@@ -147,6 +195,8 @@ class Import:
 
     def _event(self, line: EventLine) -> Entry:
         event = line.event
+        if self._files.count:
+            raise self._wrong("An event stands behind a file.")
         self._events += 1
         if self._events > MAX_IMPORT_EVENTS:
             raise self._wrong(f"There are more than {MAX_IMPORT_EVENTS} events.")
@@ -160,12 +210,16 @@ class Import:
                 f"Line {self._number}, sequence {violation.sequence}, event {violation.event_id}: "
                 f"{violation.rule}: {violation.message}"
             )
+        if isinstance(event, ArtifactUploadEvent) and visibility != DELETED:
+            self._files.told.update(_told(event))
         if kind == "turn_ended":
             self._turn.clear()
         self._turn.append(event)
         bare = replace(event, id="", session_key="", created_at="", sequence=0, turn_id="", hidden=False)
         body = (erased(bare) if visibility == DELETED else draft(bare)).body
-        return Entry(event.id, "", event.sequence, event.turn_id, kind, self._micros(event), visibility, body)
+        return Entry(
+            event.id, "", event.sequence, event.turn_id, kind, self._micros(event.created_at), visibility, body
+        )
 
     def _visibility(self, line: EventLine, kind: str) -> int:
         if not line.event.hidden:
@@ -177,16 +231,79 @@ class Import:
             raise self._wrong("A record is never deleted.")
         return visibility
 
-    def _micros(self, event: AnyEvent) -> int:
+    def _micros(self, told: str) -> int:
         try:
-            time = datetime.fromisoformat(event.created_at)
+            time = datetime.fromisoformat(told)
             micros = int(time.replace(microsecond=0).timestamp()) * 1_000_000 + time.microsecond
-            if time.tzinfo is not None and codec.rfc3339(micros) == event.created_at:
+            if time.tzinfo is not None and codec.rfc3339(micros) == told:
                 return micros
         except (ValueError, OverflowError, OSError):
             pass
-        raise self._wrong("The time of the event is not one such as 2026-01-31T09:30:00.000000Z.")
+        raise self._wrong("created_at is not a time such as 2026-01-31T09:30:00.000000Z.")
 
     def _wrong(self, reason: str) -> InvalidRequest:
         field = f"line {self._number}"
         return InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+
+
+class _Files:
+    """The files of an import. What is wrong is a ValueError."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+        """The ids of the files that events tell of, and that have not come."""
+        self.count = 0
+        self.left = 0
+        """How many bytes of the last file have not come."""
+        self._size = 0
+        self._sha256 = ""
+        self._digest = sha256()
+
+    def begin(self, line: FileLine, created_at: int) -> File:
+        """A file starts."""
+        if self.left:
+            raise ValueError("The file before this one is not complete.")
+        if line.artifact_id not in self.told:
+            raise ValueError(f"No event tells of the file {line.artifact_id}, or it has come before.")
+        if line.filename != artifacts.safe_name(line.filename):
+            raise ValueError("The file has a name that no file of a session has.")
+        self.told.discard(line.artifact_id)
+        self.count += 1
+        self._size += line.size_bytes
+        if line.size_bytes > MAX_FILE_BYTES:
+            raise ValueError(f"The file is larger than {MAX_FILE_BYTES} bytes.")
+        if self.count > MAX_SESSION_FILES or self._size > MAX_SESSION_FILE_BYTES:
+            raise ValueError(f"More than {MAX_SESSION_FILES} files, or than {MAX_SESSION_FILE_BYTES} bytes of files.")
+        self.left, self._sha256, self._digest = line.size_bytes, line.sha256, sha256()
+        self._check()
+        return File(
+            artifact_id=line.artifact_id,
+            name=line.filename,
+            content_type=line.mime_type,
+            size=line.size_bytes,
+            sha256=line.sha256,
+            ttl_days=None if line.ttl_days is UNSET else line.ttl_days,
+            created_at=created_at,
+        )
+
+    def go_on(self, line: DataLine) -> bytes:
+        """The next bytes of the file."""
+        try:
+            data = b64decode(line.base64, validate=True)
+        except ValueError:
+            raise ValueError("The bytes of the file are not base64.") from None
+        if not data or len(data) > self.left:
+            raise ValueError("There are more bytes here than the file has, or none.")
+        self.left -= len(data)
+        self._digest.update(data)
+        self._check()
+        return data
+
+    def _check(self) -> None:
+        if not self.left and self._digest.hexdigest() != self._sha256:
+            raise ValueError("The bytes of the file are not those that were exported: their SHA-256 is another.")
+
+
+def _told(event: AnyEvent) -> list[str]:
+    """The ids of the files that an event tells of."""
+    return [one.artifact_id for one in event.artifacts] if isinstance(event, ArtifactUploadEvent) else []

@@ -1,9 +1,9 @@
 """Rules over tool servers: what is stored of a request, what of it is secret, and what an answer shows. Pure.
 
-What is secret (the headers and `auth`) is kept apart from the document, so that it can be sealed.
+What is secret (the headers and `auth`) is no part of the document: each has a name, and goes to the vault.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -22,14 +22,10 @@ from sessile.wire.tool_servers import (
 )
 
 _NOT_OURS = frozenset({"connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"})
+_AUTH, _HEADER = "auth", "header "
+"""The names of the secrets: that of `auth`, and what stands before the name of a header."""
+_REMOTE_AUTH: Any = RemoteAuth  # a union is no `type` to the type checker
 _PLAIN = ("name", "type", "description", "uri", "transport", "metadata")
-
-
-class Secret(Struct, kw_only=True):
-    """What a tool server is sent and nobody is shown."""
-
-    headers: dict[str, str] = {}
-    auth: RemoteAuth | None = None
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -50,32 +46,53 @@ class RemoteTool(Struct, frozen=True, kw_only=True):
     idempotent: bool = False
 
 
-def split(request: CreateToolServerRequest) -> tuple[bytes, bytes]:
-    """The document and the secret of a new tool server. Raises InvalidRequest."""
-    document = {name: value for name in _PLAIN if (value := getattr(request, name)) is not UNSET}
-    _check(document)
-    auth = None if request.auth is UNSET else request.auth
-    _check_secret(request.headers, auth)
-    return codec.encode(document), codec.encode(Secret(headers=request.headers, auth=auth))
+def document(request: CreateToolServerRequest) -> bytes:
+    """What is stored in the clear of a new tool server. Raises InvalidRequest."""
+    plain = {name: value for name in _PLAIN if (value := getattr(request, name)) is not UNSET}
+    _check(plain)
+    return codec.encode(plain)
 
 
-def changed(document: bytes, secret: bytes, changes: UpdateToolServerRequest) -> tuple[bytes, bytes]:
-    """Document and secret after a PATCH. A header that comes back masked keeps its value. Raises InvalidRequest."""
+def secrets(request: CreateToolServerRequest | UpdateToolServerRequest) -> dict[str, str]:
+    """The secrets that a request sets, by name; headers that come masked are not among them. Raises InvalidRequest."""
+    found = {}
+    if request.headers is not UNSET:
+        _check_headers(request.headers, "headers")
+        found = {_HEADER + name: value for name, value in request.headers.items() if value != MASK}
+    if request.auth is not UNSET:
+        if isinstance(request.auth, HeaderAuth):
+            _check_headers({request.auth.header: request.auth.value}, "auth")
+        found[_AUTH] = codec.encode(request.auth).decode()
+    return found
+
+
+def check_masks(request: CreateToolServerRequest | UpdateToolServerRequest, kept: Collection[str]) -> None:
+    """Raise InvalidRequest for a header that comes masked and is not among the secrets that are there."""
+    for name, value in ({} if request.headers is UNSET else request.headers).items():
+        if value == MASK and _HEADER + name not in kept:
+            reason = f"{MASK} is how a header is shown, and there is no {name!r} to keep."
+            raise InvalidRequest(f"headers: {reason}", field_errors={"headers": reason})
+
+
+def changed(document: bytes, kept: Collection[str], changes: UpdateToolServerRequest) -> tuple[bytes, Collection[str]]:
+    """The document after a PATCH, and the names of the secrets that there are then. Raises InvalidRequest."""
     old: dict[str, Any] = msgspec.json.decode(document)
     new = {name: value for name, value in structs.asdict(changes).items() if name in _PLAIN and value is not UNSET}
     _check(new)
-    kept = msgspec.json.decode(secret, type=Secret)
+    check_masks(changes, kept)
+    names = {name for name in kept if name == _AUTH or changes.headers is UNSET}
     if changes.headers is not UNSET:
-        kept.headers = {name: _unmasked(name, value, kept.headers) for name, value in changes.headers.items()}
+        names.update(_HEADER + name for name in changes.headers)
     if changes.auth is not UNSET:
-        kept.auth = changes.auth
-    _check_secret(kept.headers, kept.auth)
-    return codec.encode(old | new), codec.encode(kept)
+        names.add(_AUTH)
+    return codec.encode(old | new), names
 
 
-def shown(key: str, enabled: bool, document: bytes, secret: bytes, created_at: int, updated_at: int) -> ToolServer:
+def shown(
+    key: str, enabled: bool, document: bytes, secrets: Collection[str], created_at: int, updated_at: int
+) -> ToolServer:
     """A tool server as an answer shows it."""
-    headers = msgspec.json.decode(secret, type=Secret).headers
+    headers = sorted(name.removeprefix(_HEADER) for name in secrets if name != _AUTH)
     return ToolServer(
         id=key,
         **msgspec.json.decode(document),
@@ -86,11 +103,16 @@ def shown(key: str, enabled: bool, document: bytes, secret: bytes, created_at: i
     )
 
 
-def endpoint(document: bytes, secret: bytes) -> Endpoint:
-    """How the server is reached."""
+def endpoint(document: bytes, secrets: Mapping[str, str]) -> Endpoint:
+    """How the server is reached, with its secrets by name."""
     plain: dict[str, Any] = msgspec.json.decode(document)
-    hidden = msgspec.json.decode(secret, type=Secret)
-    return Endpoint(uri=plain["uri"], transport=plain["transport"], headers=hidden.headers, auth=hidden.auth)
+    auth = secrets.get(_AUTH)
+    return Endpoint(
+        uri=plain["uri"],
+        transport=plain["transport"],
+        headers={name.removeprefix(_HEADER): value for name, value in secrets.items() if name != _AUTH},
+        auth=None if auth is None else msgspec.json.decode(auth, type=_REMOTE_AUTH),
+    )
 
 
 def described(name: str, document: bytes) -> RemoteTool:
@@ -113,17 +135,7 @@ def _check_headers(headers: Mapping[str, str], field: str) -> None:
             raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
 
 
-def _check_secret(headers: Mapping[str, str], auth: RemoteAuth | None) -> None:
-    _check_headers(headers, "headers")
-    if isinstance(auth, HeaderAuth):
-        _check_headers({auth.header: auth.value}, "auth")
-
-
 def _check(document: Mapping[str, Any]) -> None:
     if len(codec.encode(document.get("metadata", {}))) > MAX_METADATA_BYTES:
         reason = f"The metadata is larger than {MAX_METADATA_BYTES} bytes."
         raise InvalidRequest(f"metadata: {reason}", field_errors={"metadata": reason})
-
-
-def _unmasked(name: str, value: str, kept: Mapping[str, str]) -> str:
-    return kept[name] if value == MASK and name in kept else value

@@ -22,6 +22,8 @@ class ModelAnswer(Struct):
     text: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     usage: Usage = field(default_factory=lambda: Usage(model_calls=1))
+    finish_reason: str | None = None
+    """Why the provider says that it stopped, if it does."""
     shown: bool = True
     """Whether its text is shown as it comes; structured output is not, and nobody is told of half of it."""
 

@@ -1,6 +1,7 @@
 """The in-process channel of one session: a chain of what happened, and whoever waits for more. It reads no store."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from msgspec import structs
@@ -26,12 +27,13 @@ class Node:
     bytes of the chain up to this node, so that a follower knows how far it is behind.
     """
 
-    __slots__ = ("_event", "_sse", "_sse_with_id", "entry", "frame", "next", "position")
+    __slots__ = ("_event", "_sse", "_sse_with_id", "entry", "frame", "linked_at", "next", "position")
 
-    def __init__(self, entry: Entry | None, frame: LiveFrame | None, position: int) -> None:
+    def __init__(self, entry: Entry | None, frame: LiveFrame | None, position: int, linked_at: float = 0.0) -> None:
         self.entry = entry
         self.frame = frame
         self.position = position
+        self.linked_at = linked_at
         self.next: Node | None = None
         self._event: AnyEvent | None = None
         self._sse: bytes | None = None
@@ -125,7 +127,7 @@ class Channel:
             size += len(frame.content)
         elif isinstance(frame, StreamingAgentOutputEnd):
             self._forget_output()
-        self._link(Node(None, frame, self.tail.position + size))
+        self._link(Node(None, frame, self.tail.position + size, time.perf_counter()))
         self._wake_impatient()
 
     def remind(self, log_head: int) -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Channel
 from sessile.live.replay import Replay
 from sessile.live.tail import Tail
+from sessile.observation import UNOBSERVED, DeltaObserver
 from sessile.ports import Store
 from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import LiveFrame
@@ -16,13 +17,19 @@ from sessile.wire.events import LiveFrame
 class Hub:
     """Channels by session. A channel exists while its session has a running turn or a follower here."""
 
-    def __init__(self, store: Store, heartbeat_seconds: float) -> None:
+    def __init__(self, store: Store, heartbeat_seconds: float, observer: DeltaObserver = UNOBSERVED) -> None:
         self._store = store
+        self._observer = observer
         self._heartbeat_seconds = heartbeat_seconds
         self._channels: dict[int, Channel] = {}
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def followers(self) -> int:
+        """How many follow a session here."""
+        return sum(len(channel.places) for channel in self._channels.values())
 
     def announce(self, session_id: int, entries: Sequence[Entry]) -> None:
         """Durable events, after their commit, in log order."""
@@ -79,11 +86,26 @@ class Hub:
         channel.agent_id = agent_id or channel.agent_id
         if self._draining:
             channel.close("drain")
-        tail = Tail(channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins, awaits)
+        tail = Tail(
+            channel, self._store, session_id, cursor, self._heartbeat_seconds, deltas, joins, awaits, self._observer
+        )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
         tail.on_leave = lambda: self._drop_if_idle(session_id)
         return tail
+
+    async def entries(self, session_id: int, cursor: int) -> AsyncGenerator[Entry, None]:
+        """The `Follow` port."""
+        tail = self.follow(session_id, cursor, deltas=False)
+        try:
+            while True:
+                for node in await tail.next():
+                    if node.entry is not None:
+                        yield node.entry
+                if tail.closed:
+                    return
+        finally:
+            tail.close()
 
     def replay(self, session_id: int, cursor: int) -> Replay:
         """The log after `cursor`, for whoever joins a turn that has stopped. The caller closes it."""

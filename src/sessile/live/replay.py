@@ -39,6 +39,9 @@ class Replay:
             self.closed = "deleted"
         return [Node(entry, None, 0) for entry in page.rows]
 
+    def sent(self, frames: int, linked_at: float) -> None:
+        """Nothing here is live."""
+
     async def gather(self, seconds: float) -> None:
         """Nothing gathers here."""
 

@@ -5,9 +5,11 @@ all followed logs at every heartbeat, finds that it has more.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from sessile.live.channel import ENDS_OUTPUT, Channel, Node
+from sessile.observation import UNOBSERVED, DeltaObserver
 from sessile.ports import Store
 from sessile.rows import EventQuery
 from sessile.wire.errors import StorageUnavailable
@@ -36,8 +38,10 @@ class Tail:
         deltas: bool = True,
         joins: bool = False,
         awaits: str | None = None,
+        observer: DeltaObserver = UNOBSERVED,
     ) -> None:
         self.on_leave: Callable[[], None] = lambda: None
+        self._observer = observer
         self._channel = channel
         self._place = channel.attach()
         self._place.awaits = awaits
@@ -85,6 +89,11 @@ class Tail:
                     await waiter
                 finally:
                     self._channel.give_up(waiter)
+
+    def sent(self, frames: int, linked_at: float) -> None:
+        """So many ephemeral frames were written to a socket together; the first of them was linked at this time."""
+        if self._deltas:
+            self._observer.sent(frames, time.perf_counter() - linked_at)
 
     async def gather(self, seconds: float) -> None:
         """Let ephemeral frames gather for a while; a durable event ends the wait."""

@@ -14,13 +14,14 @@ import structlog
 
 from sessile.models.openai_faults import protocol_fault, shorten, status_fault
 from sessile.models.openai_wire import MAX_LINE_BYTES, Answer, ResponseFormat, call_ids, encode_request
-from sessile.ports import ModelChunk, ModelFault, ModelRequest
+from sessile.ports import Finished, ModelChunk, ModelFault, ModelRequest
 
 CONTEXT_WINDOW = 128_000
 """Tokens of a model whose configuration does not say."""
 MAX_ERROR_BYTES = 64 * 1024
 REUSE_SECONDS = 0.1
 """How long to wait after the last event for the end of the body, so that the connection can be used again."""
+_MAX_REASON_CHARS = 50
 _HEADERS = {
     "Accept": "text/event-stream",
     "Accept-Encoding": "identity",
@@ -130,6 +131,8 @@ class OpenAIChat:
                     yield delta
             for chunk in answer.finish():
                 yield chunk
+            if answer.finish_reason is not None:
+                yield Finished(answer.finish_reason[:_MAX_REASON_CHARS])
             await _read_end(response)
         finally:
             # Not release(): a connection whose answer nobody reads any more must end, so that the provider stops.

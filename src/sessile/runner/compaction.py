@@ -15,7 +15,7 @@ from sessile.domain.log import COMPACTED
 from sessile.domain.messages import Message
 from sessile.domain.tokens import estimate_messages, most_tokens
 from sessile.domain.turn import history_chars, retry_delay
-from sessile.ports import Clock, LogMovedOn, ModelFault, ModelRequest, ModelUsage, Store, TextDelta
+from sessile.ports import Clock, Finished, LogMovedOn, ModelFault, ModelRequest, ModelUsage, Store, TextDelta
 from sessile.rows import Cover, EventQuery, Span, Summary
 from sessile.runner.history import Histories, History
 from sessile.runner.open_turn import OpenTurn
@@ -183,12 +183,16 @@ async def _ask(turn: OpenTurn, plan: Plan, messages: list[Message], clock: Clock
     while True:
         parts: list[str] = []
         used = Usage(model_calls=1)
+        reason: str | None = None
+        watch = turn.watch.model_call(plan.model.name, messages, request.parameters)
         try:
             async with aclosing(plan.model.stream(request)) as chunks:
                 async for chunk in chunks:
                     match chunk:
                         case TextDelta(text=text):
                             parts.append(text)
+                        case Finished():
+                            reason = chunk.reason
                         case ModelUsage():
                             used = Usage(
                                 input_tokens=chunk.input_tokens,
@@ -197,14 +201,17 @@ async def _ask(turn: OpenTurn, plan: Plan, messages: list[Message], clock: Clock
                                 reasoning_tokens=chunk.reasoning_tokens,
                                 model_calls=1,
                             )
+            watch.ended(used, reason, None)
             return "".join(parts)
         except ModelFault as fault:
+            watch.failed(fault.code, used)
             failures += 1
             wait = retry_delay(plan.settings.retry_configuration, failures, fault.retryable, fault.retry_after)
             if wait is None:
                 raise
             await clock.sleep(wait)
         finally:
+            watch.cancelled(used)
             turn.spend(used)
 
 

@@ -14,12 +14,15 @@ from msgspec.structs import replace
 from sessile.domain import client_tools, overrides
 from sessile.domain.messages import ToolCall, ToolSpec
 from sessile.domain.overrides import Override, Resolved
+from sessile.observation import ToolCallWatch
 from sessile.ports import Tool, ToolContext, ToolFault
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidJson
 from sessile.wire.events import ToolInputEvent, ToolOutputEvent
 from sessile.wire.limits import MAX_TOOL_ARGUMENT_BYTES
 
+UNKNOWN = "unknown"
+"""The kind of a tool that there is not."""
 _MAX_NAME_CHARS = 200
 _MAX_ID_CHARS = 200
 _MAX_UNPARSED_CHARS = 2_000
@@ -39,6 +42,8 @@ class OfferedTool(Struct, frozen=True):
     spec: ToolSpec
     override: Override = overrides.NONE
     """Arguments that the agent fixes."""
+    kind: str = "lambda"
+    """The type of its configuration."""
 
 
 class ToolOutcome(Struct, frozen=True):
@@ -69,6 +74,7 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
     tool: Tool | None = None
     outcome: ToolOutcome | None = None
     override: Override = overrides.NONE
+    kind: str = UNKNOWN
 
     @property
     def waits(self) -> bool:
@@ -95,8 +101,11 @@ class Surroundings(Protocol):
     async def resolve(self, override: Override) -> Resolved:
         """The arguments that the agent fixes, looked up. Raises Unresolved."""
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """A result that is not larger than the agent wants its model to read."""
+
+    def watch(self, call: PreparedCall) -> ToolCallWatch:
+        """Whoever looks at a call."""
 
 
 def offer(name: str, configuration: Mapping[str, Any], tool: Tool) -> OfferedTool:
@@ -104,13 +113,14 @@ def offer(name: str, configuration: Mapping[str, Any], tool: Tool) -> OfferedToo
     own = configuration.get("description") or configuration.get("description_template")
     override = overrides.of(configuration.get("argument_override"))
     parameters = overrides.hidden(tool.parameters, override.values) if override.paths else tool.parameters
-    return OfferedTool(name, tool.name, tool, ToolSpec(name, own or tool.description, parameters), override)
+    spec = ToolSpec(name, own or tool.description, parameters)
+    return OfferedTool(name, tool.name, tool, spec, override, configuration.get("type", "lambda"))
 
 
 def offer_client(name: str, tool_name: str, configuration: Mapping[str, Any]) -> OfferedTool:
     """A tool that a client runs, as its configuration describes it."""
     spec = ToolSpec(name, client_tools.description(configuration), client_tools.input_schema(configuration))
-    return OfferedTool(name, tool_name, None, spec)
+    return OfferedTool(name, tool_name, None, spec, kind="client")
 
 
 def prepare_all(calls: Sequence[ToolCall], offered: Mapping[str, OfferedTool]) -> list[PreparedCall]:
@@ -146,6 +156,7 @@ def prepare(call: ToolCall, offered: Mapping[str, OfferedTool]) -> PreparedCall:
         tool=found.tool if found else None,
         outcome=outcome,
         override=found.override if found else overrides.NONE,
+        kind=found.kind if found else UNKNOWN,
     )
 
 
@@ -170,7 +181,12 @@ async def execute(
     """
 
     async def run(call: PreparedCall) -> ToolOutcome:
-        outcome = call.outcome or await _outcome(call, around)
+        watch = around.watch(call)
+        try:
+            outcome = call.outcome or await _outcome(call, around)
+            watch.ended(outcome.code, outcome.result)
+        finally:
+            watch.cancelled()
         if ended is not None:
             ended(finalize(call, outcome))
         return outcome
@@ -203,6 +219,7 @@ def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
         tool=again,
         override=found.override if found and again else overrides.NONE,
         outcome=None if again or waits else _failure("tool_outcome_unknown", _UNKNOWN_OUTCOME),
+        kind=same.kind if same else UNKNOWN,
     )
 
 
@@ -214,21 +231,24 @@ async def _outcome(call: PreparedCall, around: Surroundings) -> ToolOutcome:
         resolved = await around.resolve(call.override)
     except overrides.Unresolved as error:
         return _failure("tool_override_unresolved", str(error))
-    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around)
-    return ToolOutcome(
-        overrides.masked(outcome.result, resolved.secrets) if resolved.secrets else outcome.result,
-        outcome.code,
-        overrides.masked(outcome.message, resolved.secrets),
-        resolved.shown,
-    )
+    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around, resolved.secrets)
+    return replace(outcome, overridden=resolved.shown)
 
 
-async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundings) -> ToolOutcome:
+async def _run(
+    call: PreparedCall, arguments: dict[str, Any], around: Surroundings, secrets: frozenset[str] = frozenset()
+) -> ToolOutcome:
     assert call.tool is not None
+    context = around.context(call)
+    if secrets:
+        overrides.IN_USE.set(secrets)
+        context = replace(context, report=_masking(context.report, secrets))
     try:
-        return ToolOutcome(around.fitted(await call.tool.run(arguments, around.context(call))))
+        result = await call.tool.run(arguments, context)
+        shown = overrides.masked(result, secrets) if secrets else result
+        return ToolOutcome(await around.fitted(call, shown, context))
     except ToolFault as fault:
-        return _failure(fault.code, fault.message)
+        return _failure(fault.code, overrides.masked(fault.message, secrets))
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -237,6 +257,10 @@ async def _run(call: PreparedCall, arguments: dict[str, Any], around: Surroundin
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a tool is foreign code: its defect is its model's
         _log.exception("tool_raised", tool=call.tool_name)
         return _failure("tool_failed", type(error).__name__)
+
+
+def _masking(report: Callable[[str], None], secrets: frozenset[str]) -> Callable[[str], None]:
+    return lambda message: report(overrides.masked(message, secrets))
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], ToolOutcome | None]:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from sessile.domain.client_tools import pending
 from sessile.domain.log import Draft, Entry, draft
 from sessile.domain.turn import ModelAnswer
+from sessile.observation import UNOBSERVED, TurnWatch
 from sessile.ports import Clock, LiveSink, LogMovedOn, Store
 from sessile.rows import Appended, Claim, Cover, NewArtifact, TurnEnd, TurnProgress
 from sessile.runner import artifacts, dispatch
@@ -58,8 +59,9 @@ class OpenTurn:
     unavailable an append waits and tries again; it raises FenceLost when the turn is no longer ours.
     """
 
-    def __init__(self, claim: Claim, store: Store, sink: LiveSink, clock: Clock) -> None:
+    def __init__(self, claim: Claim, store: Store, sink: LiveSink, clock: Clock, watch: TurnWatch = UNOBSERVED) -> None:
         self.claim = claim
+        self.watch = watch
         self.answer: ModelAnswer | None = None
         """The model answer that is not in the log yet."""
         self.open_calls: dict[str, ToolInputEvent] = {}
@@ -92,6 +94,8 @@ class OpenTurn:
         """How many of its tool calls wait for other turns."""
         self.next: Claim | None = None
         """The turn that the end of this one has started."""
+        self.lost = False
+        """Whether somebody else has the turn now, or its session is gone."""
         self._cancellable = False
         self._committing = False
         self._store = store
@@ -250,10 +254,17 @@ class OpenTurn:
             self.next = added.next
             placed = [entry.placed(event) for event, entry in zip(events, added.entries, strict=False)]
             self._keep(placed, added.entries)
+            self._tell(last)
             opened = [] if added.next is None else added.next.opened
             self._sink.announce(self.claim.session.id, [*added.entries, *opened])
 
         return write
+
+    def _tell(self, last: _Last | None) -> None:
+        if isinstance(last, _Park):
+            self.watch.parked()
+        elif last is not None:
+            self.watch.ended(last.stop_reason, last.error.code if last.error else None)
 
     async def _store_it(
         self,

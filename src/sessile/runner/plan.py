@@ -35,6 +35,8 @@ class Plan(Struct, frozen=True):
     """How many bytes a tool's output may have, if the agent sets a bound."""
     output_share: float = large_outputs.DEFAULT_HEADROOM
     """What share of that is kept of a larger one."""
+    offloads: bool = False
+    """Whether all of a larger one becomes a file."""
     remote: Mapping[str, tuple[str, Mapping[str, Any]]] = {}
     """Tool ids and configurations of tools of tool servers, by name: these are looked up for each turn."""
 
@@ -72,6 +74,7 @@ class Planner:
             compaction=compaction.settings(agent.document),
             output_limit=large_outputs.threshold(offloading, model.context_window),
             output_share=large_outputs.headroom(offloading),
+            offloads=offloading is not None and offloading.mode == "artifact",
             remote=_remote(document),
         )
 

@@ -31,8 +31,8 @@ class TurnLimits(Struct, frozen=True, kw_only=True):
 class Slots(Generic[Turn]):
     """The slots of the turns that run in one process, and a fair queue of those that wait for one.
 
-    `now` gives seconds, `size` the bytes that a turn needs while it waits. A turn that is durable is never refused, so the
-    queue may be longer than its limit: only new ones reserve their room before.
+    `now` gives seconds, `size` the bytes that a turn needs while it waits. A turn that is durable is never refused, so
+    the queue may be longer than its limit: only new ones reserve their room before.
     """
 
     def __init__(self, limits: TurnLimits, now: Callable[[], float], size: Callable[[Turn], int]) -> None:

@@ -3,13 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sessile.domain import large_outputs, overrides
-from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved
-from sessile.ports import ToolContext
+import msgspec
+
+from sessile.domain import overrides
+from sessile.domain.log import Entry
+from sessile.domain.overrides import SECRETS, TOOLS, Override, Resolved, Unresolved
+from sessile.observation import ToolCallWatch
+from sessile.ports import ToolContext, Vault
 from sessile.runner.dispatch import PreparedCall
+from sessile.runner.offloading import Offloading
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Plan
-from sessile.wire.events import GenericToolActivity
+from sessile.wire.errors import SessileError
+from sessile.wire.events import ToolActivity
+from sessile.wire.limits import MAX_RELAYED_EVENT_BYTES
 
 MAX_ACTIVITY_CHARS = 2_000
 
@@ -17,18 +24,20 @@ MAX_ACTIVITY_CHARS = 2_000
 class TurnSurroundings:
     """The `Surroundings` of one turn."""
 
-    def __init__(self, turn: OpenTurn, plan: Plan) -> None:
+    def __init__(self, turn: OpenTurn, plan: Plan, vault: Vault | None, offloading: Offloading) -> None:
         self._turn = turn
         self._plan = plan
+        self._vault = vault
+        self._offloading = offloading
 
     def context(self, call: PreparedCall) -> ToolContext:
         """Where a call comes from; what it reports becomes `tool_activity` frames."""
         turn = self._turn
 
-        def report(message: str) -> None:
+        def publish(**said: Any) -> None:
             turn.publish(
-                GenericToolActivity(
-                    message=message[:MAX_ACTIVITY_CHARS].encode("utf-8", "replace").decode(),
+                ToolActivity(
+                    **said,
                     tool_call_id=call.id,
                     tool_configuration_name=call.configuration_name,
                     tool_name=call.tool_name,
@@ -36,6 +45,13 @@ class TurnSurroundings:
                     created_at=turn.now(),
                 )
             )
+
+        def report(message: str) -> None:
+            publish(message=message[:MAX_ACTIVITY_CHARS].encode("utf-8", "replace").decode())
+
+        def relay(entry: Entry) -> None:
+            if len(entry.body) <= MAX_RELAYED_EVENT_BYTES:  # JSON already: it is copied into the frame, not read
+                publish(activity_type="sub_agent", agent_event=msgspec.Raw(entry.json))
 
         return ToolContext(
             session=turn.claim.session,
@@ -45,6 +61,9 @@ class TurnSurroundings:
             resting=turn.resting,
             report=report,
             fixed=frozenset(call.override.values),
+            configuration_name=call.configuration_name,
+            event_id=turn.open_calls[call.id].id,
+            relay=relay,
         )
 
     async def resolve(self, override: Override) -> Resolved:
@@ -60,13 +79,23 @@ class TurnSurroundings:
             scope[TOOLS] = self._outputs(override)
         return overrides.resolve(override, scope)
 
-    def fitted(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
         """The result, cut as the agent's `tool_output_offloading` says."""
-        return large_outputs.fitted(result, self._plan.output_limit, self._plan.output_share)
+        return await self._offloading.fitted(call, result, context)
+
+    def watch(self, call: PreparedCall) -> ToolCallWatch:
+        """The watch of a call of this turn."""
+        return self._turn.watch.tool_call(call.kind, call.configuration_name, call.id, call.arguments)
 
     async def _secrets(self) -> Mapping[str, str]:
-        """The secrets of the agent and the session by name. There are none yet."""
-        return {}
+        """The secrets of the agent and the session by name. Raises Unresolved."""
+        if self._vault is None:
+            return {}
+        claim = self._turn.claim
+        try:
+            return await self._vault.reveal(claim.agent.id, claim.session.id)
+        except SessileError as error:
+            raise Unresolved(error.message) from None
 
     def _outputs(self, override: Override) -> dict[str, Any]:
         """The newest output of each tool that a reference names, without those that are errors."""

@@ -8,12 +8,14 @@ from msgspec import Struct
 from sessile.domain.messages import Message
 from sessile.domain.tokens import estimate_messages
 from sessile.domain.turn import ModelAnswer
-from sessile.ports import Clock, LiveSink, ModelFault, Store
+from sessile.observation import UNOBSERVED, TurnObserver
+from sessile.ports import Clock, Files, LiveSink, ModelFault, Store, Vault
 from sessile.rows import Claim
 from sessile.runner import compaction, dispatch, structured
 from sessile.runner.compaction import CONTEXT_EXCEEDED, Compactor
 from sessile.runner.history import Histories, History
 from sessile.runner.model_call import call_model
+from sessile.runner.offloading import Offloading
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Planner
 from sessile.runner.slots import TurnLimits
@@ -32,6 +34,11 @@ class TurnEnvironment(Struct, frozen=True):
     sink: LiveSink
     clock: Clock
     max_model_calls: int
+    vault: Vault | None = None
+    """Where arguments that name secrets get them. Without one there are none."""
+    files: Files | None = None
+    """Where outputs go that agents want as files. Without it they are cut."""
+    observer: TurnObserver = UNOBSERVED
     limits: TurnLimits = TurnLimits()
 
 
@@ -60,7 +67,7 @@ async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:
     turn.history = await env.histories.take(turn.claim, compactor.budget)
 
     repairs: list[Message] = []
-    around = TurnSurroundings(turn, plan)
+    around = TurnSurroundings(turn, plan, env.vault, Offloading(env.store, env.files, plan))
     calls = dispatch.take_up(turn.open_calls.values(), plan.offered)
     while True:
         ours = [call for call in calls if not call.waits]

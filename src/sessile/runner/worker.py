@@ -54,6 +54,11 @@ class Worker:
         """Turns that were left and not handed over yet."""
 
     @property
+    def count(self) -> int:
+        """How many turns run here."""
+        return len(self._running)
+
+    @property
     def waiting(self) -> int:
         """How many turns wait for a slot."""
         return len(self._waiting)
@@ -95,6 +100,7 @@ class Worker:
         self._drop(session_id)
         while session_id in self._running:  # its end may have started the next one before the session was gone
             await self._cancel([self._running[session_id]])
+            self._drop(session_id)
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
@@ -104,6 +110,8 @@ class Worker:
             self._drop(session_id)
         while running := [self._running[session_id] for session_id in gone if session_id in self._running]:
             await self._cancel(running)
+            for session_id in gone:
+                self._drop(session_id)
         for session_id in gone:
             self._env.sink.close_session(session_id)
 
@@ -119,7 +127,7 @@ class Worker:
             self._deadline = self._leave_at + seconds
             for turn in list(self._waiting.values()):
                 self._withdraw(turn)
-                self._abandoned.append(turn.claim.fence)
+                self._abandon(turn)
         while self._running and (left := self._leave_at - now()) > 0:
             await asyncio.wait([task for _, task in self._running.values()], timeout=left)
         self._leaving = True
@@ -156,9 +164,12 @@ class Worker:
         held = {turn.claim.fence: (turn, None) for turn in self._waiting.values()}
         held |= {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
         fences = list(held)
+        lost = 0
         for start in range(0, len(fences), _RENEWED_AT_ONCE):
-            for lost in await self._env.store.renew(fences[start : start + _RENEWED_AT_ONCE]):
-                self._lose(*held[lost])
+            for fence in await self._env.store.renew(fences[start : start + _RENEWED_AT_ONCE]):
+                lost += 1
+                self._lose(*held[fence])
+        self._env.observer.leases(len(held) - lost, lost)
         if self._leave_at is None:
             await self._take_up(await self._env.store.take_expired_turns())
 
@@ -166,7 +177,7 @@ class Worker:
         """Stop a turn that is another's; what it still writes is refused."""
         session_id = turn.claim.session.id
         if self._waiting.get(session_id) is turn:
-            self._withdraw(turn)
+            self._drop(session_id)
         elif task is not None:
             turn.cancel(task)
 
@@ -177,6 +188,7 @@ class Worker:
             if claim.interrupted or claim.takes >= MAX_TAKES:
                 await self._read_on(turn)
                 await self._fail(turn, _RESTARTED)
+                turn.watch.left(lost=False)
                 self._go_on(turn)
             else:
                 self._start(turn)
@@ -186,6 +198,7 @@ class Worker:
         session_id, tenant_id = turn.claim.session.id, turn.claim.session.tenant_id
         known = self._turn_of(session_id)
         if known is not None and known.claim.fence.order > turn.claim.fence.order:
+            turn.watch.left(lost=True)
             return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
         self._drop(session_id)
         ends_at_once = turn.interrupted or turn.turn_id in self._early or self._leaving
@@ -193,7 +206,7 @@ class Worker:
             self._launch(turn)
         elif self._leave_at is not None:
             self._slots.withdraw(tenant_id, turn)
-            self._abandoned.append(turn.claim.fence)
+            self._abandon(turn)
         else:
             self._waiting[session_id] = turn
 
@@ -242,6 +255,12 @@ class Worker:
         """Forget the turn of a session that waits for a slot, if one does: it is another's, or gone."""
         if (turn := self._waiting.get(session_id)) is not None:
             self._withdraw(turn)
+            turn.watch.left(lost=True)
+
+    def _abandon(self, turn: OpenTurn) -> None:
+        """Leave a turn that never ran here to the next start."""
+        self._abandoned.append(turn.claim.fence)
+        turn.watch.left(lost=False)
 
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
@@ -253,6 +272,7 @@ class Worker:
             if turn.history is not None and not turn.log_changed:
                 self._env.histories.keep(turn.claim, turn.history)
         except FenceLost:
+            turn.lost = True
             _log.info("turn_lost")
         except asyncio.CancelledError:
             if turn.interrupted:
@@ -272,6 +292,7 @@ class Worker:
             _log.exception("turn_failed")
             await self._fail(turn, _INTERNAL)
         finally:
+            turn.watch.left(turn.lost)
             self._forget(turn)
             self._slots.leave(turn)
             self._launch_next()
@@ -294,6 +315,7 @@ class Worker:
             else:
                 _log.warning("turn_error", code=error.code, error=error.message)
         except FenceLost:
+            turn.lost = True
             _log.info("turn_lost")
         except StorageUnavailable:
             await self._leave(turn)
@@ -308,6 +330,7 @@ class Worker:
         try:
             await turn.keep_outputs()
         except FenceLost:
+            turn.lost = True
             _log.info("turn_lost")
             return
         except StorageUnavailable:
@@ -355,7 +378,8 @@ class Worker:
             query = EventQuery(cursor=page.next, limit=200, order="desc", records=True, include_hidden=True)
 
     def _open(self, claim: Claim) -> OpenTurn:
-        turn = OpenTurn(claim, self._env.store, self._env.sink, self._env.clock)
+        watch = self._env.observer.turn(claim)
+        turn = OpenTurn(claim, self._env.store, self._env.sink, self._env.clock, watch)
         turn.rest = self._rest
         return turn
 

@@ -1,6 +1,6 @@
 """Use-cases of files: taking them in, listing and reading them, and removing bytes that nobody wants any more."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, NoReturn
 
 import structlog
@@ -51,12 +51,12 @@ class Artifacts:
         """One file of a session. Raises NotFound."""
         return await self._store.get_artifact(SessionRef(principal.tenant_id, agent_key, session_key), artifact_id)
 
-    async def open(self, row: ArtifactRow, start: int, length: int) -> AsyncIterator[bytes]:
+    async def open(self, row: ArtifactRow, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """The bytes of a file, piece by piece. Raises StorageUnavailable, when they are not there: at once."""
         first = await self._files.read(row.file, start, min(CHUNK, length))
         return self._pieces(row.file, first, start, start + length)
 
-    async def _pieces(self, name: FileName, piece: bytes, place: int, end: int) -> AsyncIterator[bytes]:
+    async def _pieces(self, name: FileName, piece: bytes, place: int, end: int) -> AsyncGenerator[bytes, None]:
         held = self._files.hold(name)
         try:
             while piece:

@@ -1,23 +1,18 @@
 """Use-cases of reading a log: pages, single events, turns."""
 
-from typing import Any
-
 from msgspec import Struct, json
 
 from sessile.domain.client_tools import pending_call
 from sessile.domain.log import Entry
-from sessile.domain.transcript import TranscriptCheck
 from sessile.ports import Principal, Store
 from sessile.rows import EventQuery, Page, SessionRef, TurnRow
+from sessile.service.log_check import check_log
 from sessile.wire import codec
 from sessile.wire.errors import NotFound, UnknownCursor
 from sessile.wire.events import SessionState, ToolInputEvent, Turn, TurnError
 from sessile.wire.inputs import OutstandingToolCalls
 from sessile.wire.limits import MAX_PAGE_BYTES
-from sessile.wire.sessions import SessionCheck, Usage, Violation
-
-_EVERYTHING: dict[str, Any] = {"limit": 1000, "records": True, "include_deleted": True}
-_MAX_VIOLATIONS = 100
+from sessile.wire.sessions import SessionCheck, Usage
 
 
 class Attachment(Struct, frozen=True):
@@ -56,28 +51,8 @@ class Events:
         """
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         session = await self._store.get_session(ref)
-        transcript = TranscriptCheck()
-        found: list[Violation] = []
-        cursor: int | None = 0
-        while cursor is not None and transcript.state.last_sequence < session.last_sequence:
-            page = await self._store.read_log(session.id, EventQuery(cursor=cursor, **_EVERYTHING))
-            for entry in page.rows:
-                if entry.sequence <= session.last_sequence and len(found) < _MAX_VIOLATIONS:
-                    found += transcript.feed(entry.event())
-            cursor = page.next
-        if transcript.state.last_sequence != session.last_sequence:
-            await self._store.get_session(ref)  # raises when the session was deleted meanwhile
-        found += transcript.end()
-        cached: dict[str, Any] = {
-            "status": session.status,
-            "stop_reason": session.stop_reason,
-            "last_sequence": session.last_sequence,
-            "last_event_id": session.last_event_id,
-        }
-        if session.running_turn is None:  # a log tells what a turn has used when it ends
-            cached["usage"] = json.decode(session.usage, type=Usage)
-        found += transcript.stale(**cached)
-        return SessionCheck(ok=not found, events=session.last_sequence, violations=found[:_MAX_VIOLATIONS])
+        found = await check_log(self._store, session)
+        return SessionCheck(ok=not found, events=session.last_sequence, violations=found)
 
     async def locate(self, principal: Principal, agent_key: str, session_key: str, since: str) -> Attachment:
         """Where to follow from: `start`, the id of an event, or `now`. Raises NotFound, UnknownCursor."""

@@ -10,6 +10,7 @@ from sessile.domain.client_tools import CallOutput, failed
 from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
+from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Admit, Clock, LiveSink, Principal, Store, TurnQueue
 from sessile.rows import (
     AgentRow,
@@ -51,11 +52,14 @@ _REQUEST: Any = InputRequest  # a union is no `type` to the type checker
 class Inputs:
     """Everything that can be posted to a session."""
 
-    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, queue: TurnQueue, live: LiveSink, clock: Clock, observer: TurnObserver = UNOBSERVED
+    ) -> None:
         self._store = store
         self._queue = queue
         self._live = live
         self._clock = clock
+        self._observer = observer
         self._draining = False
         self._instructions = Recent[tuple[int, int], Instructions](_REMEMBERED)
 
@@ -94,12 +98,13 @@ class Inputs:
         input = draft(_event(request, empty=bool(files)))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         with Room(self._queue, principal.tenant_id) as room:
-            admit = self._admitting(room, len(input.body))
+            admit = self.admitting(room, len(input.body))
             claim = await self._store.accept_input(
                 ref, input, ids.turn_id(), admit, once, if_match, behavior, uploaded(files)
             )
             if isinstance(claim, Rejoined):
                 return claim, attach(claim)
+            self._observer.accepted(claim.input.turn_id if isinstance(claim, Queued) else claim.turn_id)
             if isinstance(claim, Queued):
                 follower = attach(claim)
                 if claim.input.behavior == "steer":
@@ -129,11 +134,12 @@ class Inputs:
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
         with Room(self._queue, principal.tenant_id) as room:
-            admit = self._admitting(room)
+            admit = self.admitting(room)
             claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), admit, once, if_match)
             if isinstance(claim, Rejoined):
                 return claim, attach(claim)
             self._live.announce(claim.session.id, claim.opened)
+            self._observer.accepted(claim.turn_id)
             follower = attach(claim)
             self._queue.submit(claim)
             return claim, follower
@@ -156,11 +162,12 @@ class Inputs:
         outputs = _outputs(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         with Room(self._queue, principal.tenant_id) as room:
-            found = await self._store.answer_calls(ref, outputs, self._admitting(room, goes_on=True), once)
+            found = await self._store.answer_calls(ref, outputs, self.admitting(room, goes_on=True), once)
             if isinstance(found, Rejoined):
                 return found, attach(found)
             self._live.announce(found.session.id, found.opened)
             follower = attach(found)
+            self._observer.accepted(found.turn_id)
             if found.claim is not None:
                 self._queue.submit(found.claim)
             return found, follower
@@ -182,10 +189,11 @@ class Inputs:
         if found.turn_id is None:
             return found, None
         follower = attach(found)
-        if found.claim is None:
-            self._queue.interrupt(found.session.id, found.turn_id)
-        else:
-            self._queue.submit(found.claim)
+        for stopped in (found, *found.below):
+            if stopped.claim is not None:
+                self._queue.submit(stopped.claim)
+            elif stopped.turn_id is not None:
+                self._queue.interrupt(stopped.session.id, stopped.turn_id)
         return found, follower
 
     async def waiting(self, principal: Principal, agent_key: str, session_key: str) -> list[WaitingInput]:
@@ -197,25 +205,30 @@ class Inputs:
         session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
         self._live.withdrawn(session_id, event_id)
 
-    def _admitting(self, room: Room, size: int = 0, *, goes_on: bool = False) -> Admit:
+    def admitting(self, room: Room, size: int = 0, *, goes_on: bool = False, drains: bool = True) -> Admit:
         """What the store asks before it stores: whether the input is taken, and room for the turn that it starts.
 
         An input that comes while the session has a turn starts none: it waits in the store, or is refused there. One
-        that `goes_on` is for a turn that waits for client tools. `size`: the bytes of what comes.
+        that `goes_on` is for a turn that waits for client tools. `size`: the bytes of what comes. `drains`: a server
+        that stops starts none.
         """
 
         def admit(agent: AgentRow, session: SessionRow) -> None:
-            self._admit(agent, session)
+            (self.admit_new if drains else self.admit)(agent, session)
             parked = session.running_turn is not None and session.status != "running"
             if parked if goes_on else session.running_turn is None:
                 room.take(weight(agent, session) + size)
 
         return admit
 
-    def _admit(self, agent: AgentRow, session: SessionRow) -> None:
-        """Runs inside the store's commit: it must be quick."""
+    def admit_new(self, agent: AgentRow, session: SessionRow) -> None:
+        """As `admit`, for a turn that nobody waits for yet: a server that drains starts none."""
         if self._draining:
             raise Draining
+        self.admit(agent, session)
+
+    def admit(self, agent: AgentRow, session: SessionRow) -> None:
+        """Raise what keeps agent and session from taking an input. Runs inside the store's commit: it must be quick."""
         if not agent.enabled:
             raise AgentDisabled(f"The agent {agent.key!r} is not enabled and takes no input.")
         if not session.enabled:

@@ -1,18 +1,21 @@
 """Use-cases of sessions that travel: one as a file, and a file as a session."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from sessile.domain import artifacts as rules
 from sessile.domain.log import Entry
-from sessile.domain.portable import Export, Import
-from sessile.ports import Clock, Principal, Store
-from sessile.rows import AgentRow, EventQuery, NewSession, SessionRef, SessionRow
+from sessile.domain.portable import Export, File, Import
+from sessile.ports import Clock, Files, Principal, Store, Upload
+from sessile.rows import AgentRow, ArtifactRow, EventQuery, NewArtifact, NewSession, SessionRef, SessionRow
+from sessile.service.artifacts import Artifacts
 from sessile.wire import codec
 from sessile.wire.errors import InvalidRequest, NotFound, StorageUnavailable
 from sessile.wire.limits import MAX_METADATA_BYTES
-from sessile.wire.portable import FORMAT, AgentLine, SessionLine
+from sessile.wire.portable import FORMAT, AgentLine, FileLine, SessionLine
 from sessile.wire.sessions import Origin
 
 _PAGE = 100
@@ -23,8 +26,10 @@ _SLICE_BYTES = 1024 * 1024
 class Portable:
     """Export and import."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, files: Files, artifacts: Artifacts, clock: Clock) -> None:
         self._store = store
+        self._files = files
+        self._artifacts = artifacts
         self._clock = clock
 
     async def export(self, principal: Principal, agent_key: str, key: str) -> AsyncIterator[bytes]:
@@ -41,21 +46,25 @@ class Portable:
     ) -> SessionRow:
         """A session from the bytes of an export, under its own key or another one.
 
-        Raises InvalidRequest, NotSupported, TranscriptInvalid, NotFound for the agent, KeyTaken; nothing is left then.
+        Raises InvalidRequest, TranscriptInvalid, NotFound for the agent, KeyTaken; nothing is left then.
         """
-        reading = Import()
-        slices = self._slices(reading, chunks, repair)
-        first = await anext(slices, None)
-        assert reading.session is not None
-        new = _new_session(reading.session, key)
+        reading, arriving = Import(), _Arriving(self._files, principal.tenant_id)
+        slices = self._slices(reading, chunks, repair, arriving)
+        try:
+            first = await anext(slices, None)
+            assert reading.session is not None
+            new = _new_session(reading.session, key)
 
-        async def log() -> AsyncIterator[list[Entry]]:
-            if first is not None:
-                yield first
-                async for entries in slices:
-                    yield entries
+            async def log() -> AsyncIterator[Sequence[Entry | NewArtifact]]:
+                if first is not None:
+                    yield first
+                    async for items in slices:
+                        yield items
 
-        return await self._store.import_session(principal.tenant_id, agent_key, new, log())
+            return await self._store.import_session(principal.tenant_id, agent_key, new, log())
+        finally:
+            await arriving.discard()
+            self._artifacts.doubt(arriving.kept, principal)
 
     async def _lines(self, session: SessionRow, agent: AgentRow) -> AsyncIterator[bytes]:
         export = Export()
@@ -74,8 +83,26 @@ class Portable:
             sent += len(entries)
             yield export.events(entries)
             cursor = page.next
+        try:
+            async for lines in self._lines_of_files(session, export):
+                yield lines
+        except (NotFound, StorageUnavailable):
+            return
         if sent == session.last_sequence and await self._is_there(session):
             yield export.end()
+
+    async def _lines_of_files(self, session: SessionRow, export: Export) -> AsyncIterator[bytes]:
+        """The files that the events of an export tell of."""
+        ref, cursor, more = SessionRef(session.tenant_id, session.agent_key, session.key), 0, bool(export.told)
+        while more:
+            page = await self._store.list_artifacts(ref, cursor=cursor, limit=_PAGE, order="asc")
+            for row in page.rows:
+                if row.artifact_id in export.told and row.session_id == session.id:
+                    async with aclosing(await self._artifacts.open(row, 0, row.size)) as pieces:
+                        yield export.file(_file_line(row))
+                        async for piece in pieces:
+                            yield export.data(piece)
+            cursor, more = page.next or 0, page.next is not None
 
     async def _is_there(self, session: SessionRow) -> bool:
         try:
@@ -84,20 +111,79 @@ class Portable:
         except (NotFound, StorageUnavailable):
             return False
 
-    async def _slices(self, reading: Import, chunks: AsyncIterator[bytes], repair: bool) -> AsyncIterator[list[Entry]]:
-        """The events of an import, some at a time."""
+    async def _slices(
+        self, reading: Import, chunks: AsyncIterator[bytes], repair: bool, arriving: "_Arriving"
+    ) -> AsyncIterator[Sequence[Entry | NewArtifact]]:
+        """The events of an import, some at a time, then its files, one at a time."""
         waiting: list[Entry] = []
         size = 0
         async for chunk in chunks:
-            for entry in reading.feed(chunk):
-                waiting.append(entry)
-                size += len(entry.body)
-                if len(waiting) == _SLICE_EVENTS or size >= _SLICE_BYTES:
+            for item in reading.feed(chunk):
+                if isinstance(item, Entry):
+                    waiting.append(item)
+                    size += len(item.body)
+                if waiting and (len(waiting) == _SLICE_EVENTS or size >= _SLICE_BYTES or not isinstance(item, Entry)):
                     yield waiting
                     waiting, size = [], 0
+                if not isinstance(item, Entry) and (artifact := await arriving.take(item)) is not None:
+                    yield [artifact]
         waiting += reading.end(repair, self._clock.now())
         if waiting:
             yield waiting
+
+
+class _Arriving:
+    """The files of an import as their bytes come: on the disk, never whole in memory."""
+
+    def __init__(self, files: Files, tenant_id: int) -> None:
+        self.kept: list[NewArtifact] = []
+        self._files = files
+        self._tenant_id = tenant_id
+        self._file: File | None = None
+        self._upload: Upload | None = None
+        self._head = b""
+
+    async def take(self, item: File | bytes) -> NewArtifact | None:
+        """Go on; the file, made durable, when it is complete."""
+        if isinstance(item, File):
+            self._file, self._upload, self._head = item, self._files.create(self._tenant_id), b""
+        assert self._file is not None
+        assert self._upload is not None
+        if isinstance(item, bytes):
+            self._head = (self._head + item)[: rules.HEAD_BYTES]
+            await self._upload.write(item)
+        if self._upload.size < self._file.size:
+            return None
+        held = await self._upload.keep()
+        artifact = NewArtifact(
+            artifact_id=self._file.artifact_id,
+            name=self._file.name,
+            content_type=rules.media_type(self._file.content_type, self._file.name, self._head),
+            size=self._file.size,
+            sha256=held.name.sha256,
+            ttl_days=self._file.ttl_days,
+            created_at=self._file.created_at,
+            held=held,
+        )
+        self.kept.append(artifact)
+        return artifact
+
+    async def discard(self) -> None:
+        """Forget what is not complete."""
+        if self._upload is not None:
+            await self._upload.discard()
+
+
+def _file_line(row: ArtifactRow) -> FileLine:
+    return FileLine(
+        artifact_id=row.artifact_id,
+        filename=row.name,
+        mime_type=row.content_type,
+        size_bytes=row.size,
+        sha256=row.sha256,
+        ttl_days=UNSET if row.ttl_days is None else row.ttl_days,
+        created_at=codec.rfc3339(row.created_at),
+    )
 
 
 def _session_line(session: SessionRow) -> SessionLine:

@@ -1,7 +1,7 @@
 """Use-cases over sessions: create, show, list, change, delete."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any, cast
 
@@ -9,11 +9,24 @@ import msgspec
 from msgspec import UNSET
 
 from sessile.domain import compaction, filter_parser, name_filter
-from sessile.ports import LiveSink, Principal, Store, TurnQueue, Vault
-from sessile.rows import NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
+from sessile.ports import Admit, LiveSink, Principal, Store, TurnQueue, Vault
+from sessile.rows import (
+    AgentRow,
+    Claim,
+    Creator,
+    NewSession,
+    Once,
+    Page,
+    SessionChanges,
+    SessionQuery,
+    SessionRef,
+    SessionRow,
+    weight,
+)
+from sessile.service.room import Room
 from sessile.service.secrets import checked
 from sessile.wire import codec, ids
-from sessile.wire.errors import InvalidRequest, NotSupported
+from sessile.wire.errors import InvalidRequest
 from sessile.wire.limits import MAX_METADATA_BYTES
 from sessile.wire.secrets import masked
 from sessile.wire.sessions import (
@@ -26,14 +39,14 @@ from sessile.wire.sessions import (
     Usage,
 )
 
-_NOT_YET = "Not supported yet."
-
 
 class Sessions:
     """Everything that can be done with sessions, but for their events."""
 
-    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, vault: Vault) -> None:
+    def __init__(self, store: Store, queue: TurnQueue, live: LiveSink, vault: Vault, admit: Admit) -> None:
+        """`admit` says whether a turn may start."""
         self._store = store
+        self._admit = admit
         self._vault = vault
         self._queue = queue
         self._live = live
@@ -43,7 +56,8 @@ class Sessions:
     ) -> SessionRow:
         """Create a session, empty or as a fork of another one of this tenant, which the caller may read.
 
-        Raises InvalidRequest, NotSupported, NotFound for the agent and the source, KeyTaken, IdempotencyKeyReused.
+        Raises InvalidRequest, NotFound for the agent and the source, KeyTaken, IdempotencyKeyReused; when it is to be
+        compacted also NothingToCompact, AgentDisabled, SessionDisabled, TemplateInvalid, Draining, Overloaded.
         """
         origin = None if request.from_session is UNSET else _origin(request.from_session, agent_key)
         key = ids.session_key(request.name or "") if request.key is UNSET else request.key
@@ -56,14 +70,33 @@ class Sessions:
             tti_minutes=request.tti_minutes,
             origin=None if origin is None else codec.encode(origin),
         )
-        create = partial(self._store.create_session, principal.tenant_id, agent_key, new, once)
-        if origin is not None:
-            source = SessionRef(principal.tenant_id, origin.agent_key, origin.session_key)
+        secrets = {} if request.secrets is UNSET else checked(request.secrets)
+        with Room(self._queue, principal.tenant_id) as room:
+            create = self._creation(principal.tenant_id, agent_key, new, origin, once, room)
+            made = await (self._vault.write(secrets, create) if secrets else create())
+            if isinstance(made, SessionRow):
+                return made
+            self._live.announce(made.session.id, made.opened)
+            self._queue.submit(made)
+        return await self._store.get_session(SessionRef(principal.tenant_id, agent_key, key))
+
+    def _creation(
+        self, tenant_id: int, agent_key: str, new: NewSession, origin: Origin | None, once: Once | None, room: Room
+    ) -> Callable[..., Awaitable[SessionRow | Claim]]:
+        """The verb that makes the session; what it takes yet is the secrets, encrypted."""
+        if origin is None:
+            return partial(self._store.create_session, tenant_id, agent_key, new, once)
+        source = SessionRef(tenant_id, origin.agent_key, origin.session_key)
+        if not origin.compact_up_to_event_id:
             up_to = origin.include_up_to_event_id or None
-            create = partial(self._store.fork_session, principal.tenant_id, agent_key, new, source, up_to, once)
-        if request.secrets is UNSET or not request.secrets:
-            return await create()
-        return await self._vault.write(checked(request.secrets), create)
+            return partial(self._store.fork_session, tenant_id, agent_key, new, source, up_to, once)
+
+        def admit(agent: AgentRow, session: SessionRow) -> None:
+            self._admit(agent, session)
+            room.take(weight(agent, session))
+
+        order = (origin.compact_up_to_event_id, ids.turn_id(), admit)
+        return partial(self._store.fork_compacted, tenant_id, agent_key, new, source, *order, once)
 
     async def get(self, principal: Principal, agent_key: str, key: str) -> SessionRow:
         """Raises NotFound."""
@@ -90,7 +123,7 @@ class Sessions:
     async def update(
         self, principal: Principal, agent_key: str, key: str, request: UpdateSessionRequest, if_match: int | None
     ) -> SessionRow:
-        """Change what was sent. Raises InvalidRequest, NotSupported, NotFound, PreconditionFailed."""
+        """Change what was sent. Raises InvalidRequest, NotFound, PreconditionFailed."""
         changes = SessionChanges(
             name=request.name,
             description=request.description,
@@ -121,6 +154,7 @@ class Sessions:
 
 def shown(row: SessionRow, secrets: list[str] | None) -> Session:
     """A session as an answer shows it, with the names of its secrets."""
+    creator = None if row.creator is None else msgspec.json.decode(row.creator, type=Creator)
     return Session(
         id=row.key,
         key=row.key,
@@ -141,22 +175,23 @@ def shown(row: SessionRow, secrets: list[str] | None) -> Session:
         ),
         usage=msgspec.json.decode(row.usage, type=Usage),
         effective_compaction=compaction.effective(row.compaction),
+        created_by_agent_key=UNSET if creator is None else creator.agent_key,
+        created_by_session_key=UNSET if creator is None else creator.session_key,
         from_session=msgspec.json.decode(row.origin, type=Origin) if row.origin else UNSET,
         secrets=UNSET if secrets is None else masked(secrets),
     )
 
 
 def _origin(source: FromSession, agent_key: str) -> Origin:
-    if source.compact_up_to_event_id:
+    if source.compact_up_to_event_id and source.include_up_to_event_id:
         field = "from_session.compact_up_to_event_id"
-        if source.include_up_to_event_id:
-            reason = "Give either include_up_to_event_id or compact_up_to_event_id."
-            raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
-        raise NotSupported(f"{field}: {_NOT_YET}", field_errors={field: _NOT_YET})
+        reason = "Give either include_up_to_event_id or compact_up_to_event_id."
+        raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
     return Origin(
         agent_key=source.agent_key or agent_key,
         session_key=source.session_key,
         include_up_to_event_id=source.include_up_to_event_id or UNSET,
+        compact_up_to_event_id=source.compact_up_to_event_id or UNSET,
     )
 
 
@@ -166,9 +201,3 @@ def _metadata(metadata: dict[str, object]) -> bytes:
         reason = f"Larger than {MAX_METADATA_BYTES} bytes."
         raise InvalidRequest(f"metadata: {reason}", field_errors={"metadata": reason})
     return encoded
-
-
-def _refuse_unbuilt(request: CreateSessionRequest | UpdateSessionRequest, *names: str) -> None:
-    for name in names:
-        if getattr(request, name) is not UNSET:
-            raise NotSupported(f"{name}: {_NOT_YET}", field_errors={name: _NOT_YET})

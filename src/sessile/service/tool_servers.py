@@ -1,14 +1,15 @@
 """Use-cases over tool servers and tools: check what is sent, store it, show it, and ask a server for its tools."""
 
-from collections.abc import Callable
+import builtins
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from sessile.domain import tool_servers
-from sessile.ports import Principal, RemoteTools, Sealer, Store, ToolFault, Tools
+from sessile.domain import name_filter, tool_servers
+from sessile.ports import Principal, RemoteTools, Seal, Store, ToolFault, Tools, Vault
 from sessile.rows import Page, ToolRow, ToolServerRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotFound, NotSupported, ToolServerFailed
@@ -38,6 +39,10 @@ class ToolQuery(Struct, frozen=True, kw_only=True):
     type: str | None
     enabled: bool | None
     server_id: str | None
+    pattern: str | None = None
+    """Looked for in name and description."""
+    categories: Sequence[str] = ()
+    """One of which a tool shall have, if any are given."""
 
 
 class ToolPage(Struct, frozen=True):
@@ -51,57 +56,66 @@ class ToolPage(Struct, frozen=True):
 class ToolServers:
     """Everything that can be done with tool servers."""
 
-    def __init__(self, store: Store, remote: RemoteTools, sealer: Sealer, check_uri: CheckUri) -> None:
+    def __init__(self, store: Store, remote: RemoteTools, vault: Vault, check_uri: CheckUri) -> None:
         self._store = store
         self._remote = remote
-        self._sealer = sealer
+        self._vault = vault
         self._check_uri = check_uri
 
     async def create(self, principal: Principal, body: Any) -> ToolServer:
-        """Raises InvalidRequest."""
+        """Raises InvalidRequest, SecretsUnavailable."""
         request = codec.convert(body, CreateToolServerRequest)
         self._check_addresses(request)
-        document, secret = tool_servers.split(request)
-        key = ids.tool_server_id(request.name)
-        return self._shown(
-            await self._store.create_tool_server(
-                principal.tenant_id, key, request.enabled, document, self._sealer.seal(secret)
-            )
-        )
+        tool_servers.check_masks(request, ())
+        document, key = tool_servers.document(request), ids.tool_server_id(request.name)
+
+        async def create(seal: Seal | None = None) -> ToolServerRow:
+            return await self._store.create_tool_server(principal.tenant_id, key, request.enabled, document, seal)
+
+        secrets = tool_servers.secrets(request)
+        return _shown(await (self._vault.write(secrets, create) if secrets else create()))
 
     async def get(self, principal: Principal, key: str) -> ToolServer:
         """Raises NotFound."""
-        return self._shown(await self._store.get_tool_server(principal.tenant_id, key))
+        return _shown(await self._store.get_tool_server(principal.tenant_id, key))
 
     async def list(
-        self, principal: Principal, *, cursor: int | None, limit: int, enabled: bool | None
+        self, principal: Principal, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[ToolServer]:
-        """Newest first."""
-        tenant_id = principal.tenant_id
-        page = await self._store.list_tool_servers(tenant_id, cursor=cursor, limit=limit, enabled=enabled)
-        return Page([self._shown(row) for row in page.rows], page.next)
+        """Newest first; with a pattern, those whose name or description has it. Raises InvalidFilter."""
+        if pattern is not None:
+            name_filter.check(pattern)
+        page = await self._store.list_tool_servers(
+            principal.tenant_id, cursor=cursor, limit=limit, enabled=enabled, pattern=pattern
+        )
+        return Page([_shown(row) for row in page.rows], page.next)
 
     async def update(self, principal: Principal, key: str, body: Any) -> ToolServer:
-        """Change what was sent. Raises InvalidRequest, NotFound."""
+        """Change what was sent. Raises InvalidRequest, NotFound, SecretsUnavailable."""
         changes = codec.convert(body, UpdateToolServerRequest)
         self._check_addresses(changes)
 
         def change(row: ToolServerRow) -> ToolServerRow:
-            document, secret = tool_servers.changed(row.document, self._sealer.unseal(row.secret), changes)
+            document, names = tool_servers.changed(row.document, row.secrets, changes)
             enabled = row.enabled if changes.enabled is UNSET else changes.enabled
-            return replace(row, document=document, secret=self._sealer.seal(secret), enabled=enabled)
+            return replace(row, document=document, secrets=names, enabled=enabled)
 
-        return self._shown(await self._store.update_tool_server(principal.tenant_id, key, change))
+        async def update(seal: Seal | None = None) -> ToolServerRow:
+            return await self._store.update_tool_server(principal.tenant_id, key, change, seal)
+
+        secrets = tool_servers.secrets(changes)
+        return _shown(await (self._vault.write(secrets, update) if secrets else update()))
 
     async def delete(self, principal: Principal, key: str) -> None:
         """Delete a tool server and its tools. Raises NotFound."""
         await self._store.delete_tool_server(principal.tenant_id, key)
 
     async def sync(self, principal: Principal, key: str) -> None:
-        """Ask a server for its tools and store them. Raises NotFound, ToolServerFailed."""
+        """Ask a server for its tools and store them. Raises NotFound, ToolServerFailed, SecretsUnavailable."""
         row = await self._store.get_tool_server(principal.tenant_id, key)
+        secrets = await self._vault.reveal(row.owner, 0) if row.secrets else {}
         try:
-            tools = await self._remote.list(tool_servers.endpoint(row.document, self._sealer.unseal(row.secret)))
+            tools = await self._remote.list(tool_servers.endpoint(row.document, secrets))
         except ToolFault as fault:
             raise ToolServerFailed(fault.message) from None
         await self._store.sync_tools(principal.tenant_id, key, tools)
@@ -115,10 +129,6 @@ class ToolServers:
             except OSError as error:
                 raise InvalidRequest(f"{field}: {error}", field_errors={field: str(error)}) from None
 
-    def _shown(self, row: ToolServerRow) -> ToolServer:
-        secret = self._sealer.unseal(row.secret)
-        return tool_servers.shown(row.key, row.enabled, row.document, secret, row.created_at, row.updated_at)
-
 
 class ToolList:
     """Everything that can be done with tools: those of tool servers, and the functions of this server."""
@@ -128,9 +138,13 @@ class ToolList:
         self._tools = tools
 
     async def list(self, principal: Principal, query: ToolQuery) -> ToolPage:
-        """Functions by name, then tools of servers, newest first."""
+        """Functions by name, then tools of servers, newest first. Raises InvalidFilter."""
+        if query.pattern is not None:
+            name_filter.check(query.pattern)
+        if query.categories:  # nothing that is a tool here has one
+            return ToolPage([], None, None)
         wants_functions = query.type in (None, "lambda") and query.server_id is None and query.enabled is not False
-        names = self._tools.names() if wants_functions and query.functions is not None else []
+        names = self._names(query.pattern) if wants_functions and query.functions is not None else []
         start = query.functions or 0
         tools: list[Tool] = [self._function(name) for name in names[start : start + query.limit]]
         if len(names) > start + query.limit:
@@ -143,9 +157,10 @@ class ToolList:
             limit=max(query.limit - len(tools), 1),
             enabled=query.enabled,
             server_key=query.server_id,
+            pattern=query.pattern,
         )
         if len(tools) == query.limit:  # this page is full; the next one starts with the newest tool of a server
-            return ToolPage(tools, start + query.limit if page.rows else None, None)
+            return ToolPage(tools, start + query.limit if page.rows or page.next else None, None)
         return ToolPage([*tools, *map(_remote, page.rows)], None, page.next)
 
     async def get(self, principal: Principal, key: str) -> Tool:
@@ -171,6 +186,13 @@ class ToolList:
         self._refuse_function(key)
         await self._store.delete_tool(principal.tenant_id, key)
 
+    def _names(self, pattern: str | None) -> builtins.list[str]:
+        """The functions whose name or description has a pattern, sorted."""
+        if pattern is None:
+            return self._tools.names()
+        described = {name: self._function(name).description for name in self._tools.names()}
+        return [name for name, description in described.items() if name_filter.matches(pattern, name, description)]
+
     def _refuse_function(self, key: str) -> None:
         if self._function_name(key) is not None:
             raise NotSupported("The functions of a server are changed in its configuration.")
@@ -193,6 +215,10 @@ class ToolList:
             language="python",
             function_definition=FunctionDefinition("python", ""),
         )
+
+
+def _shown(row: ToolServerRow) -> ToolServer:
+    return tool_servers.shown(row.key, row.enabled, row.document, row.secrets, row.created_at, row.updated_at)
 
 
 def not_supported(field: str) -> NotSupported:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from sessile.domain.messages import AssistantMessage, SystemMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
-from sessile.ports import Model, ModelChunk, ModelFault, ModelRequest, ModelUsage, TextDelta, ThinkingDelta
+from sessile.ports import Finished, Model, ModelChunk, ModelFault, ModelRequest, ModelUsage, TextDelta, ThinkingDelta
 from sessile.testing.script import Step, break_connection, call, finish, hang, say, status, think, usage
 
 GREETING = ModelRequest(
@@ -39,10 +39,17 @@ VERY_LONG = 300_000
 
 
 async def collect(model: Model, request: ModelRequest, into: list[ModelChunk]) -> None:
-    """Read the answer into a list, which keeps what came before a fault."""
+    """Read the answer into a list, which keeps what came before a fault.
+
+    Why the model stopped is not kept: an adapter may know it or not, but nothing comes after it.
+    """
+    finished = False
     async with aclosing(model.stream(request)) as stream:
         async for chunk in stream:
-            into.append(chunk)
+            assert not finished, f"{chunk!r} came after the end"
+            finished = isinstance(chunk, Finished)
+            if not finished:
+                into.append(chunk)
 
 
 async def answer(model: Model, request: ModelRequest) -> list[ModelChunk]:

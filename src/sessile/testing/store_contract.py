@@ -31,7 +31,9 @@ from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
 from sessile.testing.store_contract_once import ConditionContract, OnceContract
 from sessile.testing.store_contract_secrets import SecretContract
+from sessile.testing.store_contract_sub_turns import SubTurnContract, by, start
 from sessile.testing.store_contract_tools import ToolServerContract
+from sessile.testing.store_contract_upkeep import UpkeepContract
 from sessile.testing.store_contract_visibility import VisibilityContract
 from sessile.testing.store_contract_waiting import WaitingContract
 from sessile.testing.store_world import (
@@ -42,6 +44,7 @@ from sessile.testing.store_world import (
     SESSION,
     Fixtures,
     accept,
+    admit_all,
     answered,
     append,
     new_session,
@@ -63,6 +66,9 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "delete_agent": lambda store, other, ref, claim: store.delete_agent(other, AGENT),
     "create_session": lambda store, other, ref, claim: new_session(store, other, "mine"),
     "fork_session": lambda store, other, ref, claim: store.fork_session(other, AGENT, new_row("mine"), ref, None),
+    "fork_compacted": lambda store, other, ref, claim: store.fork_compacted(
+        other, AGENT, new_row("mine"), ref, claim.opened[0].id, "trn_" + "0" * 20, admit_all
+    ),
     "import_session": lambda store, other, ref, claim: store.import_session(other, AGENT, new_row("mine"), in_slices()),
     "get_session": lambda store, other, ref, claim: store.get_session(ref),
     "list_sessions": lambda store, other, ref, claim: store.list_sessions(other, AGENT, cursor=None, limit=10),
@@ -75,6 +81,7 @@ FOREIGN_VERBS: dict[str, Callable[[Store, int, SessionRef, Claim], Awaitable[Any
     "set_hidden": lambda store, other, ref, claim: store.set_hidden(ref, claim.opened[0].id, True),
     "accept_compaction": lambda store, other, ref, claim: order(store, ref),
     "delete_event": lambda store, other, ref, claim: store.delete_event(ref, claim.opened[0].id),
+    "start_sub_turn": lambda store, other, ref, claim: start(store, by(claim, tenant_id=other, agent_key=AGENT)),
     "list_waiting": lambda store, other, ref, claim: store.list_waiting(ref),
     "withdraw_input": lambda store, other, ref, claim: store.withdraw_input(ref, "aev_1"),
     "revoke_key": lambda store, other, ref, claim: store.revoke_key(other, "key_1"),
@@ -354,6 +361,7 @@ class StoreContract(
     CombinedIdleContract,
     LogContract,
     ClientToolContract,
+    SubTurnContract,
     ReadingContract,
     ConcurrencyContract,
     OnceContract,
@@ -365,5 +373,6 @@ class StoreContract(
     CompactionContract,
     ArtifactContract,
     ToolServerContract,
+    UpkeepContract,
 ):
     """The whole contract. Subclass with one fixture, `harness`."""

@@ -3,15 +3,31 @@
 turns that are parked, inputs that wait, events that are hidden or deleted, secrets and filters.
 """
 
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.filter_parser import parse
 from sessile.domain.log import DELETED, HIDDEN, Entry
-from sessile.ports import StaleKey, Store
-from sessile.rows import Claim, NewSession, Queued, SessionQuery, SessionRef, SessionRow
+from sessile.ports import Admit, StaleKey, Store
+from sessile.rows import (
+    AgentRow,
+    Claim,
+    Cover,
+    FileName,
+    NewArtifact,
+    NewSession,
+    Once,
+    Queued,
+    SessionQuery,
+    SessionRef,
+    SessionRow,
+)
+from sessile.testing.store_contract_artifacts import DAY_SECONDS, file, listed, sent
 from sessile.testing.store_contract_client_tools import answer, parked, types
+from sessile.testing.store_contract_compaction import compacted, summary
 from sessile.testing.store_contract_copies import BROKEN_OFF, OPENED, WHOLE, check, fork, in_slices, new_row
 from sessile.testing.store_contract_secrets import sealing
 from sessile.testing.store_world import (
@@ -32,7 +48,7 @@ from sessile.testing.store_world import (
     whole_turn,
 )
 from sessile.wire import ids
-from sessile.wire.errors import NotFound
+from sessile.wire.errors import AgentDisabled, InvalidRequest, NotFound, NothingToCompact
 from sessile.wire.events import ClientToolPendingEvent, VisibilityRecord
 from sessile.wire.inputs import Behavior
 
@@ -57,6 +73,13 @@ async def whole_log(store: Store, session: SessionRow) -> list[Entry]:
 def named(entries: list[Entry]) -> list[str]:
     """The events that records of visibility name."""
     return [event.event_id for entry in entries if isinstance(event := entry.event(), VisibilityRecord)]
+
+
+async def fork_compacted(
+    store: Store, ref: SessionRef, up_to: str, admit: Admit = admit_all, once: Once | None = None
+) -> SessionRow | Claim:
+    """A fork that begins with a compaction."""
+    return await store.fork_compacted(ref.tenant_id, AGENT, new_row(), ref, up_to, ids.turn_id(), admit, once)
 
 
 async def found(store: Store, tenant: int) -> list[str]:
@@ -175,6 +198,129 @@ class CombinedCopyContract(Fixtures):
         assert (entries[0].id == before[0].id) is not here
         assert named(entries)[-1] == entries[8].id
         assert entries[8].visibility == DELETED
+
+    async def test_a_fork_has_the_files_that_its_log_tells_of(self, harness: Harness, tenant: int) -> None:
+        store = harness.store
+        ref, copied, early = (SessionRef(tenant, AGENT, key) for key in ("source", "copy", "early"))
+        await new_session(store, tenant, "source")
+        first, kept = await sent(store, ref, file("a"), file("b", ttl_days=1)), file("c")
+        gone = await sent(store, ref, file("d"))
+        await sent(store, ref, *(file("e", name=f"{n}.txt") for n in range(205)), kept)
+        await store.delete_event(ref, gone.opened[2].id)
+        await fork(store, ref)
+        await fork(store, ref, first.opened[0].id, "early")
+        names = await listed(store, ref)
+        assert len(names) == 208
+        assert await listed(store, copied) == names
+        assert await listed(store, early) == []
+        await fork(store, ref, first.opened[2].id, "early2")
+        assert await listed(store, SessionRef(tenant, AGENT, "early2")) == ["a.txt", "b.txt"]
+        mine, theirs = [await store.get_artifact(one, kept.artifact_id) for one in (copied, ref)]
+        assert (mine.sha256, mine.created_at) == (theirs.sha256, theirs.created_at)
+        await store.delete_session(ref, None)
+        await purge_all(store)
+        await store.take_expired_artifacts(1000)
+        assert await store.named_files([mine.file]) == {mine.file}
+        await harness.clock.advance(DAY_SECONDS)
+        assert "b.txt" not in await listed(store, copied)
+        await store.delete_session(copied, None)
+        await purge_all(store)
+        await store.take_expired_artifacts(1000)
+        assert await store.named_files([mine.file]) == set()
+
+    async def test_an_import_has_its_files(self, harness: Harness, tenant: int) -> None:
+        store, ref = harness.store, SessionRef(tenant, AGENT, "copy")
+        await new_session(store, tenant, "source")
+        source = SessionRef(tenant, AGENT, "source")
+        brought = [file("a"), file("b", ttl_days=3)]
+        await sent(store, source, *brought)
+        entries = await read_all(store, (await store.get_session(source)).id)
+        old = harness.clock.now() - 2 * DAY_SECONDS * 1_000_000
+        files = [msgspec.structs.replace(one, created_at=old) for one in brought]
+
+        async def broken() -> AsyncIterator[list[Entry] | list[NewArtifact]]:
+            yield entries
+            yield files
+            raise InvalidRequest("Broken.")
+
+        with pytest.raises(InvalidRequest, match="Broken"):
+            await store.import_session(tenant, AGENT, new_row(), broken())
+        await store.delete_session(source, None)
+        await purge_all(store)
+        await store.take_expired_artifacts(10)
+        names = [FileName(tenant, one.sha256) for one in files]
+        assert await store.named_files(names) == set()
+
+        async def slices() -> AsyncIterator[list[Entry] | list[NewArtifact]]:
+            yield entries
+            for one in files:
+                yield [one]
+
+        await store.import_session(tenant, AGENT, new_row(), slices())
+        assert await store.named_files(names) == set(names)
+        first = await store.get_artifact(ref, files[0].artifact_id)
+        assert (first.sha256, first.created_at) == (files[0].sha256, old)
+        assert await listed(store, ref) == ["a.txt", "b.txt"]
+        await harness.clock.advance(DAY_SECONDS)
+        assert await listed(store, ref) == ["a.txt"]
+
+    async def test_a_fork_before_a_summary_shows_what_it_covers(self, store: Store, ref: SessionRef) -> None:
+        for _ in range(2):
+            await whole_turn(store, ref)
+        log = await read_all(store, (await store.get_session(ref)).id)
+        await compacted(store, ref, log[3].id)
+        await whole_turn(store, ref)
+        hidden = {entry.sequence for entry in await whole_log(store, await store.get_session(ref)) if entry.hidden}
+        assert hidden == {1, 3}
+        before, after = await fork(store, ref, log[-1].id, "before"), await fork(store, ref, key="after")
+        assert [entry.sequence for entry in await whole_log(store, before) if entry.hidden] == []
+        assert {entry.sequence for entry in await whole_log(store, after) if entry.hidden} == hidden
+        assert (await store.summary(before.id)).text is None
+        assert (await store.summary(after.id)).through == 4
+        for copy in (before, after):
+            check(copy, await whole_log(store, copy))
+        turn = (await whole_log(store, after))[8].turn_id
+        assert not (await store.get_turn(SessionRef(ref.tenant_id, AGENT, "after"), turn)).running
+
+    async def test_a_fork_can_begin_with_a_compaction(self, store: Store, ref: SessionRef) -> None:
+        for _ in range(3):
+            await whole_turn(store, ref)
+        log = await read_all(store, (await store.get_session(ref)).id)
+        once = Once("k", b"f")
+        claim = await fork_compacted(store, ref, log[3].id, once=once)
+        assert isinstance(claim, Claim)
+        assert claim.order is not None
+        assert ids.sequence_of(claim.order.up_to_event_id) == 4
+        copied = SessionRef(ref.tenant_id, AGENT, "copy")
+        copy = await store.get_session(copied)
+        assert (copy.status, copy.running_turn, copy.last_sequence) == ("running", claim.turn_id, 13)
+        assert await fork_compacted(store, ref, log[3].id, once=once) == copy
+        span = await store.span(copy.id, through=4)
+        assert span is not None
+        assert span.last_event_id == claim.order.up_to_event_id
+        await store.append(claim.fence, [summary(span)], NOTHING, DONE, Cover(span, 13))
+        entries = await whole_log(store, await store.get_session(copied))
+        assert {entry.sequence for entry in entries if entry.hidden} == {1, 3}
+        assert not [entry for entry in await read_all(store, (await store.get_session(ref)).id) if entry.hidden]
+
+    async def test_a_fork_that_cannot_be_compacted_is_not_there(self, store: Store, ref: SessionRef) -> None:
+        await whole_turn(store, ref)
+        log = await read_all(store, (await store.get_session(ref)).id)
+
+        def refuse(agent: AgentRow, session: SessionRow) -> None:
+            raise AgentDisabled
+
+        with pytest.raises(InvalidRequest, match=r"from_session\.compact_up_to_event_id"):
+            await fork_compacted(store, ref, "aev_none")
+        with pytest.raises(AgentDisabled):
+            await fork_compacted(store, ref, log[-1].id, admit=refuse)
+        await compacted(store, ref, log[3].id)
+        with pytest.raises(NothingToCompact):
+            await fork_compacted(store, ref, log[3].id)
+        with pytest.raises(NotFound):
+            await store.get_session(SessionRef(ref.tenant_id, AGENT, "copy"))
+        await purge_all(store)
+        await fork(store, ref)
 
     async def test_only_what_refers_is_renamed(self, store: Store, ref: SessionRef) -> None:
         first = (await whole_turn(store, ref))[0]

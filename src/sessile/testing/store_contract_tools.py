@@ -1,19 +1,22 @@
 """What every Store must do with tool servers and their tools."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 from msgspec.structs import replace
 
-from sessile.ports import Store
-from sessile.rows import ToolServerRow
-from sessile.testing.store_world import Fixtures
+from sessile.ports import StaleKey, Store
+from sessile.rows import Page, ToolRow, ToolServerRow
+from sessile.testing.store_contract_secrets import sealing, secret
+from sessile.testing.store_world import AGENT, Fixtures, walk
 from sessile.wire.errors import KeyTaken, NotFound
 
-DOCUMENT, SECRET = b'{"name":"T"}', b"\x00sealed"
+DOCUMENT = b'{"name":"T"}'
 
 
 async def add(store: Store, tenant: int, key: str = "tsr_1", enabled: bool = True) -> ToolServerRow:
     """A tool server."""
-    return await store.create_tool_server(tenant, key, enabled, DOCUMENT, SECRET)
+    return await store.create_tool_server(tenant, key, enabled, DOCUMENT, sealing(auth="1"))
 
 
 async def ids(store: Store, tenant: int, server: str | None = None) -> dict[str, str]:
@@ -27,7 +30,7 @@ class ToolServerContract(Fixtures):
 
     async def test_a_tool_server_is_kept(self, store: Store, tenant: int) -> None:
         made = await add(store, tenant)
-        assert (made.document, made.secret, made.enabled) == (DOCUMENT, SECRET, True)
+        assert (made.document, set(made.secrets), made.enabled) == (DOCUMENT, {"auth"}, True)
         assert await store.get_tool_server(tenant, "tsr_1") == made
         with pytest.raises(KeyTaken):
             await add(store, tenant)
@@ -45,9 +48,9 @@ class ToolServerContract(Fixtures):
     async def test_a_change_happens_in_the_commit(self, store: Store, tenant: int) -> None:
         await add(store, tenant)
         changed = await store.update_tool_server(
-            tenant, "tsr_1", lambda row: replace(row, enabled=False, document=b"{}", secret=b"x")
+            tenant, "tsr_1", lambda row: replace(row, enabled=False, document=b"{}")
         )
-        assert (changed.enabled, changed.document, changed.secret) == (False, b"{}", b"x")
+        assert (changed.enabled, changed.document, set(changed.secrets)) == (False, b"{}", {"auth"})
         assert await store.get_tool_server(tenant, "tsr_1") == changed
 
         def refuse(row: ToolServerRow) -> ToolServerRow:
@@ -103,7 +106,60 @@ class ToolServerContract(Fixtures):
         usable = await store.usable_tools(tenant, asked)
         assert list(usable) == [first["b"]]
         tool, server_row = usable[first["b"]]
-        assert (tool.name, server_row.key, server_row.secret) == ("b", "tsr_1", SECRET)
+        assert (tool.name, server_row.key, set(server_row.secrets)) == ("b", "tsr_1", {"auth"})
+
+    async def test_the_secrets_of_a_tool_server_are_sealed_like_others(self, store: Store, tenant: int) -> None:
+        bare = await store.create_tool_server(tenant, "tsr_0", True, DOCUMENT)
+        assert (set(bare.secrets), await store.secrets_key()) == (set(), None)
+        made = await add(store, tenant)
+        assert await store.sealed_secrets(made.owner, 0) == [secret(made.owner, 0, "auth", "1")]
+        assert {one.owner for one in (bare, made)}.isdisjoint({0, (await store.get_agent(tenant, AGENT)).id})
+        both = sealing(auth="2", header="x")
+        changed = await store.update_tool_server(
+            tenant, "tsr_1", lambda row: replace(row, secrets=["auth", "header"]), both
+        )
+        assert set(changed.secrets) == {"auth", "header"}
+        less = await store.update_tool_server(tenant, "tsr_1", lambda row: replace(row, secrets=["header"]))
+        assert set(less.secrets) == {"header"}
+        (left,) = await store.secrets_under_other_keys("k2", 10)
+        assert left == secret(made.owner, 0, "header", "x")
+        await store.use_secrets_key("k2")
+        for stale in (
+            store.create_tool_server(tenant, "tsr_2", True, DOCUMENT, sealing(auth="1")),
+            store.update_tool_server(tenant, "tsr_1", lambda row: replace(row, enabled=False), sealing(header="y")),
+        ):
+            with pytest.raises(StaleKey):
+                await stale
+        assert (await store.get_tool_server(tenant, "tsr_1")).enabled
+        with pytest.raises(NotFound):
+            await store.get_tool_server(tenant, "tsr_2")
+        await store.replace_sealed([left], [secret(made.owner, 0, "header", "x", "k2")])
+        assert await store.secrets_under_other_keys("k2", 10) == []
+        await store.delete_tool_server(tenant, "tsr_1")
+        assert await store.sealed_secrets(made.owner, 0) == []
+
+    async def test_lists_can_be_filtered_by_a_pattern(self, store: Store, tenant: int) -> None:
+        for number in range(5):
+            document = b'{"name":"Clock %d","description":"Tells the time"}' % number
+            await store.create_tool_server(tenant, f"tsr_{number}", True, document)
+        await add(store, tenant, "tsr_t")
+        tools = {f"t{n}": b'{"description":"%s"}' % (b"odd" if n % 2 else b"even") for n in range(450)}
+        await store.sync_tools(tenant, "tsr_t", tools)
+
+        def servers(pattern: str) -> Callable[[int | None], Awaitable[Page[ToolServerRow]]]:
+            return lambda at: store.list_tool_servers(tenant, cursor=at, limit=2, enabled=None, pattern=pattern)
+
+        def named(pattern: str, limit: int = 10) -> Callable[[int | None], Awaitable[Page[ToolRow]]]:
+            return lambda at: store.list_tools(
+                tenant, cursor=at, limit=limit, enabled=None, server_key=None, pattern=pattern
+            )
+
+        assert [row.key for row in await walk(servers("(?i)clock [0-2]"))] == ["tsr_2", "tsr_1", "tsr_0"]
+        assert len(await walk(servers("the time$"))) == 5
+        assert [row.name for row in await walk(named("^t(7|400)$"))] == ["t400", "t7"]
+        assert len(await walk(named("^odd$", 100))) == 225
+        assert await walk(named("^even odd$")) == []
+        assert (await named("t7$")(None)).next is not None, "a page looks at a bounded number of rows"
 
     async def test_deleting(self, store: Store, tenant: int) -> None:
         await add(store, tenant)

@@ -54,7 +54,7 @@ class CompactionConfig(Struct, forbid_unknown_fields=True):
 
 
 class ToolOutputOffloading(Struct, forbid_unknown_fields=True):
-    """What happens to large tool outputs: they are cut. `mode` is kept."""
+    """What happens to large tool outputs: they are cut; by the mode `artifact` all of one becomes a file."""
 
     enabled: bool | UnsetType = UNSET
     mode: Literal["artifact", "truncate"] | UnsetType = UNSET

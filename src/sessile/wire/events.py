@@ -321,11 +321,12 @@ class StreamingAgentOutputEnd(
     event_id: str | UnsetType = UNSET
 
 
-class GenericToolActivity(Struct, kw_only=True, tag_field="type", tag="tool_activity"):
-    """A running tool says what it is doing."""
+class ToolActivity(Struct, kw_only=True, tag_field="type", tag="tool_activity"):
+    """A running tool says what it is doing, or shows an event of the agent that does it."""
 
-    activity_type: Literal["generic"] = "generic"
-    message: str
+    activity_type: Literal["generic", "sub_agent"] = "generic"
+    message: str | UnsetType = UNSET
+    agent_event: ContractEvent | UnsetType = UNSET
     tool_call_id: str
     tool_configuration_name: str
     tool_name: str
@@ -384,7 +385,7 @@ LiveFrame = (
     | StreamingAgentOutputEnd
     | ContextConsumed
     | CompactionStarted
-    | GenericToolActivity
+    | ToolActivity
     | SessionState
     | StreamError
     | StreamEnd
@@ -408,7 +409,7 @@ StreamFrame = (
     | StreamingAgentOutputEnd
     | ContextConsumed
     | CompactionStarted
-    | GenericToolActivity
+    | ToolActivity
     | StreamError
     | StreamEnd
 )
@@ -426,7 +427,7 @@ FollowFrame = (
     | StreamingAgentOutputEnd
     | ContextConsumed
     | CompactionStarted
-    | GenericToolActivity
+    | ToolActivity
     | StreamEnd
 )
 """What a stream that follows a session may hold."""

@@ -1,12 +1,13 @@
 """The lines of an exported session. PROTOCOL.md section 5.9 is about them; what a line holds is checked here."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from sessile.wire.agents import Description, Metadata
 from sessile.wire.events import AnyEvent
-from sessile.wire.ids import Key
+from sessile.wire.ids import ArtifactId, Key
+from sessile.wire.limits import MAX_TTL_DAYS
 from sessile.wire.sessions import Origin, SessionName, TtiMinutes
 
 MEDIA_TYPE = "application/jsonl"
@@ -43,8 +44,22 @@ class EventLine(Struct, kw_only=True, tag_field="kind", tag="event", forbid_unkn
     event: AnyEvent
 
 
-class FileLine(Struct, kw_only=True, tag_field="kind", tag="file"):
-    """A file of the session, after the events. Not built yet: refused with `not_supported`."""
+class FileLine(Struct, kw_only=True, tag_field="kind", tag="file", forbid_unknown_fields=True):
+    """A file of the session, after the events, one of which tells of it. Its bytes follow in `data` lines."""
+
+    artifact_id: ArtifactId
+    filename: str
+    mime_type: str
+    size_bytes: Annotated[int, Meta(ge=0)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    ttl_days: Annotated[int, Meta(ge=1, le=MAX_TTL_DAYS)] | UnsetType = UNSET
+    created_at: str
+
+
+class DataLine(Struct, kw_only=True, tag_field="kind", tag="data", forbid_unknown_fields=True):
+    """The next bytes of the file before it."""
+
+    base64: str
 
 
 class EndLine(Struct, kw_only=True, tag_field="kind", tag="end", forbid_unknown_fields=True):
@@ -54,4 +69,4 @@ class EndLine(Struct, kw_only=True, tag_field="kind", tag="end", forbid_unknown_
     sha256: str
 
 
-Line = SessionLine | AgentLine | EventLine | FileLine | EndLine
+Line = SessionLine | AgentLine | EventLine | FileLine | DataLine | EndLine

@@ -58,10 +58,7 @@ class Usage(Struct):
 
 
 class FromSession(Struct, kw_only=True, forbid_unknown_fields=True):
-    """The session to copy, of the same agent when none is named, and the last event to copy.
-
-    `compact_up_to_event_id` is refused with `not_supported` until it is built; both at once are wrong.
-    """
+    """The session to copy, of the same agent when none is named: up to an event, or whole and compacted up to one."""
 
     agent_key: Key | UnsetType = UNSET
     session_key: Key
@@ -70,11 +67,12 @@ class FromSession(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Origin(Struct, kw_only=True, omit_defaults=True):
-    """The session that this one was forked from, as it was named then, and the last event of it that was asked for."""
+    """The session that this one was forked from, as it was named then, and the event of it that was asked for."""
 
     agent_key: Key
     session_key: Key
     include_up_to_event_id: EventId | UnsetType = UNSET
+    compact_up_to_event_id: EventId | UnsetType = UNSET
 
 
 class CreateSessionRequest(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -1,8 +1,8 @@
 """The tool configurations an agent document may hold, one shape a `type`, as in the Agents v2 contract.
 
 Sessile keeps all of them. It runs `lambda`, a Python function that the server's configuration registers, `mcp`, a tool
-of a tool server, `web_get`, and those for the files of a session; and it offers `client`, which whoever talks to the
-session runs.
+of a tool server, `web_get`, `sub_agent`, and those for the files of a session; and it offers `client`, which whoever
+talks to the session runs.
 """
 
 from datetime import datetime
@@ -93,7 +93,7 @@ class SubAgentConfiguration(Struct, forbid_unknown_fields=True):
 
 
 class SubAgentToolConfiguration(_ToolConfiguration, kw_only=True, tag="sub_agent"):
-    """Another agent as a tool. Kept; not run yet."""
+    """Another agent as a tool."""
 
     argument_override: SubAgentParameters | UnsetType = UNSET
     sub_agent_configuration: SubAgentConfiguration

@@ -82,6 +82,7 @@ def expire(db: sqlite3.Connection, session_id: int, told: bytes) -> None:
 def insert(db: sqlite3.Connection, tenant_id: int, session_id: int, artifacts: Sequence[NewArtifact], now: int) -> None:
     """Make artifacts a session's, within a transaction."""
     for artifact in artifacts:
+        created_at = now if artifact.created_at is None else artifact.created_at
         values = {
             "tenant_id": tenant_id,
             "session_id": session_id,
@@ -91,7 +92,7 @@ def insert(db: sqlite3.Connection, tenant_id: int, session_id: int, artifacts: S
             "size": artifact.size,
             "sha256": artifact.sha256,
             "ttl_days": artifact.ttl_days,
-            "now": now,
-            "expires_at": None if artifact.ttl_days is None else now + artifact.ttl_days * _DAY,
+            "now": created_at,
+            "expires_at": None if artifact.ttl_days is None else created_at + artifact.ttl_days * _DAY,
         }
         db.execute(QUERIES["insert_artifact"], values)

@@ -47,7 +47,7 @@ class Compactions(Verbs):
         now = self._clock.now()
         order = (up_to_event_id, message)
         return await self._writer.run(
-            lambda db: _accept(db, ref, order, turn_id, admit, now, once, if_match, self._lease)
+            lambda db: accept(db, ref, order, turn_id, admit, now, self._lease, once, if_match)
         )
 
     async def summary(self, session_id: int) -> Summary:
@@ -90,16 +90,16 @@ def mark_stale(db: sqlite3.Connection, session: SessionRow, sequence: int) -> No
 _NO_ENVELOPE = {"id": "", "session_key": "", "created_at": "", "sequence": 0, "turn_id": "", "hidden": False}
 
 
-def _accept(
+def accept(
     db: sqlite3.Connection,
     ref: SessionRef,
     order: tuple[str | None, str | None],
     turn_id: str,
     admit: Admit,
     now: int,
-    once: Once | None,
-    if_match: str | None,
     lease: int,
+    once: Once | None = None,
+    if_match: str | None = None,
 ) -> Claim | Rejoined:
     """`Store.accept_compaction` within a transaction."""
     row = db.execute(QUERIES["session_for_input"], place(ref)).fetchone()
@@ -137,14 +137,14 @@ def _end_of(db: sqlite3.Connection, session: SessionRow, asked: str | None, keep
         through = _before_recent(db, session.id, keep)
     else:
         through = ids.sequence_of(asked) or 0
-        if _id_at(db, session.id, through) != asked:
+        if id_at(db, session.id, through) != asked:
             reason = f"There is no event {asked[:100]!r} in this session."
             raise InvalidRequest(f"compact_up_to_event_id: {reason}", field_errors={"compact_up_to_event_id": reason})
     after = _summary(db, session.id).through
     values = {"session_id": session.id, "after": after, "through": through}
     if db.execute(QUERIES["span_has_input"], values).fetchone() is None:
         raise NothingToCompact(f"There is nothing to compact before the last {keep} inputs." if asked is None else None)
-    return _id_at(db, session.id, through) or ""
+    return id_at(db, session.id, through) or ""
 
 
 def _before_recent(db: sqlite3.Connection, session_id: int, keep: int) -> int:
@@ -153,7 +153,8 @@ def _before_recent(db: sqlite3.Connection, session_id: int, keep: int) -> int:
     return 0 if row is None else row[0] - 1
 
 
-def _id_at(db: sqlite3.Connection, session_id: int, sequence: int) -> str | None:
+def id_at(db: sqlite3.Connection, session_id: int, sequence: int) -> str | None:
+    """The id of the event at a place."""
     row = db.execute(QUERIES["get_event"], {"session_id": session_id, "sequence": sequence}).fetchone()
     return None if row is None else row[0]
 
@@ -176,9 +177,14 @@ def _span(db: sqlite3.Connection, session_id: int, keep: int | None, through: in
     after = _summary(db, session_id).through
     values = {"session_id": session_id, "after": after, "through": through}
     turns, events = db.execute(QUERIES["span_counts"], values).fetchone()
-    last = _id_at(db, session_id, through)
+    last = id_at(db, session_id, through)
     enough = events if keep is None else turns
     return Span(after, through, last, turns, events) if enough and last is not None else None
+
+
+def through(entry: Entry) -> int:
+    """The last place that a summary stands for."""
+    return _through(_event(entry))
 
 
 def _event(entry: Entry) -> CompactionEvent:

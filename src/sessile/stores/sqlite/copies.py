@@ -7,6 +7,7 @@ transaction. A copy that nobody goes on with stays in `copies`, and the purge ta
 import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from os import urandom
 from typing import Any
 
@@ -14,9 +15,9 @@ from msgspec import Struct
 
 from sessile.domain import copies
 from sessile.domain.log import VISIBLE, Entry, draft
-from sessile.ports import Clock, Seal
-from sessile.rows import LEASE_SECONDS, EventQuery, NewSession, Once, SessionRef, SessionRow
-from sessile.stores.sqlite import log, rows, secrets, terms
+from sessile.ports import Admit, Clock, Seal
+from sessile.rows import LEASE_SECONDS, Claim, EventQuery, NewSession, Once, SessionRef, SessionRow
+from sessile.stores.sqlite import compactions, log, rows, secrets, terms
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.lanes import WriteLane
 from sessile.stores.sqlite.opening import insert as insert_entries
@@ -31,15 +32,26 @@ STALE_SECONDS = 600
 _SLICE_EVENTS = 800
 _SLICE_BYTES = 1024 * 1024
 _SLICE_TURNS = 1000
+_SLICE_FILES = 200
 _TAIL = 100
 _REFERRING = f",{','.join(sorted(copies.REFERRING))},"
 
 
+class _Order(Struct, frozen=True):
+    """The compaction that a copy begins with."""
+
+    up_to: str
+    turn_id: str
+    admit: Admit
+    lease: int
+
+
 class _Source(Struct, frozen=True):
-    """The session that is copied, and where the copy ends."""
+    """The session that is copied, where the copy ends, and where what is compacted of it ends."""
 
     session: SessionRow
     cut: int
+    through: int = 0
 
 
 class _Plan(Struct, frozen=True, kw_only=True):
@@ -50,6 +62,18 @@ class _Plan(Struct, frozen=True, kw_only=True):
     turn_edges: list[int]
     usages: list[bytes]
     ending: copies.Ending
+    files: list[str]
+    """The ids of the artifacts that the copy tells of, in slices: each a JSON list."""
+    covered: int
+    """The last place that a summary stands for."""
+
+    def slices(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The queries that copy, and the part that each run of them copies."""
+        for query, edges in (("copy_turns", self.turn_edges), ("copy_events", self.edges)):
+            for after, until in pairwise([0, *edges]):
+                yield query, {"after": after, "until": until}
+        for slice in self.files:
+            yield "copy_artifacts", {"ids": slice}
 
 
 class Copies(Verbs):
@@ -71,16 +95,46 @@ class Copies(Verbs):
         once: Once | None = None,
         seal: Seal | None = None,
     ) -> SessionRow:
+        made = await self._fork(tenant_id, agent_key, new, source, up_to, once, seal, None)
+        assert isinstance(made, SessionRow)
+        return made
+
+    async def fork_compacted(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str,
+        turn_id: str,
+        admit: Admit,
+        once: Once | None = None,
+        seal: Seal | None = None,
+    ) -> SessionRow | Claim:
+        order = _Order(up_to, turn_id, admit, self._lease)
+        return await self._fork(tenant_id, agent_key, new, source, None, once, seal, order)
+
+    async def _fork(
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        source: SessionRef,
+        up_to: str | None,
+        once: Once | None,
+        seal: Seal | None,
+        order: _Order | None,
+    ) -> SessionRow | Claim:
         async with self._one_at_a_time:
             made, now = None, self._clock.now()
             begun = await self._writer.run(
-                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, now)
+                lambda db: _begin_fork(db, tenant_id, agent_key, new, source, up_to, once, order, now)
             )
             if isinstance(begun, SessionRow):
                 return begun
             copy_id, origin = begun
             try:
-                made = await self._fill(copy_id, origin, tenant_id, agent_key, new, once, seal)
+                made = await self._fill(copy_id, origin, tenant_id, agent_key, new, once, seal, order)
             finally:
                 if made is None:
                     give_up(self._writer, copy_id)
@@ -95,25 +149,25 @@ class Copies(Verbs):
         new: NewSession,
         once: Once | None,
         seal: Seal | None,
-    ) -> SessionRow:
+        order: _Order | None,
+    ) -> SessionRow | Claim:
         plan = await self._readers.run(lambda db: _plan(db, source))
-        fixed = {
+        fixed: dict[str, Any] = {
             "copy_id": copy_id,
             "source_id": source.session.id,
             "cut": source.cut,
             "salt": urandom(copies.SALT_BYTES),
             "referring": _REFERRING,
+            "covered": plan.covered,
         }
-        for query, edges in (("copy_turns", plan.turn_edges), ("copy_events", plan.edges)):
-            after = 0
-            for until in edges:
-                values = fixed | {"after": after, "until": until, "now": self._clock.now()}
-                await self._writer.run(lambda db, query=query, values=values: _copy_slice(db, query, values))  # type: ignore[misc]
-                after = until
+        for query, part in plan.slices():
+            values = fixed | part | {"now": self._clock.now()}
+            await self._writer.run(lambda db, query=query, values=values: _copy_slice(db, query, values))  # type: ignore[misc]
         now = self._clock.now()
 
-        def finish(db: sqlite3.Connection) -> SessionRow:
-            return _finish_fork(db, fixed | {"now": now}, source, plan, tenant_id, agent_key, new, once, seal)
+        def finish(db: sqlite3.Connection) -> SessionRow | Claim:
+            row = _finish_fork(db, fixed | {"now": now}, source, plan, tenant_id, agent_key, new, once, seal)
+            return row if order is None or row.id != copy_id else _start(db, row, source, order, now)
 
         return await self._writer.run(finish)
 
@@ -187,6 +241,7 @@ def _begin_fork(
     source: SessionRef,
     up_to: str | None,
     once: Once | None,
+    order: _Order | None,
     now: int,
 ) -> SessionRow | tuple[int, _Source]:
     if once is not None and (made := keys.made(db, tenant_id, keys.SESSIONS, once, now)) is not None:
@@ -197,11 +252,28 @@ def _begin_fork(
     if cut > MAX_FORK_EVENTS:
         reason = f"The log has {cut} events up to there; at most {MAX_FORK_EVENTS} can be forked."
         raise InvalidRequest(f"from_session: {reason}", field_errors={"from_session": reason})
-    return begin(db, now), _Source(session, cut)
+    through = 0 if order is None else _found(db, session.id, order.up_to, "compact_up_to_event_id")[0].sequence
+    return begin(db, now), _Source(session, cut, through)
+
+
+def _start(db: sqlite3.Connection, copy: SessionRow, source: _Source, order: _Order, now: int) -> Claim:
+    """Start the turn that compacts a copy, in the commit that shows it."""
+    ref = SessionRef(copy.tenant_id, copy.agent_key, copy.key)
+    claim = compactions.accept(
+        db, ref, (compactions.id_at(db, copy.id, source.through), None), order.turn_id, order.admit, now, order.lease
+    )
+    assert isinstance(claim, Claim)
+    return claim
 
 
 def _cut(db: sqlite3.Connection, source_id: int, event_id: str) -> int:
     """The last place of the log that a fork up to this event has."""
+    found = _found(db, source_id, event_id, "include_up_to_event_id")
+    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+
+
+def _found(db: sqlite3.Connection, source_id: int, event_id: str, field: str) -> list[Entry]:
+    """An event of the source, and the one after it if there is one. Raises InvalidRequest."""
     waited = ids.is_waiting(event_id)
     sequence = (place_of(db, source_id, event_id) if waited else ids.sequence_of(event_id)) or 0
     found = [
@@ -211,21 +283,33 @@ def _cut(db: sqlite3.Connection, source_id: int, event_id: str) -> int:
     ]
     if not found or (found[0].id != event_id and not waited):
         reason = f"{event_id[:100]!r} is no event of that session."
-        field = "from_session.include_up_to_event_id"
+        field = f"from_session.{field}"
         raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
-    return copies.cut(found[0].event(), found[1].event() if len(found) > 1 else None)
+    return found
 
 
 def _plan(db: sqlite3.Connection, source: _Source) -> _Plan:
     values = {"source_id": source.session.id, "cut": source.cut}
     turns = db.execute(QUERIES["turns_up_to"], values).fetchall()
     ending = copies.ending([entry.event() for entry in _tail(db, source)])
+    summaries = db.execute(QUERIES["summaries_up_to"], values).fetchall()
     return _Plan(
         edges=list(_edges(db.execute(QUERIES["sizes_of_events"], values))),
         turn_edges=[turn[0] for turn in (*turns[_SLICE_TURNS - 1 :: _SLICE_TURNS], *turns[-1:])],
         usages=[rows.stored_json(usage) for _, _, usage in (turns[:-1] if ending.turn_id else turns)],
         ending=ending,
+        files=_files(db, values),
+        covered=max((compactions.through(rows.entry("", row)) for row in summaries), default=0),
     )
+
+
+def _files(db: sqlite3.Connection, values: dict[str, Any]) -> list[str]:
+    """The ids of the files that the events to be copied tell of, some in each."""
+    if db.execute(QUERIES["has_artifacts"], values).fetchone() is None:
+        return []
+    told = [body for (body,) in db.execute(QUERIES["uploads_up_to"], values)]
+    found = [artifact["artifact_id"] for body in told for artifact in codec.decode(body)["artifacts"]]
+    return [codec.encode(found[at : at + _SLICE_FILES]).decode() for at in range(0, len(found), _SLICE_FILES)]
 
 
 def _edges(sizes: Iterator[tuple[int, int]]) -> Iterator[int]:

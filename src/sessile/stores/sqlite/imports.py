@@ -10,7 +10,8 @@ from msgspec import UNSET
 from sessile.domain import copies
 from sessile.domain.log import Entry
 from sessile.domain.session import fold
-from sessile.rows import NewSession, SessionRef, SessionRow
+from sessile.rows import NewArtifact, NewSession, SessionRef, SessionRow
+from sessile.stores.sqlite import artifacts
 from sessile.stores.sqlite import copies as unseen
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, session_row
 from sessile.wire import codec, ids
@@ -23,7 +24,7 @@ class Imports(Verbs):
     """Verbs of the `Store` port."""
 
     async def import_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry]]
+        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
     ) -> SessionRow:
         now = self._clock.now()
 
@@ -35,10 +36,10 @@ class Imports(Verbs):
         made = None
         try:
             log_of = _ImportedLog(tenant_id, copy_id)
-            async for entries in slices:
+            async for items in slices:
                 now = self._clock.now()
-                await self._writer.run(lambda db, entries=entries, now=now: log_of.write(db, entries, now))  # type: ignore[misc]
-                log_of.written(entries)
+                await self._writer.run(lambda db, items=items, now=now: log_of.write(db, items, now))  # type: ignore[misc]
+                log_of.written(items)
             now = self._clock.now()
 
             def finish(db: sqlite3.Connection) -> SessionRow:
@@ -64,9 +65,11 @@ class _ImportedLog:
         self._started: Entry | None = None
         """The `turn_started` of the turn that has no end yet."""
 
-    def write(self, db: sqlite3.Connection, entries: Sequence[Entry], now: int) -> None:
+    def write(self, db: sqlite3.Connection, items: Sequence[Entry | NewArtifact], now: int) -> None:
         """Write a slice. Every id is new when the first turn of the log is here already, else all are kept."""
         unseen.touch(db, self._copy_id, now)
+        artifacts.insert(db, self._tenant_id, self._copy_id, _files(items), now)
+        entries = _entries(items)
         if not self._begun:
             first = next((entry.turn_id for entry in entries if entry.turn_id), "")
             taken = db.execute(QUERIES["turn_is_there"], {"turn_id": first}).fetchone()
@@ -78,8 +81,9 @@ class _ImportedLog:
         except sqlite3.IntegrityError:
             raise InvalidRequest("A turn of the export has the id of a turn that is here already.") from None
 
-    def written(self, entries: Sequence[Entry]) -> None:
+    def written(self, items: Sequence[Entry | NewArtifact]) -> None:
         """A slice is durable."""
+        entries = _entries(items)
         self._state = fold((entry.event() for entry in entries), self._state)
         for entry in entries:
             if entry.type in ("turn_started", "turn_ended"):
@@ -132,3 +136,11 @@ class _ImportedLog:
 
     def _id(self, id: str) -> str:
         return id if self._salt is None else copies.renamed(id, self._salt)
+
+
+def _entries(items: Sequence[Entry | NewArtifact]) -> list[Entry]:
+    return [item for item in items if isinstance(item, Entry)]
+
+
+def _files(items: Sequence[Entry | NewArtifact]) -> list[NewArtifact]:
+    return [item for item in items if isinstance(item, NewArtifact)]

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import structlog
 
+from sessile.observation import CommitObserver
 from sessile.wire.errors import StorageUnavailable
 
 Result = TypeVar("Result")
@@ -37,6 +39,8 @@ class WriteLane:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self.observer: CommitObserver | None = None
+        """Whoever is told of commits, on the thread that commits."""
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Job] = []
@@ -154,9 +158,14 @@ class WriteLane:
         the next process would find them there. The next transaction goes over them, so let it be one that changes
         nothing.
         """
+        began = time.perf_counter()
         try:
             self._connection.execute("COMMIT")
+            if self.observer is not None:
+                self.observer.committed(len(batch), time.perf_counter() - began)
         except sqlite3.Error as error:
+            if self.observer is not None:
+                self.observer.commit_failed()
             _roll_back(self._connection)
             with contextlib.suppress(sqlite3.Error):  # its own fsync may fail too: it is the overwriting that counts
                 self._connection.execute("PRAGMA user_version = 0")

@@ -107,8 +107,10 @@ def turn_again(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoin
     return Rejoined(session=session, turn_id=turn_id, opened=[entry], running=bool(running))
 
 
-def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int, lease: int) -> Interruption:
-    """`Store.interrupt` within a transaction."""
+def interrupt(
+    db: sqlite3.Connection, ref: SessionRef, now: int, lease: int, below: Sequence[Interruption] = ()
+) -> Interruption:
+    """`Store.interrupt` of one session within a transaction; `below` is done already."""
     where = {"tenant_id": ref.tenant_id, "agent_key": ref.agent_key, "session_key": ref.session_key}
     row = db.execute(QUERIES["get_session"], where).fetchone()
     if row is None:
@@ -120,7 +122,7 @@ def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int, lease: int) -> 
     claimed = {"turn_id": session.running_turn, "lease_until": now + lease}
     parked = db.execute(QUERIES["unpark_turn"], claimed).fetchone()
     if parked is None:
-        return Interruption(session, session.running_turn)
+        return Interruption(session, session.running_turn, None, below)
     turn, token, usage = parked
     agent = rows.agent(db.execute(QUERIES["session_for_input"], where).fetchone()[rows.SESSION_COLUMNS :])
     claim = Claim(
@@ -132,7 +134,7 @@ def interrupt(db: sqlite3.Connection, ref: SessionRef, now: int, lease: int) -> 
         usage=rows.stored_json(usage),
         interrupted=True,
     )
-    return Interruption(session, session.running_turn, claim)
+    return Interruption(session, session.running_turn, claim, below)
 
 
 def append(

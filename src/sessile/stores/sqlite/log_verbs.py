@@ -23,7 +23,7 @@ from sessile.rows import (
     TurnRow,
     Uploaded,
 )
-from sessile.stores.sqlite import log, rows
+from sessile.stores.sqlite import log, rows, sub_turns
 from sessile.stores.sqlite.compactions import covering
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
 from sessile.stores.sqlite.waiting import place_of
@@ -53,7 +53,7 @@ class Logs(Verbs):
 
     async def interrupt(self, ref: SessionRef) -> Interruption:
         now = self._clock.now()
-        return await self._writer.run(lambda db: log.interrupt(db, ref, now, self._lease))
+        return await self._writer.run(lambda db: sub_turns.interrupt(db, ref, now, self._lease))
 
     async def append(
         self,

@@ -80,23 +80,25 @@ DELETE FROM agents WHERE id = :id;
 
 -- name: insert_tool_server
 -- Add a tool server.
-INSERT INTO tool_servers (tenant_id, key, enabled, document, secret, created_at, updated_at)
-VALUES (:tenant_id, :key, :enabled, :document, :secret, :now, :now) RETURNING id;
+INSERT INTO tool_servers (tenant_id, key, enabled, document, created_at, updated_at)
+VALUES (:tenant_id, :key, :enabled, :document, :now, :now) RETURNING id;
 
 -- name: get_tool_server
 -- One tool server by its key.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers WHERE tenant_id = :tenant_id AND key = :key;
 
 -- name: list_tool_servers
 -- Tool servers of a tenant before a cursor, newest first.
-SELECT id, tenant_id, key, enabled, document, secret, created_at, updated_at
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
 FROM tool_servers WHERE tenant_id = :tenant_id AND id < :cursor AND (:enabled IS NULL OR enabled = :enabled)
 ORDER BY id DESC LIMIT :limit;
 
 -- name: save_tool_server
 -- Replace what a caller may change.
-UPDATE tool_servers SET enabled = :enabled, document = :document, secret = :secret, updated_at = :now WHERE id = :id;
+UPDATE tool_servers SET enabled = :enabled, document = :document, updated_at = :now WHERE id = :id;
 
 -- name: delete_tool_server
 -- Remove a tool server's row.
@@ -140,7 +142,8 @@ DELETE FROM tools WHERE tenant_id = :tenant_id AND key = :key;
 -- name: usable_tools
 -- The tools in a JSON list of keys that are enabled, with their tool servers that are.
 SELECT t.id, t.key, t.name, t.enabled, t.document, t.created_at, t.updated_at, s.key,
-    s.id, s.tenant_id, s.key, s.enabled, s.document, s.secret, s.created_at, s.updated_at
+    s.id, s.tenant_id, s.key, s.enabled, s.document, s.created_at, s.updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -s.id)
 FROM tools t JOIN tool_servers s ON s.id = t.server_id
 WHERE t.tenant_id = :tenant_id AND t.key IN (SELECT value FROM json_each(:keys)) AND t.enabled AND s.enabled;
 
@@ -156,7 +159,7 @@ RETURNING id, agent_id, (SELECT compaction FROM agents WHERE agents.id = agent_i
 -- One session by the keys of its agent and its own.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 
@@ -174,7 +177,7 @@ WHERE s.id IN (SELECT value FROM json_each(:ids));
 -- Sessions of an agent before a cursor, newest first.
 SELECT s.id, s.tenant_id, s.agent_id, :agent_key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, (SELECT compaction FROM agents WHERE id = :agent_id)
+    s.created_at, s.updated_at, s.origin, (SELECT compaction FROM agents WHERE id = :agent_id), s.creator
 FROM sessions s WHERE s.agent_id = :agent_id AND s.id < :cursor ORDER BY s.id DESC LIMIT :limit;
 
 -- name: candidates_of_agent
@@ -209,7 +212,7 @@ ORDER BY id DESC LIMIT :slice;
 -- stands in the place of the last TRUE.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id
 WHERE s.id IN (SELECT value FROM json_each(:ids))
     AND (:agents IS NULL OR s.agent_id IN (SELECT value FROM json_each(:agents)))
@@ -244,7 +247,7 @@ DELETE FROM sessions WHERE id = :id;
 -- A session and its agent, as an input needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM agents a JOIN sessions s ON s.agent_id = a.id
 WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
@@ -253,7 +256,7 @@ WHERE a.tenant_id = :tenant_id AND a.key = :agent_key AND s.key = :session_key;
 -- A session and its agent, as its next turn needs them.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 
@@ -262,7 +265,7 @@ FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :session_id;
 -- and whether it came out of the queue and did nothing yet.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator,
     a.id, a.tenant_id, a.key, a.enabled, a.version, a.document, a.created_at, a.updated_at,
     t.id, t.turn_id, t.fence, t.usage, t.interrupted_at, t.takes,
     s.last_sequence = t.input_sequence + 1 AND EXISTS (
@@ -515,7 +518,7 @@ SELECT id, tenant_id, key, enabled, version, document, created_at, updated_at FR
 -- The session that an idempotency key has made.
 SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
-    s.created_at, s.updated_at, s.origin, a.compaction
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
 -- name: made_turn
@@ -683,7 +686,7 @@ VALUES (:session_id, :agent_id, :name, :key_id, :value);
 DELETE FROM secrets WHERE session_id = :session_id AND agent_id = :agent_id AND name = :name;
 
 -- name: delete_agent_secrets
--- Remove all secrets of an agent's own.
+-- Remove all secrets of an agent's own, or of a tool server's under its id, negative.
 DELETE FROM secrets WHERE session_id = 0 AND agent_id = :agent_id;
 
 -- name: delete_session_secrets
@@ -741,9 +744,11 @@ SELECT sequence, length(body) FROM events
 WHERE session_id = :source_id AND sequence <= :cut ORDER BY sequence;
 
 -- name: copy_events
--- Copy a slice of a log, its bodies unread but for those that refer to other events.
+-- Copy a slice of a log, its bodies unread but for those that refer to other events. What a summary hides that is not
+-- copied is visible again.
 INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
-SELECT tenant_id, :copy_id, sequence, renamed(id, :salt), renamed(turn_id, :salt), type, hidden, created_at,
+SELECT tenant_id, :copy_id, sequence, renamed(id, :salt), renamed(turn_id, :salt), type,
+    CASE WHEN hidden = 1 AND sequence > :covered THEN 0 ELSE hidden END, created_at,
     CASE WHEN instr(:referring, ',' || type || ',') THEN renamed_within(body, :salt) ELSE body END
 FROM events WHERE session_id = :source_id AND sequence > :after AND sequence <= :until ORDER BY sequence;
 
@@ -754,6 +759,28 @@ INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_i
 SELECT tenant_id, :copy_id, renamed(turn_id, :salt), input_sequence, renamed(input_event_id, :salt), fence, 0,
     stop_reason, error, usage, created_at, ended_at, interrupted_at
 FROM turns WHERE session_id = :source_id AND id > :after AND id <= :until AND input_sequence <= :cut ORDER BY id;
+
+-- name: copy_artifacts
+-- Copy the rows of some files, given as a JSON list of their ids; the bytes are the same.
+INSERT INTO artifacts (tenant_id, session_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at,
+    expires_at)
+SELECT tenant_id, :copy_id, artifact_id, name, content_type, size, sha256, ttl_days, created_at, expires_at
+FROM artifacts WHERE session_id = :source_id AND artifact_id IN (SELECT value FROM json_each(:ids))
+    AND (expires_at IS NULL OR expires_at > :now) ORDER BY id;
+
+-- name: has_artifacts
+-- Whether a session has a file.
+SELECT 1 FROM artifacts WHERE session_id = :source_id LIMIT 1;
+
+-- name: uploads_up_to
+-- What tells of files up to a place of a log, without what was deleted.
+SELECT body FROM events
+WHERE session_id = :source_id AND sequence <= :cut AND type = 'artifact_upload' AND hidden <= 2 ORDER BY sequence;
+
+-- name: summaries_up_to
+-- The summaries up to a place of a log, without those that were deleted.
+SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
+WHERE session_id = :source_id AND type = 'compaction' AND sequence <= :cut AND hidden <= 2;
 
 -- name: turns_up_to
 -- The turns up to a place of a log, and what each has used.
@@ -800,3 +827,74 @@ DELETE FROM sessions WHERE id IN (
         AND updated_at + tti_minutes * 60000000 <= :now
     ORDER BY updated_at + tti_minutes * 60000000 LIMIT :slice)
 RETURNING id;
+
+-- name: turn_of_call
+-- The turn that a tool call of another turn has started, if its session is still there.
+SELECT t.id, a.key, s.key FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
+WHERE t.parent_turn_id = :turn_id AND t.parent_event_id = :event_id;
+
+-- name: turns_above
+-- A turn that runs and is not to be interrupted, and the turns that it was started by, one above the other: how many
+-- they are, counting no more than a limit, and the uppermost; no row when the turn does not run.
+WITH RECURSIVE above(turn_id, level) AS (
+    SELECT t.turn_id, 1 FROM turns t JOIN sessions s ON s.running_turn = t.turn_id AND s.id = t.session_id
+    WHERE t.turn_id = :turn_id AND t.interrupted_at IS NULL
+    UNION ALL
+    SELECT t.parent_turn_id, level + 1 FROM above JOIN turns t ON t.turn_id = above.turn_id
+    WHERE t.parent_turn_id IS NOT NULL AND level < :limit)
+SELECT level, turn_id FROM above ORDER BY level DESC LIMIT 1;
+
+-- name: turns_in_tree
+-- How many turns a turn and those below it are, ended ones too, counting no more than a limit.
+WITH RECURSIVE tree(turn_id) AS (
+    SELECT :turn_id
+    UNION ALL
+    SELECT t.turn_id FROM tree JOIN turns t ON t.parent_turn_id = tree.turn_id LIMIT :limit)
+SELECT count(*) FROM tree;
+
+-- name: turns_below
+-- The sessions whose running turns were started by a turn, or by those that it has started, and so on.
+WITH RECURSIVE below(turn_id) AS (
+    SELECT :turn_id
+    UNION
+    SELECT t.turn_id FROM below JOIN turns t ON t.parent_turn_id = below.turn_id WHERE t.running = 1)
+SELECT a.key, s.key FROM below JOIN sessions s ON s.running_turn = below.turn_id JOIN agents a ON a.id = s.agent_id
+WHERE below.turn_id <> :turn_id;
+
+-- name: insert_sub_session
+-- Add a session that a tool call creates to an agent; no row comes back when the agent is not there.
+INSERT INTO sessions (tenant_id, agent_id, key, name, description, metadata, enabled, tti_minutes, version,
+    last_sequence, usage, created_at, updated_at, creator)
+SELECT :tenant_id, id, :key, :name, :description, :metadata, :enabled, :tti_minutes, 1, 0, X'7B7D', :now, :now, :creator
+FROM agents WHERE tenant_id = :tenant_id AND key = :agent_key
+RETURNING id, agent_id;
+
+-- name: start_below
+-- Remember which tool call has started a turn.
+UPDATE turns SET parent_turn_id = :turn_id, parent_event_id = :event_id WHERE id = :id;
+
+-- name: backlog
+-- Inputs that wait, turns that run and turns that are parked, and deletions that are not over, of all tenants.
+SELECT (SELECT count(*) FROM inputs WHERE waits),
+    (SELECT count(*) FROM sessions WHERE running_turn IS NOT NULL AND stop_reason IS NOT 'requires_action'),
+    (SELECT count(*) FROM sessions WHERE running_turn IS NOT NULL AND stop_reason = 'requires_action'),
+    (SELECT count(*) FROM purges);
+
+-- name: table_bytes
+-- Every table with the bytes of its pages and of its indexes' pages, the largest first.
+SELECT m.tbl_name, sum(s.pgsize) FROM sqlite_schema m JOIN dbstat s ON s.name = m.name AND s.aggregate = TRUE
+WHERE m.tbl_name NOT LIKE 'sqlite\_%' ESCAPE '\' GROUP BY m.tbl_name ORDER BY sum(s.pgsize) DESC, m.tbl_name;
+
+-- name: largest_sessions
+-- The sessions with the largest logs: their keys, and how many events of how many bytes they have.
+SELECT t.key, a.key, s.key, l.events, l.bytes
+FROM (SELECT session_id, count(*) AS events, sum(length(body)) AS bytes FROM events GROUP BY session_id) l
+    JOIN sessions s ON s.id = l.session_id JOIN agents a ON a.id = s.agent_id JOIN tenants t ON t.id = s.tenant_id
+ORDER BY l.bytes DESC, s.id LIMIT :limit;
+
+-- name: all_sessions
+-- Sessions of all tenants after a cursor, oldest first.
+SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.metadata, s.enabled, s.tti_minutes,
+    s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
+    s.created_at, s.updated_at, s.origin, a.compaction, s.creator
+FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id > :cursor ORDER BY s.id LIMIT :limit;

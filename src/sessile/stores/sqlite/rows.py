@@ -18,7 +18,7 @@ from sessile.rows import (
 )
 
 Row = tuple[Any, ...]
-SESSION_COLUMNS = 21
+SESSION_COLUMNS = 22
 AGENT_COLUMNS = 8
 WAITING_COLUMNS = 7
 TOOL_COLUMNS = 8
@@ -57,16 +57,16 @@ def agent(row: Row) -> AgentRow:
 
 
 def tool_server(row: Row) -> ToolServerRow:
-    """id, tenant_id, key, enabled, document, secret, created_at, updated_at"""
+    """id, tenant_id, key, enabled, document, created_at, updated_at, the names of its secrets as JSON"""
     return ToolServerRow(
         id=row[0],
         tenant_id=row[1],
         key=row[2],
         enabled=bool(row[3]),
         document=row[4],
-        secret=row[5],
-        created_at=row[6],
-        updated_at=row[7],
+        created_at=row[5],
+        updated_at=row[6],
+        secrets=frozenset(msgspec.json.decode(row[7])),
     )
 
 

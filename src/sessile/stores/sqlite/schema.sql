@@ -64,6 +64,7 @@ CREATE TABLE sessions (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     origin BLOB,
+    creator BLOB,
     UNIQUE (agent_id, key)
 );
 
@@ -112,10 +113,14 @@ CREATE TABLE turns (
     interrupted_at INTEGER,
     outstanding TEXT,
     takes INTEGER NOT NULL DEFAULT 0,
-    lease_until INTEGER NOT NULL DEFAULT 0
+    lease_until INTEGER NOT NULL DEFAULT 0,
+    parent_turn_id TEXT,
+    parent_event_id TEXT
 );
 
 CREATE INDEX turns_of_session ON turns (session_id, id);
+
+CREATE INDEX turns_of_calls ON turns (parent_turn_id, parent_event_id) WHERE parent_turn_id IS NOT NULL;
 
 -- `hidden`: 0 visible, 1 covered by a summary, 2 hidden by a caller, 3 deleted. 0 and 1 take no byte of a row.
 CREATE TABLE events (
@@ -169,6 +174,7 @@ CREATE TABLE idempotency (
 
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
 
+-- Of an agent: session 0. Of a tool server: session 0, and its id, negative, in the place of an agent's.
 CREATE TABLE secrets (
     session_id INTEGER NOT NULL,
     agent_id INTEGER NOT NULL,
@@ -210,7 +216,6 @@ CREATE TABLE tool_servers (
     key TEXT NOT NULL,
     enabled INTEGER NOT NULL,
     document BLOB NOT NULL,
-    secret BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     UNIQUE (tenant_id, key)

@@ -25,7 +25,9 @@ from sessile.stores.sqlite.migrate import migrate
 from sessile.stores.sqlite.secrets import Secrets
 from sessile.stores.sqlite.session_search import SessionSearch
 from sessile.stores.sqlite.sessions import Sessions
+from sessile.stores.sqlite.sub_turns import SubTurns
 from sessile.stores.sqlite.tool_servers import ToolServers
+from sessile.stores.sqlite.upkeep import Upkeep
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.stores.sqlite.visibility import Visibilities
 from sessile.wire.errors import StorageUnavailable
@@ -45,11 +47,13 @@ class SqliteStore(
     Logs,
     Inputs,
     ClientTools,
+    SubTurns,
     Visibilities,
     Compactions,
     Secrets,
     Artifacts,
     ToolServers,
+    Upkeep,
 ):
     """One database file. Its turns belong to the process that holds the database file's lock (`owner.py`)."""
 

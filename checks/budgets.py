@@ -14,6 +14,7 @@ BROAD_EXCEPT = {
     "tools/python.py": "a tool is foreign code",
     "tools/mcp_session.py": "a tool server, and the library that speaks to it, are foreign code",
     "stores/sqlite/lanes.py": "a defect in a verb goes to its caller, not to the writer thread",
+    "stores/postgres/lanes.py": "a defect in a call goes to its caller, not to the batch",
 }
 """The files that may catch everything, each with its reason."""
 

@@ -109,16 +109,16 @@ MUTANTS = (
     Mutant(
         "an idempotency key that is not kept",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
+        "        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)\n",
         "        pass\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py",
     ),
     Mutant(
         "an idempotency key in a commit of its own",
         "stores/sqlite/log.py",
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
+        "        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)\n",
         '        db.execute("COMMIT")\n        db.execute("BEGIN IMMEDIATE")\n'
-        "        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)\n",
+        "        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)\n",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
     ),
     Mutant(
@@ -261,6 +261,48 @@ MUTANTS = (
         "                nodes = []  #",
         "                pass  #",
         "tests/unit/test_live_stream.py",
+    ),
+    Mutant(
+        "a commit in doubt counts as lost",
+        "stores/postgres/pool.py",
+        "if doubt is not None and not await self._committed(link.writer, link.mark):",
+        "if doubt is not None:",
+        "tests/integration/test_postgres_faults.py",
+    ),
+    Mutant(
+        "nobody is told of commits",
+        "stores/postgres/pool.py",
+        "            self.on_commit(db.changed)\n",
+        "            pass\n",
+        "tests/integration/test_postgres_wakeups.py -k every_change",
+    ),
+    Mutant(
+        "an interrupt that another server took is not looked for",
+        "runner/worker.py",
+        "            elif stands.interrupted:\n",
+        "            elif stands.interrupted and not stands:\n",
+        "tests/acceptance/test_two_nodes.py -k interrupt",
+    ),
+    Mutant(
+        "a turn goes on whose session was deleted elsewhere",
+        "runner/worker.py",
+        "            if stands is None:\n                turn.cancel(task)",
+        "            if stands is None:\n                pass",
+        "tests/acceptance/test_two_nodes.py -k deletion",
+    ),
+    Mutant(
+        "a file is removed that another server is about to name",
+        "stores/files.py",
+        " and (not self._shared or self._is_old(self._path(name))):",
+        ":",
+        "tests/integration/test_files.py -k shared",
+    ),
+    Mutant(
+        "great numbers of filters lose their last digits",
+        "stores/postgres/metadata_filter.py",
+        "THEN {_FLOAT}::bigint::numeric ELSE",
+        "THEN {_FLOAT}::numeric ELSE",
+        "tests/property/test_metadata_filter_postgres.py",
     ),
     Mutant(
         "a client that repeats a change whose outcome it does not know",

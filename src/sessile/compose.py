@@ -27,7 +27,7 @@ from sessile.auth import keys
 from sessile.auth.keyring import VARIABLE, Keyring
 from sessile.auth.vault import Vault, rotate
 from sessile.clock import SystemClock
-from sessile.config import Config, ConfigError, LimitsConfig
+from sessile.config import Config, ConfigError, LimitsConfig, is_url
 from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
@@ -35,6 +35,7 @@ from sessile.models.registry import Provider, Registry
 from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Authenticator, Clock, ModelFault, Store
 from sessile.rows import TenantRow
+from sessile.runner.elsewhere import Elsewhere
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.remote import RemoteOffers
@@ -63,7 +64,7 @@ from sessile.tools.mcp import McpServers
 from sessile.tools.registry import Factory, ToolRegistry
 from sessile.tools.sub_agent import SubAgentTool
 from sessile.tools.web_get import WebGetTool
-from sessile.wire.errors import StorageUnavailable, UnknownModel
+from sessile.wire.errors import KeyTaken, StorageUnavailable, UnknownModel
 
 DEFAULT_TENANT = "default"
 _SWEEP_IDLE_SECONDS = 1.0
@@ -99,7 +100,10 @@ class Runtime(Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def open_store(config: Config) -> AsyncIterator[Store]:
     """The store of a configuration, for administration beside a running server or without one. Raises ConfigError."""
-    store = await SqliteStore.open(_database(config), SystemClock(), config.lease_seconds)
+    if is_url(config.database):
+        store = await _postgres().open(config.database, SystemClock(), config.lease_seconds)
+    else:
+        store = await SqliteStore.open(_database(config), SystemClock(), config.lease_seconds)
     try:
         yield store
     finally:
@@ -150,11 +154,12 @@ async def running(
 
     Raises ConfigError, StorageUnavailable.
     """
-    with owned(_database(config)):
+    shared = is_url(config.database)
+    with contextlib.nullcontext() if shared else owned(_database(config)):
         models = model_registry(config, providers)
         tools = ToolRegistry(config.tools, functions, tool_factories(config))
         clock = SystemClock()
-        files = LocalFiles(_files(config), clock)
+        files = LocalFiles(_files(config), clock, shared=shared)
         async with open_store(config) as store:
             vault = Vault(store, keyring(config))
             hub = Hub(store, config.heartbeat_seconds, metrics or UNOBSERVED)
@@ -190,12 +195,16 @@ async def running(
                 store=store,
                 limits=_request_limits(config.limits),
             )
-            await worker.recover()
+            elsewhere = Elsewhere((worker, hub), clock, config.heartbeat_seconds)
+            await store.listen(elsewhere.heard)
+            await worker.recover(alone=not shared)
             keepers = [
                 asyncio.create_task(_sweep_for_ever(services.sessions)),
                 asyncio.create_task(_tidy_for_ever(artifacts)),
                 asyncio.create_task(worker.keep_leases(config.lease_seconds)),
             ]
+            if shared:
+                keepers.append(asyncio.create_task(elsewhere.look_for_ever()))
             runtime = Runtime(services, worker, store, models, await default_tenant(store), clock)
             try:
                 yield runtime
@@ -206,6 +215,16 @@ async def running(
                 if traces is not None:
                     await traces.close()
                 await models.close()
+
+
+def _postgres() -> Any:
+    """The store for PostgreSQL, whose driver is an optional extra. Raises ConfigError without it."""
+    try:
+        return importlib.import_module("sessile.stores.postgres.store").PostgresStore
+    except ModuleNotFoundError as missing:
+        if missing.name != "asyncpg":
+            raise
+        raise ConfigError("PostgreSQL needs the extra `postgres`: pip install 'sessile[postgres]'.") from None
 
 
 def keyring(config: Config) -> Keyring:
@@ -268,8 +287,10 @@ def _guard(table: str, allow: list[str]) -> Guard:
 
 async def default_tenant(store: Store) -> TenantRow:
     """The tenant that a fresh store starts with."""
-    tenants = {tenant.key: tenant for tenant in await store.list_tenants()}
-    return tenants.get(DEFAULT_TENANT) or await store.create_tenant(DEFAULT_TENANT, "Default tenant")
+    with contextlib.suppress(KeyTaken):  # by another server that starts on the same database
+        tenants = {tenant.key: tenant for tenant in await store.list_tenants()}
+        return tenants.get(DEFAULT_TENANT) or await store.create_tenant(DEFAULT_TENANT, "Default tenant")
+    return await default_tenant(store)
 
 
 async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None:
@@ -468,7 +489,8 @@ def _database_file(config: Config) -> Path:
 
 
 def _database(config: Config) -> Path:
-    if config.database is None:
+    """The database file; with a server's database, the file that files and keys would stand beside."""
+    if config.database is None or is_url(config.database):
         folder = Path(config.data)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / "sessile.db"

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -121,7 +122,9 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     data: str = "data"
     """The folder that a server keeps its database in; made when it is not there."""
     database: str | None = None
-    """The database file, in a folder that exists; `sessile.db` in the data folder by default."""
+    """A database file, in a folder that exists, or a PostgreSQL database as `postgresql://…`.
+
+    By default, `sessile.db` in the data folder."""
     no_auth: bool = False
     allowed_hosts: list[str] = field(default_factory=list)
     """Names a Host header may carry besides loopback and `host`."""
@@ -148,6 +151,19 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     traces: TracesConfig = field(default_factory=TracesConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+
+def is_url(database: str | None) -> bool:
+    """Whether a database is a PostgreSQL server's, and no file."""
+    return database is not None and database.startswith(("postgresql://", "postgres://"))
+
+
+def without_secrets(url: str) -> str:
+    """A database's URL as people and logs may see it: without the password, and without what follows the name."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}@{host}" if user else host
+    return urlunsplit((parts.scheme, netloc, parts.path, "", ""))
 
 
 def load(path: str | None = None, overrides: dict[str, Any] | None = None, *, default_file: bool = True) -> Config:

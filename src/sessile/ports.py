@@ -129,6 +129,19 @@ class LiveSink(Protocol):
         """The agent is gone: end the followers of its sessions."""
 
 
+class Onlooker(Protocol):
+    """Whoever has something here of sessions that other processes on the same store change."""
+
+    def concerned(self, sessions: Collection[int]) -> set[int]:
+        """Those of some sessions that matter here."""
+
+    async def look(self, sessions: Collection[int] | None) -> None:
+        """Look at the store: these sessions may have changed, or, with None, any. Raises StorageUnavailable."""
+
+    def close_agent(self, agent_id: int) -> None:
+        """The agent was deleted. Never blocks."""
+
+
 class ThinkingDelta(Struct, frozen=True):
     """A piece of the model's thinking."""
 

@@ -251,6 +251,20 @@ class SealedSecrets(Struct, frozen=True):
     values: dict[str, bytes | None]
 
 
+class Standing(Struct, frozen=True):
+    """How a turn that runs stands: whether a caller wants it stopped, and whether inputs wait to join it."""
+
+    interrupted: bool
+    steered: bool
+
+
+class Heard(Struct, frozen=True):
+    """Internal ids of what other processes on the store have changed, or deleted."""
+
+    sessions: frozenset[int]
+    agents: frozenset[int]
+
+
 class TurnRow(Struct, frozen=True, kw_only=True):
     """A stored turn; `usage` and `error` are JSON."""
 

@@ -1,6 +1,6 @@
 """The port of storage: the verbs of a store, by noun. The docstrings are the contract; `sessile.testing` checks it."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
@@ -16,6 +16,7 @@ from sessile.rows import (
     EventQuery,
     Fence,
     FileName,
+    Heard,
     Interruption,
     NewArtifact,
     NewSession,
@@ -29,6 +30,7 @@ from sessile.rows import (
     SessionRow,
     Shown,
     Span,
+    Standing,
     SubCall,
     Summary,
     TenantRow,
@@ -305,6 +307,9 @@ class LogStore(Protocol):
     async def take_expired_turns(self) -> list[Claim]:
         """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
 
+    async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
+        """How these claims stand; one that is not its turn's current one, or whose session is gone, is left out."""
+
     async def hand_over(self, fences: Collection[Fence]) -> None:
         """These turns are left running on purpose: anybody may take them up at once, and that take does not count."""
 
@@ -403,6 +408,9 @@ class InputStore(Protocol):
     async def list_waiting(self, ref: SessionRef) -> list[WaitingInput]:
         """All inputs that wait, in the order of acceptance. Raises NotFound for the session."""
 
+    async def withdrawn_inputs(self, session_id: int, event_ids: Collection[str]) -> Collection[str]:
+        """Those of these inputs of a session, by the ids they waited under, that were withdrawn."""
+
     async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
         """Let an input wait no more; returns the internal id of its session.
 
@@ -497,6 +505,13 @@ class Store(
 
     async def close(self) -> None:
         """Finish what was queued and let go of the files."""
+
+    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+        """Call `heard` soon after other processes on the store have changed sessions or deleted agents.
+
+        A hint that may be lost or come twice: whoever needs to know looks at the store, and looks now and then without
+        one. With None anything may have happened. Never for what this process does itself.
+        """
 
     async def ping(self) -> None:
         """Raise StorageUnavailable unless the store can commit."""

@@ -35,6 +35,12 @@ def decide() -> Decide | None:
     return None
 
 
+@pytest.fixture(scope="module")
+def database() -> str | None:
+    """The server's database; None is a file in its data folder. `acceptance.databases` has one of every kind."""
+    return None
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def stage(
     tmp_path_factory: pytest.TempPathFactory,
@@ -42,13 +48,15 @@ async def stage(
     tools: dict[str, str],
     tool_settings: str,
     decide: Decide | None,
+    database: str | None,
 ) -> AsyncIterator[Stage]:
     """The server of this module. At the end its log must not hold a traceback."""
     folder = tmp_path_factory.mktemp("server")
     for name, source in tools.items():
         (folder / f"{name}.py").write_text(source)
     async with Upstream(decide) as upstream:
-        with ServerProcess(folder, "\n".join([settings, model_config(upstream), tool_settings])) as server:
+        config = "\n".join([settings, model_config(upstream), tool_settings])
+        with ServerProcess(folder, config, env={"SESSILE_DATABASE": database}) as server:
             async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=WAIT_SECONDS) as client:
                 stage = Stage(server, upstream, client)
                 yield stage

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from acceptance.databases import database as database
 from acceptance.stage import WAIT_SECONDS, Stage, refused
 from sessile.cli import admin
 from sessile.config import Config

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 import sessile
+from acceptance.databases import database as database
 from acceptance.following import following
 from acceptance.stage import (
     WAIT_SECONDS,

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from acceptance.databases import database as database
 from acceptance.stage import WAIT_SECONDS, Frame, Stage, lambdas, model_config, refused, text_of, types
 from sessile.cli import admin
 from sessile.config import Config
@@ -195,7 +196,9 @@ async def test_one_key_and_many_at_once_are_one_turn(stage: Stage, upstream: Ups
     ]
 
 
-async def test_another_request_with_the_key_is_refused_and_stores_nothing(stage: Stage, upstream: Upstream) -> None:
+async def test_another_request_with_the_key_is_refused_and_stores_nothing(
+    stage: Stage, upstream: Upstream, database: str | None
+) -> None:
     session, key, goes_on = await stage.conversation(), a_key(), asyncio.Event()
     upstream.add(wait_for(goes_on), say("Done."))
     events = f"{session}/events"
@@ -203,7 +206,7 @@ async def test_another_request_with_the_key_is_refused_and_stores_nothing(stage:
     await upstream.arrived(1)
     for body in ({"content": "Hello!"}, {"messages": [{"type": "text", "content": "Hello."}]}):
         refused(await stage.client.post(events, json=body, headers=key), 422, "idempotency_key_reused")
-    other = {**key, "x-api-key": await new_key(stage)}
+    other = {**key, "x-api-key": await new_key(stage, database)}
     refused(await stage.client.post(events, json={"content": "Hello."}, headers=other), 422, "idempotency_key_reused")
     goes_on.set()
     first = (await running).json()
@@ -213,8 +216,8 @@ async def test_another_request_with_the_key_is_refused_and_stores_nothing(stage:
     assert await inputs_of(stage, session) == ["Hello."]
 
 
-async def new_key(stage: Stage) -> str:
-    config = Config(data=str(stage.server.data))
+async def new_key(stage: Stage, database: str | None) -> str:
+    config = Config(data=str(stage.server.data), database=database)
     return await asyncio.to_thread(admin.create_key, config, "default", "second", ["owner"], [])
 
 

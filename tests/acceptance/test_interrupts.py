@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance.databases import database as database
 from acceptance.following import following
 from acceptance.stage import (
     WAIT_SECONDS,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from acceptance.databases import database as database
 from acceptance.stage import Frame, Stage, lambdas, refused, types
 from sessile.testing.script import Step, call, say, think, usage
 from sessile.testing.upstream import Decide, Received

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance.databases import database as database
 from acceptance.stage import Stage, instructions, lambdas, refused, types
 from sessile.testing.script import hang, say, think, wait_for
 from sessile.testing.upstream import Upstream

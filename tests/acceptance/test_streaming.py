@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from acceptance.databases import database as database
 from acceptance.stage import Stage, frame_types, instructions, lambdas, refused, text_of, types
 from sessile.testing.script import (
     Step,

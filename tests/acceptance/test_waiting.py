@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from acceptance.databases import database as database
 from acceptance.following import following
 from acceptance.stage import EventStream, Stage, eventually, frame_types, lambdas, refused, text_of, types
 from sessile.testing.script import call, hang, say, usage, wait_for

@@ -214,3 +214,22 @@ async def test_a_cancelled_upload_is_finished_or_not_begun(files: LocalFiles, tm
         await task
     await upload.discard()
     assert [path.parent.parent.name for path in everything(tmp_path)] == [str(TENANT)]
+
+
+async def test_of_a_shared_folder_nothing_young_is_removed(tmp_path: Path, clock: FakeClock) -> None:
+    """Another process may have kept the same bytes just now, and be about to name them."""
+    here, there = (LocalFiles(tmp_path / "files", clock, shared=True) for _ in range(2))
+    here.release(await keep(here, b"abc"))
+    held = await keep(there, b"abc")
+    (path,) = everything(tmp_path)
+    age(path, clock, SAFE_SECONDS - 1)
+    gc.collect()
+    assert await here.remove([held.name], nobody) == set()
+    assert await here.sweep(nobody) == 0
+    assert await there.read(held.name, 0, 3) == b"abc"
+    age(path, clock, SAFE_SECONDS + 1)
+    await keep(there, b"abc")
+    assert await here.sweep(nobody) == 0, "what is kept again is young again"
+    age(path, clock, SAFE_SECONDS + 1)
+    assert await here.sweep(nobody) == 1
+    assert everything(tmp_path) == []

@@ -311,3 +311,19 @@ async def test_a_turn_that_rests_gives_its_slot_back_and_takes_it_again(stage: S
     await stage.inputs.interrupt(OWNER, "a", "s1", lambda found: None)
     assert (await stage.end_of(2)).stop_reason == "end_turn"
     assert stage.worker._slots.running == 0
+
+
+async def test_what_another_server_does_reaches_a_turn_that_waits(stage: Stage) -> None:
+    await stage.open(4)
+    for number in range(4):
+        await stage.send(number)
+    ids = [(await stage.store.get_session(SessionRef(TENANT, "a", f"s{number}"))).id for number in range(4)]
+    assert stage.worker.concerned([*ids, 999]) == set(ids)
+    await stage.store.interrupt(SessionRef(TENANT, "a", "s1"))
+    await stage.store.delete_session(SessionRef(TENANT, "a", "s2"), None)
+    await stage.worker.look(ids[1:3])
+    assert (await stage.end_of(1)).stop_reason == "interrupted"
+    assert (stage.worker.waiting, len(stage.model.calls)) == (1, 1)
+    agent = (await stage.store.get_agent(TENANT, "a")).id
+    stage.worker.close_agent(agent)
+    assert stage.worker.waiting == 0

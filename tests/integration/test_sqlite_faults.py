@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sessile.rows import SessionChanges, SessionRef
+from sessile.stores import copying
 from sessile.stores.queries import load_queries
-from sessile.stores.sqlite import copies
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.faults import fill_disk, free_disk
@@ -309,7 +309,7 @@ async def test_more_events_than_a_fork_may_have_are_refused(
     tenant = await new_tenant(store)
     source = SessionRef(tenant, AGENT, SESSION)
     events = await whole_turn(store, source)
-    monkeypatch.setattr(copies, "MAX_FORK_EVENTS", 3)
+    monkeypatch.setattr(copying, "MAX_FORK_EVENTS", 3)
     with pytest.raises(InvalidRequest, match="4 events"):
         await store.fork_session(tenant, AGENT, new_row(), source, None)
     assert (await store.fork_session(tenant, AGENT, new_row(), source, events[1].id)).last_sequence == 4
@@ -328,7 +328,7 @@ async def test_what_a_killed_process_has_copied_is_purged_when_it_is_old(path: P
             "INSERT INTO events SELECT tenant_id, ?, sequence, id, turn_id, type, hidden, created_at, body FROM events",
             [session_id],
         )
-        await clock.advance(copies.STALE_SECONDS - 1)
+        await clock.advance(copying.STALE_SECONDS - 1)
         await purge_all(store)
         assert database.execute("SELECT count(*) FROM events").fetchone() == (2 * len(before),)
         await clock.advance(1)

@@ -34,8 +34,8 @@ COMMANDS = {
     "secrets": Lazy("sessile.cli.secrets", "Secrets of agents, sessions: list, set, remove; rotate their key.", TALK),
     "serve": Lazy("sessile.cli.serve", "Run the server until SIGTERM or Ctrl-C.", SERVER),
     "models": Lazy("sessile.cli.models", "What models are configured, and whether they answer.", SERVER),
-    "keys": Lazy("sessile.cli.keys", "API keys of a data folder.", SERVER),
-    "tenants": Lazy("sessile.cli.tenants", "Tenants of a data folder.", SERVER),
+    "keys": Lazy("sessile.cli.keys", "API keys of a data folder, or of a PostgreSQL database.", SERVER),
+    "tenants": Lazy("sessile.cli.tenants", "Tenants of a data folder, or of a PostgreSQL database.", SERVER),
     "db": Lazy("sessile.cli.db", "The database: bring it up to date, check it, see what is large.", SERVER),
 }
 """Every command: a new one is a module and a line here."""

@@ -23,6 +23,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What the greeting tells.
 
     `command` and `options` are how the reader's shell calls `sessile`, and what makes it find this server's data.
+    `database`: the PostgreSQL server in place of the data folder.
     `secret`: the owner key, if this start made it. `sample`: the keys of an agent and a session to talk to.
     """
 
@@ -31,6 +32,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     command: str
     options: str
     model: Described
+    database: str | None = None
     no_auth: bool = False
     secret: str | None = None
     key_in_environment: bool = False
@@ -39,8 +41,9 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 def greeting(facts: Facts) -> str:
     """The whole text."""
+    place = f"Database: {facts.database}" if facts.database else f"Data folder: {facts.data}"
     parts = [
-        f"Sessile is ready at {facts.url}\nAPI reference, to try out: {facts.url}/docs\nData folder: {facts.data}",
+        f"Sessile is ready at {facts.url}\nAPI reference, to try out: {facts.url}/docs\n{place}",
         _model(facts.model),
         _key(facts),
     ]

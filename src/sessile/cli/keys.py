@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from sessile.cli import admin, output
-from sessile.cli.options import ConfigFile, Data, Json, Tenant
+from sessile.cli.options import ConfigFile, Data, Database, Json, Tenant
 from sessile.config import load
 
 app = typer.Typer(
-    help="""API keys of a data folder.
+    help="""API keys of a data folder, or of a PostgreSQL database.
 
     Example: sessile keys list
     """,
@@ -37,24 +37,31 @@ def create(
     ] = None,
     tenant: Tenant = admin.DEFAULT_TENANT,
     data: Data = None,
+    database: Database = None,
     config: ConfigFile = None,
 ) -> None:
     """Make an API key and print its secret, once.
 
     Example: sessile keys create "web shop" --role agent_user
     """
-    print(admin.create_key(load(config, {"data": data}), tenant, name, role or [], agent_role or []))
+    print(
+        admin.create_key(load(config, {"data": data, "database": database}), tenant, name, role or [], agent_role or [])
+    )
 
 
 @app.command("list")
 def list_(
-    tenant: Tenant = admin.DEFAULT_TENANT, data: Data = None, config: ConfigFile = None, as_json: Json = False
+    tenant: Tenant = admin.DEFAULT_TENANT,
+    data: Data = None,
+    database: Database = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
 ) -> None:
     """Show the keys of a tenant, never their secrets.
 
     Example: sessile keys list --tenant default
     """
-    keys = admin.list_keys(load(config, {"data": data}), tenant)
+    keys = admin.list_keys(load(config, {"data": data, "database": database}), tenant)
     output.listing(keys, _COLUMNS, output.Cut(None), as_json=as_json)
 
 
@@ -63,11 +70,12 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="The id that `keys list` shows.")],
     tenant: Tenant = admin.DEFAULT_TENANT,
     data: Data = None,
+    database: Database = None,
     config: ConfigFile = None,
 ) -> None:
     """Revoke a key for ever. A running server refuses it within a second.
 
     Example: sessile keys revoke key_0123456789abcdef
     """
-    admin.revoke_key(load(config, {"data": data}), tenant, key_id)
+    admin.revoke_key(load(config, {"data": data, "database": database}), tenant, key_id)
     output.remark(f"{key_id} is revoked.")

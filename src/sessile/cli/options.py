@@ -47,6 +47,12 @@ TurnId = Annotated[str, typer.Argument(metavar="TURN", help="The id of the turn:
 EventId = Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event: aev_…")]
 
 Data = Annotated[str | None, typer.Option(metavar="FOLDER", help="The data folder; `data` by default.")]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="A PostgreSQL database, postgresql://…, or a file; better kept in SESSILE_DATABASE."
+    ),
+]
 ConfigFile = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="The configuration; `sessile.toml` if it is there.")
 ]

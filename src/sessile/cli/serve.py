@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from sessile.cli import serving
-from sessile.cli.options import ConfigFile, Data
+from sessile.cli.options import ConfigFile, Data, Database
 from sessile.config import load
 
 app = typer.Typer(add_completion=False)
@@ -17,6 +17,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. 8700 by default.")] = None,
     data: Data = None,
+    database: Database = None,
     config: ConfigFile = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Let everybody in as the owner. For loopback only.")
@@ -30,5 +31,6 @@ def serve(
 
     Example: sessile serve --data /var/lib/sessile --config sessile.toml
     """
-    settings = load(config, {"host": host, "port": port, "data": data, "no_auth": no_auth or None})
+    given = {"host": host, "port": port, "data": data, "database": database, "no_auth": no_auth or None}
+    settings = load(config, given)
     serving.serve(settings, config, sample, Console(highlight=False))

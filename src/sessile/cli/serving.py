@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sessile.cli import shell
 from sessile.cli.greeting import Facts, greeting, warns
 from sessile.compose import Runtime
 from sessile.compose import serve as run_server
-from sessile.config import Config, ConfigError
+from sessile.config import Config, ConfigError, is_url, without_secrets
 from sessile.models.registry import DEFAULT, Described
 from sessile.ports import Principal
 from sessile.wire import codec
@@ -41,6 +42,7 @@ def serve(config: Config, config_file: str | None, sample: str | None, console: 
         facts = Facts(
             url=url,
             data=shell.path(config.data),
+            database=without_secrets(config.database) if config.database and is_url(config.database) else None,
             command=shell.command(),
             options=_options(config, config_file),
             model=found[0],
@@ -78,6 +80,8 @@ def _read_sample(path: str) -> dict[str, Any]:
 
 def _options(config: Config, config_file: str | None) -> str:
     """What makes `sessile keys` find this server's data from the folder of the reader's shell."""
+    if config.database is not None and is_url(config.database):
+        return f" --database {shlex.quote(without_secrets(config.database))}"
     if config.database is not None and config_file:
         return f" --config {shell.path(config_file)}"
     return f" --data {shell.path(config.data)}"

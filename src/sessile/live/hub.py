@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Channel
@@ -123,12 +123,36 @@ class Hub:
     async def _compare(self) -> None:
         followed = [session_id for session_id, channel in self._channels.items() if channel.places]
         with contextlib.suppress(StorageUnavailable):
-            heads = await self._store.heads(followed)
-            for session_id in followed:
-                if session_id not in heads:
-                    self.close_session(session_id)
-                elif (channel := self._channels.get(session_id)) is not None:
-                    channel.remind(heads[session_id])
+            await self._catch_up(followed)
+
+    def concerned(self, sessions: Collection[int]) -> set[int]:
+        """Those of some sessions that are followed here."""
+        return {id for id in sessions if (channel := self._channels.get(id)) is not None and channel.places}
+
+    async def look(self, sessions: Collection[int] | None) -> None:
+        """Others may have changed these sessions, or any: followers get what is new. Raises StorageUnavailable."""
+        followed = self.concerned(self._channels if sessions is None else sessions)
+        if not followed or self._draining:
+            return
+        await self._catch_up(followed)
+        for session_id in followed:
+            await self._find_withdrawn(session_id)
+
+    async def _catch_up(self, followed: Collection[int]) -> None:
+        heads = await self._store.heads(followed)
+        for session_id in followed:
+            if session_id not in heads:
+                self.close_session(session_id)
+            elif (channel := self._channels.get(session_id)) is not None:
+                channel.remind(heads[session_id])
+
+    async def _find_withdrawn(self, session_id: int) -> None:
+        """Inputs may have been withdrawn elsewhere whose turns are waited for here."""
+        channel = self._channels.get(session_id)
+        awaited = set() if channel is None else {place.awaits for place in channel.places if place.awaits is not None}
+        if awaited:
+            for event_id in await self._store.withdrawn_inputs(session_id, awaited):
+                self.withdrawn(session_id, event_id)
 
     def _drop_if_idle(self, session_id: int) -> None:
         channel = self._channels.get(session_id)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -31,6 +31,8 @@ _RENEWED_AT_ONCE = 500
 _log = structlog.get_logger("sessile.runner")
 
 Running = tuple[OpenTurn, "asyncio.Task[None]"]
+Held = tuple[OpenTurn, "asyncio.Task[None] | None"]
+"""A turn, and its task if it has one."""
 
 
 class Worker:
@@ -73,15 +75,9 @@ class Worker:
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
-        waiting = self._waiting.get(session_id)
-        if waiting is not None and waiting.turn_id == turn_id:
-            self._withdraw(waiting)
-            waiting.interrupted = True
-            self._launch(waiting)
-            return
-        turn, task = self._running.get(session_id, (None, None))
-        if turn is not None and task is not None and turn.turn_id == turn_id:
-            turn.interrupt(task)
+        turn = self._turn_of(session_id)
+        if turn is not None and turn.turn_id == turn_id:
+            self._interrupt(turn, None)
         else:
             self._early.append(turn_id)
 
@@ -115,6 +111,34 @@ class Worker:
         for session_id in gone:
             self._env.sink.close_session(session_id)
 
+    def concerned(self, sessions: Collection[int]) -> set[int]:
+        """Those of some sessions whose turns run or wait here."""
+        return {session_id for session_id in sessions if session_id in self._running or session_id in self._waiting}
+
+    def close_agent(self, agent_id: int) -> None:
+        """Stop the turns of an agent that was deleted elsewhere."""
+        for turn, task in self._held().values():
+            if turn.claim.agent.id == agent_id:
+                self._lose(turn, task)
+
+    async def look(self, sessions: Collection[int] | None) -> None:
+        """Others may have changed these sessions, or any: stop the turns that they want stopped, or that are theirs.
+
+        Raises StorageUnavailable.
+        """
+        held = self._held()
+        if sessions is not None:
+            held = {fence: known for fence, known in held.items() if fence.session_id in sessions}
+        found = await self._env.store.standing(held) if held else {}
+        for fence, (turn, task) in held.items():
+            stands = found.get(fence)
+            if stands is None:
+                self._lose(turn, task)
+            elif stands.interrupted:
+                self._interrupt(turn, task)
+            else:
+                turn.steered = turn.steered or stands.steered
+
     async def drain(self, patience: float, seconds: float) -> None:
         """Let turns go on for so long; leave those that have not ended then to the next start, which goes on with them.
 
@@ -135,13 +159,15 @@ class Worker:
             await self._cancel(list(self._running.values()), left)
         await self._hand_over()
 
-    async def recover(self) -> int:
+    async def recover(self, alone: bool = True) -> int:
         """Go on with every turn that an earlier process left running; returns how many there were.
 
+        `alone`: whether nobody else runs turns of this store. Otherwise only what nobody renews any more is taken up.
         A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
         what ends them.
         """
-        return await self._take_up(await self._env.store.take_unfinished_turns())
+        store = self._env.store
+        return await self._take_up(await (store.take_unfinished_turns() if alone else store.take_expired_turns()))
 
     async def keep_leases(self, lease_seconds: float) -> None:
         """Look after leases three times a lease, until it is cancelled."""
@@ -160,9 +186,7 @@ class Worker:
         The order matters: a turn that runs here is renewed before it can be taken for one that nobody runs. Raises
         StorageUnavailable.
         """
-        held: dict[Fence, tuple[OpenTurn, asyncio.Task[None] | None]]
-        held = {turn.claim.fence: (turn, None) for turn in self._waiting.values()}
-        held |= {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
+        held = self._held()
         fences = list(held)
         lost = 0
         for start in range(0, len(fences), _RENEWED_AT_ONCE):
@@ -173,13 +197,30 @@ class Worker:
         if self._leave_at is None:
             await self._take_up(await self._env.store.take_expired_turns())
 
+    def _held(self) -> dict[Fence, Held]:
+        """All turns that run or wait here, by their fences."""
+        held: dict[Fence, Held] = {turn.claim.fence: (turn, None) for turn in self._waiting.values()}
+        return held | {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
+
     def _lose(self, turn: OpenTurn, task: "asyncio.Task[None] | None") -> None:
-        """Stop a turn that is another's; what it still writes is refused."""
-        session_id = turn.claim.session.id
-        if self._waiting.get(session_id) is turn:
-            self._drop(session_id)
-        elif task is not None:
+        """Stop a turn that is another's, or gone; what it still writes is refused."""
+        if self._waiting.get(turn.claim.session.id) is turn:
+            self._drop(turn.claim.session.id)
+        elif (task := self._task_of(turn) or task) is not None:
             turn.cancel(task)
+
+    def _interrupt(self, turn: OpenTurn, task: "asyncio.Task[None] | None") -> None:
+        """Break a turn off for a caller; one that waits for a slot ends without."""
+        if self._waiting.get(turn.claim.session.id) is turn:
+            self._withdraw(turn)
+            turn.interrupted = True
+            self._launch(turn)
+        elif (task := self._task_of(turn) or task) is not None:
+            turn.interrupt(task)
+
+    def _task_of(self, turn: OpenTurn) -> "asyncio.Task[None] | None":
+        running, task = self._running.get(turn.claim.session.id, (None, None))
+        return task if running is turn else None
 
     async def _take_up(self, claims: list[Claim]) -> int:
         for claim in claims:

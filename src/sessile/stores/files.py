@@ -33,10 +33,15 @@ _log = structlog.get_logger("sessile.files")
 
 
 class LocalFiles:
-    """Files in a folder of this process alone: the process that owns the database beside it."""
+    """Files in a folder of this process alone, which owns the database beside it, or one that several processes share.
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    What other processes hold, this one cannot know. So in a folder that is `shared` nothing young is removed: somebody
+    may be about to name it. What is not removed for that is left to the next sweep that finds it old.
+    """
+
+    def __init__(self, folder: Path, clock: Clock, *, shared: bool = False) -> None:
         self._folder = folder
+        self._shared = shared
         self._arriving = folder / "arriving"
         self._clock = clock
         self._renaming = threading.Lock()
@@ -126,7 +131,7 @@ class LocalFiles:
             with self._renaming:
                 if self._is_held(name):
                     left.add(name)
-                elif name not in self._kept:
+                elif name not in self._kept and (not self._shared or self._is_old(self._path(name))):
                     self._path(name).unlink(missing_ok=True)
         return left
 

@@ -17,7 +17,20 @@ from sessile.stores.sqlite.store import SqliteStore
 from sessile.wire.events import LiveFrame
 
 When = Literal["before", "after"]
-_READS = ("list_", "get_", "read_", "find_", "heads", "summary", "span", "outstanding_", "close")
+_READS = (
+    "list_",
+    "get_",
+    "read_",
+    "find_",
+    "heads",
+    "summary",
+    "span",
+    "outstanding_",
+    "standing",
+    "withdrawn_",
+    "listen",
+    "close",
+)
 """How the names of verbs begin that commit nothing."""
 _ENDLESS = 2**60
 _MOST_PAGES = 1_000_000

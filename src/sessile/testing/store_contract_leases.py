@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from sessile.ports import Store
-from sessile.rows import LEASE_SECONDS, Claim, Fence, SessionRef
+from sessile.rows import LEASE_SECONDS, Claim, Fence, SessionRef, Standing
 from sessile.testing.store_contract_waiting import end, queue
 from sessile.testing.store_world import (
+    AGENT,
     DONE,
     NOTHING,
     Fixtures,
@@ -129,3 +130,41 @@ class LeaseContract(Fixtures):
         await harness.clock.advance(LEASE_SECONDS)
         await store.delete_session(ref, None)
         assert await store.take_expired_turns() == []
+
+    async def test_how_claims_stand(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        other = await new_session(store, ref.tenant_id, "other")
+        elsewhere = await accept(store, other)
+        both, none = [claim.fence, elsewhere.fence], Fence(claim.fence.session_id, claim.fence.turn, 7)
+        assert await store.standing([]) == {}
+        assert await store.standing([*both, none]) == dict.fromkeys(both, Standing(False, False))
+        await queue(store, ref, behavior="follow_up")
+        assert await store.standing(both) == dict.fromkeys(both, Standing(False, False))
+        await queue(store, ref, behavior="steer")
+        assert (await store.standing(both))[claim.fence] == Standing(False, True)
+        await store.take_steering(claim.fence)
+        await store.interrupt(other)
+        assert await store.standing(both) == {
+            claim.fence: Standing(False, False),
+            elsewhere.fence: Standing(True, False),
+        }
+        await harness.clock.advance(LEASE_SECONDS)
+        assert len(await store.standing(both)) == 2, "a lease that has run out takes nothing away"
+        for taken in await store.take_expired_turns():
+            assert list(await store.standing([*both, taken.fence])) == [taken.fence]
+
+    async def test_turns_that_end_or_go_with_their_session_stand_no_more(self, store: Store, ref: SessionRef) -> None:
+        ended, gone = await accept(store, ref), await new_session(store, ref.tenant_id, "gone")
+        parked, deleted = (
+            await accept(store, await new_session(store, ref.tenant_id, "parked")),
+            await accept(store, gone),
+        )
+        fences = [ended.fence, parked.fence, deleted.fence]
+        assert set(await store.standing(fences)) == set(fences)
+        await end(store, ended)
+        await store.park(parked.fence, [], NOTHING, ["aev_1"])
+        await store.delete_session(gone, None)
+        assert await store.standing(fences) == {}
+        last = await accept(store, ref)
+        await store.delete_agent(ref.tenant_id, AGENT)
+        assert await store.standing([last.fence]) == {}

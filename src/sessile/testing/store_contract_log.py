@@ -244,8 +244,9 @@ class LogContract(Fixtures):
             for found in [await one for one in (*first, asyncio.ensure_future(store.interrupt(ref)))]:
                 assert found.turn_id in (claim.turn_id, None)
                 assert found.session.last_sequence == (4 if found.turn_id is None else 2)
+            ended = await ending
             log = await read_all(store, claim.session.id)
-            assert shown(log[2:]) == shown(await ending)
+            assert shown(log[2:]) == shown(ended)
             assert [entry.type for entry in log[2:]] == ["agent_output", "turn_ended"]
             assert (await store.get_session(ref)).stop_reason == "end_turn"
             assert await store.take_unfinished_turns() == []

@@ -280,6 +280,18 @@ class WaitingContract(Fixtures):
         assert {one.input.event_id for one in queued} == {one.event_id for one in await store.list_waiting(ref)}
         assert len(await store.list_waiting(ref)) == 1
 
+    async def test_which_inputs_were_withdrawn(self, store: Store, ref: SessionRef) -> None:
+        claim = await accept(store, ref)
+        withdrawn, taken, waits = [(await queue(store, ref, text)).input.event_id for text in ("1", "2", "3")]
+        asked = [withdrawn, taken, waits, ids.waiting_id(), "", "x\0y"]
+        assert list(await store.withdrawn_inputs(claim.session.id, asked)) == []
+        await store.withdraw_input(ref, withdrawn)
+        await store.append(claim.fence, [answered()], NOTHING, DONE)
+        assert list(await store.withdrawn_inputs(claim.session.id, asked)) == [withdrawn]
+        assert list(await store.withdrawn_inputs(claim.session.id, [])) == []
+        other = (await store.get_session(await new_session(store, ref.tenant_id, "other"))).id
+        assert list(await store.withdrawn_inputs(other, asked)) == []
+
     async def test_withdrawing_and_taking_at_once_have_one_outcome(self, store: Store, ref: SessionRef) -> None:
         claim: Claim | None = await accept(store, ref)
         queued = [(await queue(store, ref, str(number))).input.event_id for number in range(10)]

@@ -6,7 +6,7 @@ from sessile.rows import (
     ApiKeyRow,
     TenantRow,
 )
-from sessile.stores.sqlite import rows
+from sessile.stores import rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, one
 from sessile.wire import codec
 

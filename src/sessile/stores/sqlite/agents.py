@@ -9,8 +9,8 @@ from sessile.rows import (
     Once,
     Page,
 )
+from sessile.stores import rows, rules
 from sessile.stores.sqlite import once as keys
-from sessile.stores.sqlite import rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one
 
 _EXAMINED = 200
@@ -33,13 +33,13 @@ class Agents(Verbs):
         values = {"tenant_id": tenant_id, "key": key, "document": document, "enabled": enabled, "now": now}
 
         def verb(db: sqlite3.Connection) -> AgentRow:
-            if once is not None and (made := keys.made(db, tenant_id, keys.AGENTS, once, now)) is not None:
+            if once is not None and (made := keys.made(db, tenant_id, rules.AGENTS, once, now)) is not None:
                 return rows.agent(keys.still(db, "made_agent", made, once))
             if admit is not None:
                 admit()
             (row_id,) = insert(db, "insert_agent", "agent", values)
             if once is not None:
-                keys.keep(db, tenant_id, keys.AGENTS, once, row_id, now)
+                keys.keep(db, tenant_id, rules.AGENTS, once, row_id, now)
             return rows.agent((row_id, tenant_id, key, enabled, 1, document, now, now))
 
         return await self._writer.run(verb)

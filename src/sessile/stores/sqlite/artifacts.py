@@ -5,13 +5,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from sessile.rows import ArtifactRow, FileName, NewArtifact, Page, SessionRef, SessionRow
-from sessile.stores.sqlite import rows
+from sessile.stores import rows, rules
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, locate, one
 from sessile.wire import codec
-from sessile.wire.errors import SessionFull
-from sessile.wire.limits import MAX_SESSION_FILE_BYTES, MAX_SESSION_FILES
-
-_DAY = 24 * 60 * 60 * 1_000_000
 
 
 class Artifacts(Verbs):
@@ -65,10 +61,7 @@ def count(db: sqlite3.Connection, session_id: int, now: int) -> tuple[int, int]:
 def take(db: sqlite3.Connection, session: SessionRow, artifacts: Sequence[NewArtifact], now: int) -> None:
     """Make artifacts that come with an input a session's. Raises SessionFull when they are too many for it."""
     files, size = count(db, session.id, now)
-    if files + len(artifacts) > MAX_SESSION_FILES:
-        raise SessionFull(f"A session holds {MAX_SESSION_FILES} files at most; this one has {files}.")
-    if size + sum(artifact.size for artifact in artifacts) > MAX_SESSION_FILE_BYTES:
-        raise SessionFull(f"A session holds {MAX_SESSION_FILE_BYTES} bytes of files at most; this one has {size}.")
+    rules.check_room(artifacts, files, size)
     insert(db, session.tenant_id, session.id, artifacts, now)
 
 
@@ -93,6 +86,6 @@ def insert(db: sqlite3.Connection, tenant_id: int, session_id: int, artifacts: S
             "sha256": artifact.sha256,
             "ttl_days": artifact.ttl_days,
             "now": created_at,
-            "expires_at": None if artifact.ttl_days is None else created_at + artifact.ttl_days * _DAY,
+            "expires_at": rules.expires_at(artifact, created_at),
         }
         db.execute(QUERIES["insert_artifact"], values)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from sessile.domain.client_tools import CallOutput, answered, pending
-from sessile.domain.log import VISIBLE, Draft, Entry, draft
+from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
 from sessile.rows import (
     AgentRow,
@@ -21,7 +21,8 @@ from sessile.rows import (
     SessionRow,
     TurnProgress,
 )
-from sessile.stores.sqlite import log, rows
+from sessile.stores import rows, rules
+from sessile.stores.sqlite import log
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, one, place, session_row
@@ -88,7 +89,7 @@ def _answer(
     row = one(db, "session_for_input", place(ref), "session", ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
     if once is not None:
-        made = keys.made(db, session.tenant_id, keys.inputs_of(session.id), once, now)
+        made = keys.made(db, session.tenant_id, rules.inputs_of(session.id), once, now)
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
@@ -105,7 +106,7 @@ def _answer(
     claimed = {"id": turn, "outstanding": _encoded(left) if left else None, "lease_until": now + lease}
     token = db.execute(QUERIES["answer_turn"], claimed).fetchone()[0]
     if once is not None:
-        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, entries[0].sequence, now)
+        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, entries[0].sequence, now)
     return _answered(session, agent, entries, None if left else Fence(session.id, turn, token), usage)
 
 
@@ -113,10 +114,7 @@ def _append(
     db: sqlite3.Connection, session: SessionRow, events: Sequence[Draft], left: Sequence[str], now: int
 ) -> list[Entry]:
     turn_id = session.running_turn or ""
-    entries = [
-        Entry(ids.event_id(sequence), session.key, sequence, turn_id, item.type, now, VISIBLE, item.body)
-        for sequence, item in enumerate(events, session.last_sequence + 1)
-    ]
+    entries = rules.placed(events, session.key, session.last_sequence, turn_id, now)
     insert(db, session.tenant_id, session.id, entries)
     values: dict[str, Any] = {
         "stop_reason": "requires_action" if left else None,
@@ -177,7 +175,7 @@ def _raise_if_it_may_park(db: sqlite3.Connection, session: SessionRow, outputs: 
         values = {"session_id": session.id, "sequence": entry.sequence, "turn_id": entry.turn_id}
         if db.execute(QUERIES["parked_after"], values).fetchone() is not None:
             return
-    raise log.running(session)
+    raise rules.running(session)
 
 
 def _event(db: sqlite3.Connection, session: SessionRow, event_id: str) -> Entry | None:

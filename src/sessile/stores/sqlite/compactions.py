@@ -3,8 +3,6 @@
 import sqlite3
 from collections.abc import Sequence
 
-from msgspec import UNSET, structs
-
 from sessile.domain import compaction
 from sessile.domain.log import VISIBLE, Draft, Entry, draft
 from sessile.ports import Admit, LogMovedOn
@@ -22,13 +20,14 @@ from sessile.rows import (
     TurnEnd,
     TurnProgress,
 )
-from sessile.stores.sqlite import log, rows
+from sessile.stores import rows, rules, summaries
+from sessile.stores.sqlite import log
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, place
 from sessile.wire import ids
-from sessile.wire.errors import InvalidRequest, NotFound, NothingToCompact, PreconditionFailed
-from sessile.wire.events import CompactionEvent, CompactionOrder, TurnStartedRecord
+from sessile.wire.errors import NotFound
+from sessile.wire.events import TurnStartedRecord
 
 
 class Compactions(Verbs):
@@ -80,14 +79,9 @@ def mark_stale(db: sqlite3.Connection, session: SessionRow, sequence: int) -> No
     """Erase the texts of the summaries that cover a place."""
     for row in db.execute(QUERIES["summaries_after"], {"session_id": session.id, "sequence": sequence}).fetchall():
         entry = rows.entry(session.key, row)
-        event = _event(entry)
-        if _through(event) >= sequence and not event.stale:
-            bare = draft(structs.replace(event, **_NO_ENVELOPE, summary_text=UNSET, stale=True))
+        if (bare := summaries.made_stale(entry, sequence)) is not None:
             values = {"session_id": session.id, "sequence": entry.sequence, "hidden": entry.visibility}
-            db.execute(QUERIES["erase_event"], values | {"body": bare.body})
-
-
-_NO_ENVELOPE = {"id": "", "session_key": "", "created_at": "", "sequence": 0, "turn_id": "", "hidden": False}
+            db.execute(QUERIES["erase_event"], values | {"body": bare})
 
 
 def accept(
@@ -107,17 +101,16 @@ def accept(
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
     if once is not None:
-        made = keys.made(db, session.tenant_id, keys.inputs_of(session.id), once, now)
+        made = keys.made(db, session.tenant_id, rules.inputs_of(session.id), once, now)
         if made is not None:
             return log.turn_again(db, session, made)
     admit(agent, session)
     if session.running_turn is not None:
-        raise log.running(session)
-    if if_match is not None and if_match != (session.last_event_id or "start"):
-        raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
+        raise rules.running(session)
+    rules.check_last_event(session, if_match)
     asked, message = order
     up_to = _end_of(db, session, asked, compaction.settings(agent.document).keep_recent_inputs)
-    wanted = CompactionOrder(up_to_event_id=up_to, compaction_message=UNSET if message is None else message)
+    wanted = summaries.order(up_to, message)
     started = draft(TurnStartedRecord(compaction=wanted))
     head = session.last_sequence + 1
     entry = Entry(ids.event_id(head), session.key, head, turn_id, started.type, now, VISIBLE, started.body)
@@ -126,7 +119,7 @@ def accept(
     insert(db, session.tenant_id, session.id, [entry])
     db.execute(QUERIES["start_compaction"], {"turn_id": turn_id, "head": head, "now": now, "session_id": session.id})
     if once is not None:
-        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, turn, now)
+        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, turn, now)
     fence = Fence(session.id, turn, 1)
     return Claim(agent=agent, session=session, turn_id=turn_id, fence=fence, opened=[entry], order=wanted)
 
@@ -138,12 +131,11 @@ def _end_of(db: sqlite3.Connection, session: SessionRow, asked: str | None, keep
     else:
         through = ids.sequence_of(asked) or 0
         if id_at(db, session.id, through) != asked:
-            reason = f"There is no event {asked[:100]!r} in this session."
-            raise InvalidRequest(f"compact_up_to_event_id: {reason}", field_errors={"compact_up_to_event_id": reason})
+            raise summaries.no_such_event(asked)
     after = _summary(db, session.id).through
     values = {"session_id": session.id, "after": after, "through": through}
     if db.execute(QUERIES["span_has_input"], values).fetchone() is None:
-        raise NothingToCompact(f"There is nothing to compact before the last {keep} inputs." if asked is None else None)
+        raise summaries.nothing(asked, keep)
     return id_at(db, session.id, through) or ""
 
 
@@ -161,13 +153,8 @@ def id_at(db: sqlite3.Connection, session_id: int, sequence: int) -> str | None:
 
 def _summary(db: sqlite3.Connection, session_id: int) -> Summary:
     """`Store.summary` within a transaction: the newest one that is not stale."""
-    stale_through = 0
-    for row in db.execute(QUERIES["summaries"], {"session_id": session_id}):
-        event = _event(rows.entry("", row))
-        if not event.stale:
-            return Summary(event.summary_text or "", _through(event), stale_through)
-        stale_through = max(stale_through, _through(event))
-    return Summary(None, 0, stale_through)
+    found = db.execute(QUERIES["summaries"], {"session_id": session_id})
+    return summaries.summary(rows.entry("", row) for row in found)
 
 
 def _span(db: sqlite3.Connection, session_id: int, keep: int | None, through: int | None) -> Span | None:
@@ -180,18 +167,3 @@ def _span(db: sqlite3.Connection, session_id: int, keep: int | None, through: in
     last = id_at(db, session_id, through)
     enough = events if keep is None else turns
     return Span(after, through, last, turns, events) if enough and last is not None else None
-
-
-def through(entry: Entry) -> int:
-    """The last place that a summary stands for."""
-    return _through(_event(entry))
-
-
-def _event(entry: Entry) -> CompactionEvent:
-    event = entry.event()
-    assert isinstance(event, CompactionEvent)
-    return event
-
-
-def _through(event: CompactionEvent) -> int:
-    return ids.sequence_of(event.up_to_event_id or "") or 0

@@ -14,26 +14,23 @@ from typing import Any
 from msgspec import Struct
 
 from sessile.domain import copies
-from sessile.domain.log import VISIBLE, Entry, draft
+from sessile.domain.log import Entry
 from sessile.ports import Admit, Clock, Seal
 from sessile.rows import LEASE_SECONDS, Claim, EventQuery, NewSession, Once, SessionRef, SessionRow
-from sessile.stores.sqlite import compactions, log, rows, secrets, terms
+from sessile.stores import copying, rows, rules, summaries
+from sessile.stores.sqlite import compactions, log, secrets, terms
 from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.lanes import WriteLane
 from sessile.stores.sqlite.opening import insert as insert_entries
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, one, place, session_row
 from sessile.stores.sqlite.waiting import place_of
 from sessile.wire import codec, ids
-from sessile.wire.errors import InvalidRequest, KeyTaken, NotFound, StorageUnavailable
-from sessile.wire.limits import MAX_FORK_EVENTS
+from sessile.wire.errors import NotFound
 
-STALE_SECONDS = 600
-"""Seconds after which a copy that nobody has gone on with is given up."""
 _SLICE_EVENTS = 800
 _SLICE_BYTES = 1024 * 1024
 _SLICE_TURNS = 1000
 _SLICE_FILES = 200
-_TAIL = 100
 _REFERRING = f",{','.join(sorted(copies.REFERRING))},"
 
 
@@ -189,16 +186,14 @@ def begin(db: sqlite3.Connection, now: int) -> int:
 def touch(db: sqlite3.Connection, copy_id: int, now: int) -> None:
     """Go on to fill a session. Raises StorageUnavailable when it was given up because that took too long."""
     if db.execute(QUERIES["touch_copy"], {"copy_id": copy_id, "now": now}).rowcount == 0:
-        raise StorageUnavailable("The copy took too long and was given up; nothing was changed.")
+        raise copying.given_up()
 
 
 def free(db: sqlite3.Connection, tenant_id: int, agent_key: str, key: str) -> None:
     """Raise NotFound unless the agent is there, KeyTaken unless it has no session of this key."""
     one(db, "get_agent_id", {"tenant_id": tenant_id, "key": agent_key}, "agent", agent_key)
     found = db.execute(QUERIES["locate_session"], place(SessionRef(tenant_id, agent_key, key))).fetchone()
-    if found is not None:
-        message = f"The session key {key!r} is already in use."
-        raise KeyTaken(message, field_errors={"key": message})
+    copying.check_free(found is not None, key)
 
 
 def finish(
@@ -216,14 +211,9 @@ def finish(
     return agent_id
 
 
-def settings(new: NewSession) -> dict[str, Any]:
-    """The columns of a session that its caller chose."""
-    return {name: getattr(new, name) for name in new.__struct_fields__}
-
-
 def give_up_stale(db: sqlite3.Connection, now: int) -> None:
     """Let the purge remove copies that nobody goes on with: their process has gone."""
-    stale = {"stale": now - STALE_SECONDS * 1_000_000}
+    stale = {"stale": now - copying.STALE_SECONDS * 1_000_000}
     if db.execute(QUERIES["purge_stale_copies_later"], stale).rowcount:
         db.execute(QUERIES["end_stale_copies"], stale)
 
@@ -244,14 +234,12 @@ def _begin_fork(
     order: _Order | None,
     now: int,
 ) -> SessionRow | tuple[int, _Source]:
-    if once is not None and (made := keys.made(db, tenant_id, keys.SESSIONS, once, now)) is not None:
+    if once is not None and (made := keys.made(db, tenant_id, rules.SESSIONS, once, now)) is not None:
         return rows.session(keys.still(db, "made_session", made, once))
     free(db, tenant_id, agent_key, new.key)
     session = session_row(db, source)
     cut = session.last_sequence if up_to is None else _cut(db, session.id, up_to)
-    if cut > MAX_FORK_EVENTS:
-        reason = f"The log has {cut} events up to there; at most {MAX_FORK_EVENTS} can be forked."
-        raise InvalidRequest(f"from_session: {reason}", field_errors={"from_session": reason})
+    copying.check_length(cut)
     through = 0 if order is None else _found(db, session.id, order.up_to, "compact_up_to_event_id")[0].sequence
     return begin(db, now), _Source(session, cut, through)
 
@@ -281,10 +269,7 @@ def _found(db: sqlite3.Connection, source_id: int, event_id: str, field: str) ->
         for at in (sequence, sequence + 1)
         if (row := db.execute(QUERIES["get_event"], {"session_id": source_id, "sequence": at}).fetchone())
     ]
-    if not found or (found[0].id != event_id and not waited):
-        reason = f"{event_id[:100]!r} is no event of that session."
-        field = f"from_session.{field}"
-        raise InvalidRequest(f"{field}: {reason}", field_errors={field: reason})
+    copying.check_found(found, event_id, waited, field)
     return found
 
 
@@ -292,14 +277,14 @@ def _plan(db: sqlite3.Connection, source: _Source) -> _Plan:
     values = {"source_id": source.session.id, "cut": source.cut}
     turns = db.execute(QUERIES["turns_up_to"], values).fetchall()
     ending = copies.ending([entry.event() for entry in _tail(db, source)])
-    summaries = db.execute(QUERIES["summaries_up_to"], values).fetchall()
+    kept = db.execute(QUERIES["summaries_up_to"], values).fetchall()
     return _Plan(
         edges=list(_edges(db.execute(QUERIES["sizes_of_events"], values))),
         turn_edges=[turn[0] for turn in (*turns[_SLICE_TURNS - 1 :: _SLICE_TURNS], *turns[-1:])],
         usages=[rows.stored_json(usage) for _, _, usage in (turns[:-1] if ending.turn_id else turns)],
         ending=ending,
         files=_files(db, values),
-        covered=max((compactions.through(rows.entry("", row)) for row in summaries), default=0),
+        covered=max((summaries.through(rows.entry("", row)) for row in kept), default=0),
     )
 
 
@@ -329,7 +314,7 @@ def _tail(db: sqlite3.Connection, source: _Source) -> Sequence[Entry]:
     entries: list[Entry] = []
     cursor: int | None = source.cut + 1
     while cursor is not None and not copies.complete(entries):
-        query = EventQuery(cursor=cursor, limit=_TAIL, order="desc", records=True, include_deleted=True)
+        query = EventQuery(cursor=cursor, limit=copying.TAIL, order="desc", records=True, include_deleted=True)
         page = log.read(db, source.session.id, query)
         entries += page.rows
         cursor = page.next
@@ -359,7 +344,7 @@ def _finish_fork(
     seal: Seal | None,
 ) -> SessionRow:
     copy_id, now, salt, state = fixed["copy_id"], fixed["now"], fixed["salt"], plan.ending.state
-    if once is not None and (made := keys.made(db, tenant_id, keys.SESSIONS, once, now)) is not None:
+    if once is not None and (made := keys.made(db, tenant_id, rules.SESSIONS, once, now)) is not None:
         _give_up(db, copy_id)
         return rows.session(keys.still(db, "made_session", made, once))
     _check_source(db, source.session.id)
@@ -367,12 +352,12 @@ def _finish_fork(
     head = source.cut
     if plan.ending.turn_id is not None:
         turn_id = copies.renamed(plan.ending.turn_id, salt)
-        closing = _closing(plan.ending, head, turn_id, salt, now)
+        closing = copying.closing(plan.ending, head, turn_id, salt, now)
         insert_entries(db, tenant_id, copy_id, closing)
         db.execute(QUERIES["break_off_copied_turn"], {"copy_id": copy_id, "turn_id": turn_id, "now": now})
-        head, last_event_id = closing[-1].sequence, log.last_shown(closing)
+        head, last_event_id = closing[-1].sequence, rules.last_shown(closing)
     at_head = head == source.session.last_sequence
-    values = settings(new) | {
+    values = copying.settings(new) | {
         "stop_reason": state.stop_reason,
         "last_sequence": head,
         "last_event_id": last_event_id,
@@ -383,22 +368,5 @@ def _finish_fork(
     if seal is not None:
         secrets.write(db, agent_id, copy_id, seal(agent_id, copy_id))
     if once is not None:
-        keys.keep(db, tenant_id, keys.SESSIONS, once, copy_id, now)
+        keys.keep(db, tenant_id, rules.SESSIONS, once, copy_id, now)
     return session_row(db, SessionRef(tenant_id, agent_key, new.key))
-
-
-def _closing(ending: copies.Ending, head: int, turn_id: str, salt: bytes, now: int) -> list[Entry]:
-    drafts = [draft(event) for event in ending.events]
-    return [
-        Entry(
-            ids.event_id(sequence),
-            "",
-            sequence,
-            turn_id,
-            item.type,
-            now,
-            VISIBLE,
-            copies.renamed_within(item.body, salt) if item.type in copies.REFERRING else item.body,
-        )
-        for sequence, item in enumerate(drafts, head + 1)
-    ]

@@ -1,11 +1,14 @@
 """Inputs that wait, in SQLite: each verb in a lane; what it does is in `waiting`."""
 
 import sqlite3
+from collections.abc import Collection
 
 from sessile.domain.log import Entry
 from sessile.rows import Fence, SessionRef, WaitingInput
-from sessile.stores.sqlite import rows, waiting
+from sessile.stores import rows
+from sessile.stores.sqlite import waiting
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, locate
+from sessile.wire import codec
 from sessile.wire.limits import MAX_WAITING_INPUTS
 
 
@@ -22,6 +25,10 @@ class Inputs(Verbs):
             return [rows.waiting_input(row) for row in db.execute(QUERIES["list_waiting"], values)]
 
         return await self._readers.run(verb)
+
+    async def withdrawn_inputs(self, session_id: int, event_ids: Collection[str]) -> Collection[str]:
+        values = {"session_id": session_id, "ids": codec.encode(list(event_ids)).decode()}
+        return self._lookups.run(lambda db: [row[0] for row in db.execute(QUERIES["withdrawn_inputs"], values)])
 
     async def withdraw_input(self, ref: SessionRef, event_id: str) -> int:
         def verb(db: sqlite3.Connection) -> int:

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry
+from sessile.domain.log import Draft, Entry
 from sessile.ports import Admit
 from sessile.rows import (
     Appended,
@@ -18,30 +18,20 @@ from sessile.rows import (
     Rejoined,
     SessionRef,
     SessionRow,
+    Standing,
     TurnEnd,
     TurnProgress,
     Uploaded,
 )
+from sessile.stores import rows, rules
 from sessile.stores.sqlite import artifacts as files
 from sessile.stores.sqlite import once as keys
-from sessile.stores.sqlite import rows, waiting
+from sessile.stores.sqlite import waiting
 from sessile.stores.sqlite.opening import insert, open_turn
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire import codec, ids
-from sessile.wire.errors import FenceLost, NotFound, PreconditionFailed, SessionRunning
-from sessile.wire.events import RECORD_TYPES, TurnEndedRecord
+from sessile.wire.errors import FenceLost, NotFound
 from sessile.wire.inputs import Behavior
-
-_UNTIL_IT_STOPS = "is running; wait until it has stopped"
-_UNTIL_ANSWERED = "waits for client tools; answer them"
-_WAYS_ON = "interrupt it, or send the input with a behavior: steer or follow_up."
-_EXAMINED = 1_000
-"""How many places of a log one page may look at."""
-
-
-def turn_ended(end: TurnEnd, progress: TurnProgress) -> TurnEndedRecord:
-    """The record that ends a turn."""
-    return TurnEndedRecord(stop_reason=end.stop_reason, error=end.error, usage=progress.turn_usage)
 
 
 def accept_input(
@@ -64,7 +54,7 @@ def accept_input(
         raise NotFound(f"There is no session {ref.session_key!r}.", id=ref.session_key)
     session, agent = rows.session(row), rows.agent(row[rows.SESSION_COLUMNS :])
     if once is not None:
-        made = keys.made(db, session.tenant_id, keys.inputs_of(session.id), once, now)
+        made = keys.made(db, session.tenant_id, rules.inputs_of(session.id), once, now)
         if made is not None:
             return _rejoin(db, session, made)
     admit(agent, session)
@@ -74,28 +64,21 @@ def accept_input(
     accepted: Claim | Queued
     if session.running_turn is not None:
         if behavior is None:
-            raise running(session)
+            raise rules.running(session)
         accepted, queued = waiting.put(db, session, input, turn_id, behavior, now, told)
-        made = keys.of_waiting(queued)
+        made = rules.of_waiting(queued)
     else:
-        if if_match is not None and if_match != (session.last_event_id or "start"):
-            raise PreconditionFailed(f"The last event of the session is {session.last_event_id or 'none'} now.")
+        rules.check_last_event(session, if_match)
         event_id = ids.event_id(session.last_sequence + 1)
         accepted = open_turn(db, agent, session, turn_id, event_id, input, now, lease, told)
         made = accepted.fence.turn
     if once is not None:
-        keys.keep(db, session.tenant_id, keys.inputs_of(session.id), once, made, now)
+        keys.keep(db, session.tenant_id, rules.inputs_of(session.id), once, made, now)
     return accepted
 
 
-def running(session: SessionRow) -> SessionRunning:
-    """Why a session takes no input now."""
-    why = _UNTIL_ANSWERED if session.status == "stopped" else _UNTIL_IT_STOPS
-    return SessionRunning(f"Turn {session.running_turn} of this session {why}, {_WAYS_ON}", id=session.running_turn)
-
-
 def _rejoin(db: sqlite3.Connection, session: SessionRow, made: int) -> Rejoined | Queued:
-    if (queued := keys.waiting_of(made)) is not None:
+    if (queued := rules.waiting_of(made)) is not None:
         return waiting.again(db, session, queued)
     return turn_again(db, session, made)
 
@@ -152,14 +135,11 @@ def append(
     if row is None:
         raise FenceLost
     turn_id, tenant_id, session_key, head, last_event_id, steers = row
-    entries = [
-        Entry(ids.event_id(sequence), session_key, sequence, turn_id, item.type, now, VISIBLE, item.body)
-        for sequence, item in enumerate(drafts, head + 1)
-    ]
+    entries = rules.placed(drafts, session_key, head, turn_id, now)
     insert(db, tenant_id, fence.session_id, entries)
     if artifacts:
         files.insert(db, tenant_id, fence.session_id, artifacts, now)
-    last_event_id = last_shown(entries) or last_event_id
+    last_event_id = rules.last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None
     head += len(entries)
@@ -179,33 +159,31 @@ def read(db: sqlite3.Connection, session_id: int, query: EventQuery) -> Page[Ent
     if row is None:
         return Page([], None)
     session_key, head = row
-    if query.order == "asc":
-        after = query.cursor or 0
-        before = after + _EXAMINED + 1
-        more, edge = before <= head, before - 1
-    else:
-        before = head + 1 if query.cursor is None else min(query.cursor, head + 1)
-        after = max(before - _EXAMINED - 1, 0)
-        more, edge = after > 0, after + 1
+    window = rules.window(query, head)
     values = {
         "session_id": session_id,
-        "after": after,
-        "before": before,
+        "after": window.after,
+        "before": window.before,
         "records": query.records,
-        "most_hidden": DELETED if query.include_deleted else HIDDEN if query.include_hidden else VISIBLE,
+        "most_hidden": rules.most_hidden(query),
         "types": f",{','.join(query.types)}," if query.types is not None else None,
         "limit": query.limit + 1,
     }
     found = [rows.entry(session_key, row) for row in db.execute(QUERIES[f"list_events_{query.order}"], values)]
-    if len(found) > query.limit:
-        return Page(found[: query.limit], found[query.limit - 1].sequence)
-    return Page(found, edge if more else None)
+    return window.page(found, query.limit)
 
 
 def renew(db: sqlite3.Connection, fences: Collection[Fence], until: int) -> list[Fence]:
     """`Store.renew` within a transaction."""
     renewal = QUERIES["renew_lease"]
     return [f for f in fences if not db.execute(renewal, (until, f.turn, f.session_id, f.token)).rowcount]
+
+
+def standing(db: sqlite3.Connection, fences: Collection[Fence]) -> dict[Fence, Standing]:
+    """`Store.standing` within a transaction."""
+    query = QUERIES["standing_turn"]
+    rows = ((fence, db.execute(query, (fence.turn, fence.session_id, fence.token)).fetchone()) for fence in fences)
+    return {fence: Standing(bool(row[0]), bool(row[1])) for fence, row in rows if row is not None}
 
 
 def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:
@@ -229,8 +207,3 @@ def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:
             )
         )
     return claims
-
-
-def last_shown(entries: Sequence[Entry]) -> str | None:
-    """The newest event that the contract's list shows."""
-    return next((entry.id for entry in reversed(entries) if entry.type not in RECORD_TYPES), None)

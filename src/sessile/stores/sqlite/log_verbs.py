@@ -1,7 +1,7 @@
 """The logs of sessions, and the turns that write them, in SQLite: each verb in a lane; what it does is in `log`."""
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import Admit
@@ -18,12 +18,14 @@ from sessile.rows import (
     Queued,
     Rejoined,
     SessionRef,
+    Standing,
     TurnEnd,
     TurnProgress,
     TurnRow,
     Uploaded,
 )
-from sessile.stores.sqlite import log, rows, sub_turns
+from sessile.stores import rows, rules
+from sessile.stores.sqlite import log, sub_turns
 from sessile.stores.sqlite.compactions import covering
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, locate, one
 from sessile.stores.sqlite.waiting import place_of
@@ -66,7 +68,7 @@ class Logs(Verbs):
     ) -> Appended:
         now, lease = self._clock.now(), self._lease
         if end is not None:
-            drafts = [*drafts, draft(log.turn_ended(end, progress))]
+            drafts = [*drafts, draft(rules.turn_ended(end, progress))]
         if cover is not None:
             return await self._writer.run(
                 lambda db: covering(db, fence, drafts, progress, end, cover, now, lease), long=True
@@ -114,6 +116,9 @@ class Logs(Verbs):
         if not await self._readers.run(lambda db: db.execute(QUERIES["any_expired_turn"], {"now": now}).fetchone()):
             return []
         return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease))
+
+    async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
+        return self._lookups.run(lambda db: log.standing(db, fences))
 
     async def hand_over(self, fences: Collection[Fence]) -> None:
         turns = [(fence.turn, fence.token) for fence in fences]

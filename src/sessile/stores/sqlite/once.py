@@ -4,26 +4,9 @@ import sqlite3
 from typing import Any
 
 from sessile.rows import Once
+from sessile.stores.rules import expired
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire.errors import IdempotencyKeyReused, NotFound
-from sessile.wire.limits import IDEMPOTENCY_SECONDS
-
-AGENTS, SESSIONS = "agents", "sessions"
-
-
-def inputs_of(session_id: int) -> str:
-    """The scope of the inputs of one session, which is never another's: internal ids are not used twice."""
-    return f"inputs of {session_id}"
-
-
-def of_waiting(row_id: int) -> int:
-    """What a key has made that came with an input which had to wait: below zero, where no turn is."""
-    return -row_id
-
-
-def waiting_of(made: int) -> int | None:
-    """The row of the input that had to wait, if the key has made one."""
-    return -made if made < 0 else None
 
 
 def made(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, now: int) -> int | None:
@@ -50,8 +33,3 @@ def still(db: sqlite3.Connection, query: str, made: int, once: Once) -> tuple[An
     if row is None:
         raise NotFound("What this Idempotency-Key has created was deleted.", id=once.key)
     return row
-
-
-def expired(now: int) -> int:
-    """Keys of this time and older are forgotten."""
-    return now - IDEMPOTENCY_SECONDS * 1_000_000

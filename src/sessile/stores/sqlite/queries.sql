@@ -828,6 +828,19 @@ DELETE FROM sessions WHERE id IN (
     ORDER BY updated_at + tti_minutes * 60000000 LIMIT :slice)
 RETURNING id;
 
+-- name: standing_turn
+-- Of a turn that runs under a fence: whether a caller wants it stopped, and whether inputs wait to join it.
+SELECT t.interrupted_at IS NOT NULL, EXISTS (
+    SELECT 1 FROM inputs i WHERE i.session_id = t.session_id AND i.waits AND i.behavior = 'steer')
+FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id
+WHERE t.id = ? AND t.session_id = ? AND t.fence = ? AND t.running AND t.outstanding IS NULL;
+
+-- name: withdrawn_inputs
+-- Those of some inputs of a session, given as a JSON list, that do not wait any more and that no turn has taken.
+SELECT event_id FROM inputs
+WHERE session_id = :session_id AND event_id IN (SELECT value FROM json_each(:ids)) AND NOT waits
+    AND taken_sequence IS NULL;
+
 -- name: turn_of_call
 -- The turn that a tool call of another turn has started, if its session is still there.
 SELECT t.id, a.key, s.key FROM turns t JOIN sessions s ON s.id = t.session_id JOIN agents a ON a.id = s.agent_id

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from sessile.domain.metadata_filter import required_terms
 from sessile.rows import Page, SessionQuery, SessionRow
-from sessile.stores.sqlite import rows
+from sessile.stores import rows
 from sessile.stores.sqlite.metadata_filter import compile_filter
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, before
 from sessile.wire import codec

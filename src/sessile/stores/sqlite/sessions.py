@@ -13,10 +13,11 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
 )
+from sessile.stores import rows, rules
 from sessile.stores.sqlite import once as keys
-from sessile.stores.sqlite import rows, secrets, terms
+from sessile.stores.sqlite import secrets, terms
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one, session_row
-from sessile.wire.errors import NotFound, PreconditionFailed
+from sessile.wire.errors import NotFound
 
 _IDLE_SLICE = 100
 
@@ -41,14 +42,14 @@ class Sessions(Verbs):
         }
 
         def verb(db: sqlite3.Connection) -> SessionRow:
-            if once is not None and (made := keys.made(db, tenant_id, keys.SESSIONS, once, now)) is not None:
+            if once is not None and (made := keys.made(db, tenant_id, rules.SESSIONS, once, now)) is not None:
                 return rows.session(keys.still(db, "made_session", made, once))
             row = insert(db, "insert_session", "session", values)
             if row is None:
                 raise NotFound(f"There is no agent {agent_key!r}.", id=agent_key)
             row_id, agent_id, compaction = row
             if once is not None:
-                keys.keep(db, tenant_id, keys.SESSIONS, once, row_id, now)
+                keys.keep(db, tenant_id, rules.SESSIONS, once, row_id, now)
             terms.keep(db, row_id, tenant_id, agent_id, new.metadata)
             if seal is not None:
                 secrets.write(db, agent_id, row_id, seal(agent_id, row_id))
@@ -98,7 +99,8 @@ class Sessions(Verbs):
         now = self._clock.now()
 
         def verb(db: sqlite3.Connection) -> SessionRow:
-            session = _matching(session_row(db, ref), if_match)
+            session = session_row(db, ref)
+            rules.check_version(session, if_match)
             values = {
                 name: getattr(session if getattr(changes, name) is UNSET else changes, name)
                 for name in changes.__struct_fields__
@@ -114,7 +116,8 @@ class Sessions(Verbs):
 
     async def delete_session(self, ref: SessionRef, if_match: int | None) -> int:
         def verb(db: sqlite3.Connection) -> int:
-            session = _matching(session_row(db, ref), if_match)
+            session = session_row(db, ref)
+            rules.check_version(session, if_match)
             db.execute(QUERIES["delete_session"], {"id": session.id})
             db.execute(QUERIES["purge_session_later"], {"session_id": session.id})
             db.execute(QUERIES["delete_session_secrets"], {"session_id": session.id})
@@ -133,9 +136,3 @@ class Sessions(Verbs):
             return deleted
 
         return await self._writer.run(verb)
-
-
-def _matching(session: SessionRow, if_match: int | None) -> SessionRow:
-    if if_match is not None and if_match != session.version:
-        raise PreconditionFailed(f"The session has version {session.version} now.")
-    return session

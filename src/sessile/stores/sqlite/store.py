@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from sessile.domain.copies import renamed, renamed_within
 from sessile.ports import Clock
-from sessile.rows import LEASE_SECONDS
+from sessile.rows import LEASE_SECONDS, Heard
+from sessile.stores import rules
 from sessile.stores.sqlite import functions
-from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite.accounts import Accounts
 from sessile.stores.sqlite.agents import Agents
 from sessile.stores.sqlite.artifacts import Artifacts
@@ -70,6 +71,9 @@ class SqliteStore(
         self._lookups.close()
         await self._writer.close()
 
+    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+        """Nobody else writes: the database file has one owner."""
+
     async def ping(self) -> None:
         await self._writer.run(lambda db: db.execute(QUERIES["touch"]) and None)
 
@@ -120,7 +124,7 @@ def _purge_slice(db: sqlite3.Connection, now: int) -> bool:
     row = db.execute(QUERIES["next_purge"]).fetchone()
     if row is None:
         give_up_stale(db, now)
-        values = {"expired": keys.expired(now), "slice": _PURGE_SLICE}
+        values = {"expired": rules.expired(now), "slice": _PURGE_SLICE}
         return db.execute(QUERIES["purge_idempotent"], values).rowcount == _PURGE_SLICE
     purge_id, agent_id, session_id = row
     slice = {"agent_id": agent_id, "session_id": session_id, "slice": _PURGE_SLICE}
@@ -128,7 +132,7 @@ def _purge_slice(db: sqlite3.Connection, now: int) -> bool:
         db.execute(QUERIES["purge_sessions_later"], slice)
         removed = db.execute(QUERIES["purge_sessions"], slice).rowcount
     else:
-        of_session = {**slice, "scope": keys.inputs_of(session_id)}
+        of_session = {**slice, "scope": rules.inputs_of(session_id)}
         removed = max(
             db.execute(QUERIES[query], of_session).rowcount
             for query in ("purge_events", "purge_turns", "purge_inputs", "purge_keys_of_inputs", "expire_artifacts")

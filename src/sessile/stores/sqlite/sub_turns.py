@@ -7,7 +7,8 @@ from msgspec import json
 from sessile.domain.log import Draft
 from sessile.ports import Admit, CallsTooDeep, TooManyCalls
 from sessile.rows import Claim, Creator, Interruption, NewSession, Rejoined, SessionRef, SubCall
-from sessile.stores.sqlite import log, rows, terms
+from sessile.stores import rows, rules
+from sessile.stores.sqlite import log, terms
 from sessile.stores.sqlite.opening import open_turn
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, insert, place
 from sessile.wire import codec, ids
@@ -62,7 +63,7 @@ def _start(
         raise NotFound(f"There is no session {new.key!r} that this session has created.", id=new.key)
     admit(agent, session)
     if session.running_turn is not None:
-        raise log.running(session)
+        raise rules.running(session)
     event_id = ids.event_id(session.last_sequence + 1)
     claim = open_turn(db, agent, session, turn_id, event_id, input, now, lease)
     db.execute(QUERIES["start_below"], {**by, "id": claim.fence.turn})

@@ -2,20 +2,14 @@
 
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-
-from sessile.domain import name_filter
 from sessile.ports import Seal
 from sessile.rows import Page, ToolRow, ToolServerRow
-from sessile.stores.sqlite import rows, secrets
+from sessile.stores import listed, rows
+from sessile.stores.sqlite import secrets
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one
 from sessile.wire import codec, ids
-
-Listed = TypeVar("Listed", ToolServerRow, ToolRow)
-_EXAMINED = 200
-"""Rows that a page with a pattern looks at."""
 
 
 class ToolServers(Verbs):
@@ -43,11 +37,11 @@ class ToolServers(Verbs):
         self, tenant_id: int, *, cursor: int | None, limit: int, enabled: bool | None, pattern: str | None = None
     ) -> Page[ToolServerRow]:
         values = {"tenant_id": tenant_id, "cursor": before(cursor), "enabled": enabled}
-        values["limit"] = _slice(limit, pattern) + 1
+        values["limit"] = listed.examined(limit, pattern) + 1
 
         def verb(db: sqlite3.Connection) -> Page[ToolServerRow]:
             found = [rows.tool_server(row) for row in db.execute(QUERIES["list_tool_servers"], values)]
-            return _page(found, limit, pattern)
+            return listed.page(found, limit, pattern)
 
         return await self._readers.run(verb)
 
@@ -112,12 +106,12 @@ class ToolServers(Verbs):
         pattern: str | None = None,
     ) -> Page[ToolRow]:
         values: dict[str, Any] = {"tenant_id": tenant_id, "cursor": before(cursor)}
-        values["limit"] = _slice(limit, pattern) + 1
+        values["limit"] = listed.examined(limit, pattern) + 1
         values |= {"enabled": enabled, "server_key": server_key}
 
         def verb(db: sqlite3.Connection) -> Page[ToolRow]:
             found = [rows.tool(row) for row in db.execute(QUERIES["list_tools"], values)]
-            return _page(found, limit, pattern)
+            return listed.page(found, limit, pattern)
 
         return await self._readers.run(verb)
 
@@ -146,26 +140,6 @@ class ToolServers(Verbs):
             return {tool.key: (tool, server) for tool, server in pairs}
 
         return self._lookups.run(verb)
-
-
-def _slice(limit: int, pattern: str | None) -> int:
-    """How many rows are looked at for a page."""
-    return limit if pattern is None else _EXAMINED
-
-
-def _page(found: list[Listed], limit: int, pattern: str | None) -> Page[Listed]:
-    """The page in rows that were looked at, of which there is one more when the list goes on."""
-    slice = _slice(limit, pattern)
-    matching = [row for row in found[:slice] if pattern is None or _has(row, pattern)]
-    if len(matching) > limit:
-        return Page(matching[:limit], matching[limit - 1].id)
-    return Page(matching, found[slice - 1].id if len(found) > slice else None)
-
-
-def _has(row: ToolServerRow | ToolRow, pattern: str) -> bool:
-    document: dict[str, Any] = msgspec.json.decode(row.document)
-    name = row.name if isinstance(row, ToolRow) else document.get("name")
-    return name_filter.matches(pattern, name, document.get("description"))
 
 
 def _write_secrets(db: sqlite3.Connection, row: ToolServerRow, seal: Seal) -> None:

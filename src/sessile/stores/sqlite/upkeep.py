@@ -4,7 +4,7 @@ import sqlite3
 
 from sessile.observation import CommitObserver
 from sessile.rows import Backlog, Page, SessionRow, SessionSize, TableSize
-from sessile.stores.sqlite import rows
+from sessile.stores import rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs
 from sessile.wire.errors import StorageUnavailable
 

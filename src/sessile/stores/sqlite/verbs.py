@@ -5,8 +5,8 @@ from typing import Any
 
 from sessile.ports import Clock
 from sessile.rows import LEASE_SECONDS, SessionRef, SessionRow
+from sessile.stores import rows
 from sessile.stores.queries import load_queries
-from sessile.stores.sqlite import rows
 from sessile.stores.sqlite.lanes import LookupLane, ReadLane, WriteLane
 from sessile.wire.errors import KeyTaken, NotFound
 

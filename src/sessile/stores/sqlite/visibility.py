@@ -5,7 +5,8 @@ import sqlite3
 from sessile.domain import visibility
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Entry, draft
 from sessile.rows import SessionRef, SessionRow, Shown
-from sessile.stores.sqlite import artifacts, compactions, rows
+from sessile.stores import rows
+from sessile.stores.sqlite import artifacts, compactions
 from sessile.stores.sqlite.opening import insert
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, session_row
 from sessile.wire import ids

@@ -5,8 +5,8 @@ from typing import Any
 
 from sessile.domain.log import VISIBLE, Draft, Entry
 from sessile.rows import Claim, Fence, Queued, Rejoined, SessionRow, WaitingInput
+from sessile.stores import rows
 from sessile.stores.sqlite import artifacts as files
-from sessile.stores.sqlite import rows
 from sessile.stores.sqlite.opening import insert, open_turn
 from sessile.stores.sqlite.verbs import QUERIES
 from sessile.wire import ids

@@ -1,5 +1,6 @@
-"""Rows of the embedded store as the port's data. Column orders are those of `queries.sql`."""
+"""Rows of a database as the port's data, for every store. Column orders are those of each store's `queries.sql`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from sessile.rows import (
     WaitingInput,
 )
 
-Row = tuple[Any, ...]
+Row = Sequence[Any]
 SESSION_COLUMNS = 22
 AGENT_COLUMNS = 8
 WAITING_COLUMNS = 7
@@ -91,7 +92,7 @@ def session(row: Row) -> SessionRow:
     """
     runs = row[11] is not None and row[12] != "requires_action"
     status = "running" if runs else "stopped" if row[13] else "unstarted"
-    fields: Row = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS], row[11])
+    fields = (*row[:8], bool(row[8]), *row[9:11], status, *row[12:SESSION_COLUMNS], row[11])
     return SessionRow(*fields)
 
 

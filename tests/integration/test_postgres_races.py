@@ -1,0 +1,165 @@
+"""What happens at once on PostgreSQL, in two stores: verbs that touch several sessions have one outcome."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from sessile.ports import StaleKey
+from sessile.rows import Claim, Interruption, SealedSecrets, SessionRef
+from sessile.stores.postgres import copies
+from sessile.stores.postgres.store import PostgresStore
+from sessile.testing.clock import FakeClock
+from sessile.testing.postgres import PostgresServer
+from sessile.testing.store_contract_copies import fork, new_row
+from sessile.testing.store_contract_sub_turns import HELPER, by, end, fresh, start
+from sessile.testing.store_world import (
+    AGENT,
+    DOCUMENT,
+    NOTHING,
+    SESSION,
+    accept,
+    admit_all,
+    new_session,
+    new_tenant,
+    purge_all,
+    read_all,
+    said,
+    sequences,
+    thought,
+    whole_turn,
+)
+from sessile.wire import ids
+from sessile.wire.errors import FenceLost, KeyTaken, NotFound
+
+ROUNDS = 10
+
+
+@pytest.fixture
+async def stores(emptied_database: str) -> AsyncIterator[tuple[PostgresStore, PostgresStore]]:
+    clock = FakeClock()
+    both = [await PostgresStore.open(emptied_database, clock, lease_clock=clock) for _ in range(2)]
+    yield both[0], both[1]
+    for store in both:
+        await store.close()
+
+
+async def test_no_turn_is_started_below_one_that_is_interrupted(stores: tuple[PostgresStore, PostgresStore]) -> None:
+    here, there = stores
+    tenant = await new_tenant(here)
+    await here.create_agent(tenant, HELPER, DOCUMENT, True)
+    for number in range(ROUNDS):
+        ref = await new_session(here, tenant, f"above-{number}")
+        above = await accept(here, ref)
+        calls = [start(here, by(above, f"aev_{call}"), f"sub-{number}-{call}") for call in range(4)]
+        *started, found = await asyncio.gather(*calls, there.interrupt(ref), return_exceptions=True)
+        assert isinstance(found, Interruption)
+        below = {claim.turn_id for claim in started if isinstance(claim, Claim)}
+        refused = [claim for claim in started if not isinstance(claim, Claim)]
+        assert {each.turn_id for each in found.below} == below
+        assert all(isinstance(error, FenceLost) for error in refused), refused
+
+
+async def test_calls_of_two_sessions_that_share_one_make_it_once(stores: tuple[PostgresStore, PostgresStore]) -> None:
+    tenant = await new_tenant(stores[0])
+    await stores[0].create_agent(tenant, HELPER, DOCUMENT, True)
+    for number in range(ROUNDS):
+        above = [await accept(stores[0], await new_session(stores[0], tenant, f"{number}-{who}")) for who in "ab"]
+        found = await asyncio.gather(
+            *(
+                store.start_sub_turn(
+                    by(claim, shared_by="agent"), fresh(f"shared-{number}"), said(), ids.turn_id(), admit_all
+                )
+                for store, claim in zip(stores, above, strict=True)
+            ),
+            return_exceptions=True,
+        )
+        started = [claim for claim in found if isinstance(claim, Claim)]
+        assert len(started) == 1, found
+        await end(stores[0], started[0])
+
+
+async def test_turns_of_sessions_that_lock_one_another_all_go_on(
+    stores: tuple[PostgresStore, PostgresStore], postgres: PostgresServer
+) -> None:
+    """Appends in batches, interrupts of trees and calls lock sessions in one order: nobody waits in a circle."""
+    here, there = stores
+    tenant = await new_tenant(here)
+    await here.create_agent(tenant, HELPER, DOCUMENT, True)
+    refs = [await new_session(here, tenant, f"s{number}") for number in range(8)]
+    claims = [await accept(here, ref) for ref in refs]
+    below = [await start(here, by(claim), f"below-{number}") for number, claim in enumerate(claims)]
+    running = [*claims, *(claim for claim in below if isinstance(claim, Claim))]
+    known = postgres.log().count("deadlock detected")
+    async with asyncio.timeout(15):
+        await asyncio.gather(
+            *(here.append(claim.fence, [thought()], NOTHING) for claim in running for _ in range(5)),
+            *(there.append(claim.fence, [thought()], NOTHING) for claim in reversed(running) for _ in range(5)),
+            *(there.interrupt(ref) for ref in refs),
+            *(here.renew([claim.fence for claim in order]) for order in (running, running[::-1])),
+        )
+    for claim in running:
+        assert sequences(await read_all(here, claim.session.id)) == list(range(1, 13))
+    assert postgres.log().count("deadlock detected") == known, postgres.log()[-4000:]
+
+
+async def test_a_fork_of_a_session_that_is_deleted_is_whole_or_not_there(
+    stores: tuple[PostgresStore, PostgresStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_SLICE_EVENTS", 3)
+    here, there = stores
+    tenant = await new_tenant(here)
+    whole = 0
+    for number in range(ROUNDS):
+        ref = await new_session(here, tenant, f"source-{number}")
+        for _ in range(4):
+            await whole_turn(here, ref)
+
+        async def gone(ref: SessionRef = ref, pause: int = number) -> None:
+            await asyncio.sleep(0.004 * pause)
+            await there.delete_session(ref, None)
+            await purge_all(there)
+
+        made, _ = await asyncio.gather(
+            here.fork_session(tenant, AGENT, new_row(f"copy-{number}"), ref, None), gone(), return_exceptions=True
+        )
+        if isinstance(made, BaseException):
+            assert isinstance(made, NotFound)
+        else:
+            whole += 1
+            assert len(await read_all(here, made.id)) == 16
+    assert whole < ROUNDS
+
+
+async def test_no_secret_is_written_under_a_key_that_was_changed(stores: tuple[PostgresStore, PostgresStore]) -> None:
+    here, there = stores
+    tenant = await new_tenant(here)
+    agent = (await here.get_agent(tenant, AGENT)).id
+    await here.write_agent_secrets(tenant, AGENT, lambda *owner: SealedSecrets("k0", {"first": b"1"}), False)
+    for number in range(ROUNDS):
+        old, new = f"k{number}", f"k{number + 1}"
+
+        def seal(agent_id: int, session_id: int, key: str = old, name: str = f"s{number}") -> SealedSecrets:
+            return SealedSecrets(key, {name: b"x"})
+
+        written, _ = await asyncio.gather(
+            here.write_agent_secrets(tenant, AGENT, seal, False), there.use_secrets_key(new), return_exceptions=True
+        )
+        assert isinstance(written, list | StaleKey)
+        assert await here.secrets_key() == new
+        with pytest.raises(StaleKey):
+            await here.write_agent_secrets(tenant, AGENT, seal, False)
+    assert len(await here.sealed_secrets(agent, 0)) <= ROUNDS + 1
+
+
+async def test_forks_of_one_session_at_once(stores: tuple[PostgresStore, PostgresStore]) -> None:
+    here, there = stores
+    tenant = await new_tenant(here)
+    ref = SessionRef(tenant, AGENT, SESSION)
+    await whole_turn(here, ref)
+    made = await asyncio.gather(
+        *(fork(store, ref, key=f"f{number}") for number in range(4) for store in (here, there)), return_exceptions=True
+    )
+    rows = [row for row in made if not isinstance(row, BaseException)]
+    assert len(rows) == 4, made
+    assert all(isinstance(error, KeyTaken) for error in made if error not in rows)

@@ -286,7 +286,7 @@ MUTANTS = (
     Mutant(
         "a turn goes on whose session was deleted elsewhere",
         "runner/worker.py",
-        "            if stands is None:\n                turn.cancel(task)",
+        "            if stands is None:\n                self._lose(turn, task)",
         "            if stands is None:\n                pass",
         "tests/acceptance/test_two_nodes.py -k deletion",
     ),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import structlog
@@ -87,6 +88,10 @@ class OpenTurn:
         """Whether a caller wants the turn stopped; that is in the store already."""
         self.steered = False
         """Whether inputs may wait to join the turn before its next model call."""
+        self.rest: Callable[[OpenTurn], AbstractContextManager[None]] = lambda turn: nullcontext()
+        """Gives the turn's slot back for a while; the worker sets it."""
+        self.rests = 0
+        """How many of its tool calls wait for other turns."""
         self.next: Claim | None = None
         """The turn that the end of this one has started."""
         self.lost = False
@@ -176,6 +181,10 @@ class OpenTurn:
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Inside, the turn waits for another turn, and has no slot."""
+        return self.rest(self)
 
     async def keep_outputs(self) -> None:
         """Append what tools have answered while others still run, so that nobody has to guess it later."""

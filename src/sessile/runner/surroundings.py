@@ -59,6 +59,7 @@ class TurnSurroundings:
             turn_id=turn.turn_id,
             tool_call_id=call.id,
             add_artifact=turn.making(call.id),
+            resting=turn.resting,
             report=report,
             fixed=frozenset(call.override.values),
             configuration_name=call.configuration_name,

@@ -1,6 +1,7 @@
 """Files that tools make, in turns that do not go as planned."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.script import call, say
 from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
-from sessile.tools.artifacts import ArtifactCreate
+from sessile.tools.artifacts import ArtifactCreate, ArtifactRead
 from sessile.tools.python import PythonTool
 from sessile.wire.events import ArtifactUploadEvent
 
@@ -133,6 +134,22 @@ async def test_a_disk_that_fails_is_the_models_to_know(stage: Stage, monkeypatch
     assert output.tool_output["code"] == "tool_failed"  # type: ignore[union-attr]
     assert log[-1].type == "turn_ended"
     assert await stage.names() == []
+
+
+async def test_the_last_line_is_the_last_one_that_came(stage: Stage, tmp_path: Path) -> None:
+    """Characters that JSON writes with six bytes make a result larger than what was read: its end is left out."""
+    content = "\n".join(f"{number:04}" + "\x01" * 246 for number in range(1, 751)).encode()
+    stage.model.add(call("make", {"filename": "a.txt", "content": b64encode(content).decode(), "encoding": "base64"}))
+    stage.model.add(say("Made."))
+    await stage.turn()
+    (row,) = (await stage.store.list_artifacts(stage.ref, cursor=None, limit=1, order="asc")).rows
+    session = await stage.store.get_session(stage.ref)
+    context = ToolContext(session=session, turn_id="", tool_call_id="", add_artifact=lambda artifact: None)
+    read = ArtifactRead(stage.store, LocalFiles(tmp_path / "files", SystemClock()), max_lines=1000)
+    found = await read.run({"artifact_id": row.artifact_id}, context)
+    last = found["content"].rpartition("\n")[2]
+    assert last.startswith(f"{found['end_line']:04}")
+    assert found["truncated"] is True
 
 
 def test_a_hidden_upload_is_not_read() -> None:

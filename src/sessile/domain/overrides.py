@@ -110,6 +110,8 @@ def hidden(schema: Mapping[str, Any], values: Mapping[str, Any]) -> Object:
 
 def masked(value: Any, secrets: frozenset[str]) -> Any:
     """A JSON value without the secrets that stand in its texts."""
+    if not secrets:
+        return value
     if isinstance(value, str):
         for secret in sorted(secrets, key=len, reverse=True):
             if len(secret) >= MIN_MASKED_CHARS:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import structlog
@@ -87,6 +88,10 @@ class OpenTurn:
         """Whether a caller wants the turn stopped; that is in the store already."""
         self.steered = False
         """Whether inputs may wait to join the turn before its next model call."""
+        self.rest: Callable[[OpenTurn], AbstractContextManager[None]] = lambda turn: nullcontext()
+        """Gives the turn's slot back for a while; the worker sets it."""
+        self.rests = 0
+        """How many of its tool calls wait for other turns."""
         self.next: Claim | None = None
         """The turn that the end of this one has started."""
         self.lost = False
@@ -113,6 +118,16 @@ class OpenTurn:
     def publish(self, frame: LiveFrame) -> None:
         """Show an ephemeral frame to the followers."""
         self._sink.publish(self.claim.session.id, frame)
+
+    def leave(self, lost: bool) -> None:
+        """Nobody here will run the turn; it was never begun here."""
+        self.watch.left(lost)
+        self._sink.left(self.claim.session.id)
+
+    def tell_whether_left(self) -> None:
+        """Nobody here runs the turn any more: tell the followers, unless it has ended."""
+        if self.lost or self.stopping:
+            self._sink.left(self.claim.session.id)
 
     def count(self, call: Usage, context: SessionContextUsage) -> None:
         """Add a model call to the totals; they are stored with the next append."""
@@ -176,6 +191,10 @@ class OpenTurn:
     def answered(self, output: ToolOutputEvent) -> None:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Inside, the turn waits for another turn, and has no slot."""
+        return self.rest(self)
 
     async def keep_outputs(self) -> None:
         """Append what tools have answered while others still run, so that nobody has to guess it later."""

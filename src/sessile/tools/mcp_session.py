@@ -78,7 +78,10 @@ class Sessions:
                 http = self._guard.session()
                 await stack.enter_async_context(http)
                 client = httpx2.AsyncClient(
-                    transport=_Transport(self._guard, http), headers=dict(headers), timeout=None, trust_env=False
+                    transport=_Transport(self._guard, http),
+                    headers=httpx2.Headers(dict(headers), encoding="utf-8"),
+                    timeout=None,
+                    trust_env=False,
                 )
                 if endpoint.transport == "sse":
                     transport = sse_client(endpoint.uri, httpx_client_factory=_always(client))

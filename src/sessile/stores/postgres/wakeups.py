@@ -27,6 +27,8 @@ _CHANNEL = "sessile"
 _TO_ALL = "sessile_all"
 _TO_ONE = "sessile_{}"
 _GATHER_SECONDS = 0.002
+_SETTINGS = {"application_name": "sessile", "synchronous_commit": "off"}
+"""A commit of NOTIFY alone waits for the disk as any other does; for hints nobody needs that."""
 _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
 _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
@@ -86,7 +88,9 @@ class Wakeups:
     async def _listen_once(self) -> None:
         """Listen until the connection ends."""
         ended = asyncio.Event()
-        connection = await asyncpg.connect(self._url, timeout=_SECONDS, command_timeout=_SECONDS)
+        connection = await asyncpg.connect(
+            self._url, timeout=_SECONDS, command_timeout=_SECONDS, server_settings=_SETTINGS
+        )
         try:
             connection.add_termination_listener(lambda _: ended.set())
             await connection.add_listener(_CHANNEL, self._on_message)

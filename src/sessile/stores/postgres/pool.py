@@ -29,6 +29,10 @@ PATIENCE_SECONDS = 2.0
 """How long a verb is tried again before the store counts as unavailable."""
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 10.0
+_WAIT_SECONDS = 10.0
+"""How long a verb waits for a connection that others use: while the database hangs, nobody queues for ever."""
+_STOP_SECONDS = 2.0
+"""How long the server may take to end a statement that nobody waits for."""
 _PAUSE_SECONDS = 0.05
 _DOUBT_PAUSE_SECONDS = 0.2
 _SETTINGS = {
@@ -203,24 +207,44 @@ class Connections:
     @contextlib.asynccontextmanager
     async def _link(self) -> AsyncIterator[_Link]:
         """A connection for one use. Raises _Lost for a failure of the database, and what else goes wrong as it is."""
-        async with self._free:
-            link = None
-            try:
-                link = await self._take()
-                yield link
-            except asyncio.CancelledError:
-                if link is not None:
-                    link.connection.terminate()  # whatever it was doing
-                raise
-            except faults.DRIVER as error:
-                if link is not None and isinstance(error, faults.BROKEN):
-                    link.connection.terminate()
-                if faults.passing(error, lost=link is None or link.connection.is_closed()):
-                    raise _Lost(error) from error
-                raise
-            finally:
+        await self._wait()
+        link, stops = None, False
+        try:
+            link = await self._take()
+            yield link
+        except asyncio.CancelledError:
+            stops = True
+            raise
+        except faults.DRIVER as error:
+            stops = isinstance(error, faults.BROKEN)
+            if faults.passing(error, lost=link is None or link.connection.is_closed()):
+                raise _Lost(error) from error
+            raise
+        finally:
+            if link is not None and stops and not link.connection.is_closed():
+                self.follow(self._stop(link))
+            else:
                 if link is not None:
                     self._give_back(link)
+                self._free.release()
+
+    async def _wait(self) -> None:
+        """Wait until there are fewer connections in use than may be. Raises _Lost when that takes too long."""
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise _Lost(error) from None
+
+    async def _stop(self, link: _Link) -> None:
+        """End a connection, and what the server does on it, which counts until then: else it would do more and more."""
+        try:
+            with contextlib.suppress(*faults.DRIVER):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await link.connection.close()  # waits for the request to cancel that the driver has sent
+        finally:
+            link.connection.terminate()
+            self._free.release()
 
     async def _take(self) -> _Link:
         while self._idle:

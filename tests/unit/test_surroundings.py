@@ -15,6 +15,7 @@ def test_what_a_call_reports_is_shown_without_secrets() -> None:
         turn_id="trn_1",
         now=lambda: "",
         making=lambda call_id: print,
+        resting=None,
         open_calls={"c1": SimpleNamespace(id="aev_1")},
         claim=SimpleNamespace(session=None),
     )

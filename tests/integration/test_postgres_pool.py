@@ -1,6 +1,7 @@
 """The connections of the PostgreSQL store when callers go away, and when all of them are in use."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -90,3 +91,31 @@ async def test_nobody_waits_for_ever_for_a_connection(
     await asyncio.wait(reads)
     monkeypatch.setattr(pool, "_WAIT_SECONDS", 30)
     await connections.read(sleeping(asyncio.Event(), 0))
+
+
+async def test_when_the_server_takes_no_more_connections_those_that_are_there_are_shared(emptied_database: str) -> None:
+    """Only what needs a first connection is refused."""
+    connections = Connections(emptied_database, 8 * LIMIT, patience=0)
+    others = []
+    with contextlib.suppress(asyncpg.TooManyConnectionsError):
+        while True:
+            others.append(await asyncpg.connect(emptied_database))
+    try:
+        with pytest.raises(StorageUnavailable):
+            await connections.read(sleeping(asyncio.Event(), 0))
+        await others.pop().close()
+        await _served(connections)
+        await asyncio.gather(*(connections.read(sleeping(asyncio.Event(), 0.05)) for _ in range(40)))
+    finally:
+        for other in others:
+            await other.close()
+        await connections.close()
+
+
+async def _served(connections: Connections) -> None:
+    """Wait until the server has noticed that somebody has left."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(StorageUnavailable):
+                return await connections.read(sleeping(asyncio.Event(), 0))
+            await asyncio.sleep(0.05)

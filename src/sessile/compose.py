@@ -110,17 +110,20 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
 
 async def pending_migrations(config: Config) -> list[str]:
     """What this version would do to the schema of the database first, in order. Raises StorageUnavailable."""
+    if is_url(config.database):
+        names: list[str] = await _postgres().pending(config.database)
+        return names
     return await asyncio.to_thread(pending, _database_file(config))
 
 
 async def migrate_database(config: Config) -> list[str]:
     """Bring the database to the schema of this version; returns what was done.
 
-    Raises ConfigError, DatabaseInUse when a server runs on it, StorageUnavailable.
+    Raises ConfigError, DatabaseInUse when a server runs on a database file, StorageUnavailable.
     """
     names = await pending_migrations(config)
     if names:
-        with owned(_database(config)):
+        with contextlib.nullcontext() if is_url(config.database) else owned(_database(config)):
             async with open_store(config):
                 pass
     return names
@@ -130,7 +133,7 @@ async def migrate_database(config: Config) -> list[str]:
 async def open_existing(config: Config) -> AsyncIterator[Store]:
     """The store of a database that is there and up to date. Raises ConfigError, StorageUnavailable."""
     file = _database_file(config)
-    if not file.exists():
+    if not is_url(config.database) and not file.exists():
         raise ConfigError(f"There is no database {str(file)!r}.")
     if names := await pending_migrations(config):
         raise ConfigError(f"The database is older than this version, by {len(names)} steps: sessile db migrate")

@@ -24,6 +24,8 @@ _RESTARTED = TurnError(
 )
 _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
 _REMEMBERED = 256
+_LOOKS = 50
+"""How often in a lease a worker looks at most for what nobody renews."""
 _log = structlog.get_logger("sessile.runner")
 
 Running = tuple[OpenTurn, "asyncio.Task[None]"]
@@ -142,11 +144,18 @@ class Worker:
         return await self._take_up(await (store.take_unfinished_turns() if alone else store.take_expired_turns()))
 
     async def keep_leases(self, lease_seconds: float) -> None:
-        """Look after leases three times a lease, until it is cancelled."""
+        """Look after leases three times a lease, and when one runs out, until it is cancelled.
+
+        Whoever lives renews so often that a lease runs out only when its holder does not.
+        """
+        pause = lease_seconds / 3
         while True:
-            await self._env.clock.sleep(lease_seconds / 3)
+            await self._env.clock.sleep(pause)
+            pause = lease_seconds / 3
             try:
                 await self.tend_leases()
+                left = await self._env.store.next_expiry()
+                pause = pause if left is None else min(pause, max(left, lease_seconds / _LOOKS))
             except StorageUnavailable:
                 _log.warning("leases_wait_for_storage")
             except Exception:  # a defect here must not end what keeps all turns

@@ -1,20 +1,24 @@
 """`sessile db` on PostgreSQL: beside a running server, on what is damaged, and on what is not there yet."""
 
+import asyncio
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 
 from acceptance.cli_support import Done, environment, run
-from acceptance.stage import Stage
+from acceptance.stage import WAIT_SECONDS, Stage, model_config
 from sessile.clock import SystemClock
 from sessile.rows import SessionRef
 from sessile.stores.postgres.store import PostgresStore
 from sessile.stores.queries import load_migrations
 from sessile.testing.postgres import PostgresServer, postgres_server
-from sessile.testing.script import say
+from sessile.testing.script import hang, say
+from sessile.testing.server import ServerProcess
 from sessile.testing.store_world import AGENT, SESSION, accept, new_tenant
 from sessile.testing.upstream import Upstream
 
@@ -152,3 +156,38 @@ async def test_what_is_no_database_is_told(new_database: str) -> None:
             refused = await db(url, command)
             assert refused.code == 1
             assert "cannot be opened" in refused.stderr or "URL" in refused.stderr, refused.stderr
+
+
+async def test_a_dump_of_a_running_server_is_restored_and_served(
+    stage: Stage, upstream: Upstream, database: str, postgres: PostgresServer, new_database: str, tmp_path: Path
+) -> None:
+    session = await stage.conversation()
+    upstream.add(say("Kept."))
+    await stage.post(session)
+    upstream.add(say("Half an answer", whole=True), hang())
+    turn = asyncio.create_task(stage.client.post(f"{session}/events", json={"content": "Go on."}))
+    await upstream.arrived(2)
+    await program(postgres, "pg_dump", "--format=custom", f"--file={tmp_path}/dump", database)
+    await stage.client.post(f"{session}/events", json={"type": "interrupt"})
+    await turn
+    await program(postgres, "pg_restore", "--exit-on-error", f"--dbname={new_database}", f"{tmp_path}/dump")
+    assert (await db(new_database, "check")).code == 0
+    assert (await db(new_database, "migrate")).stderr == "Nothing to do.\n"
+    upstream.add(say("A whole answer."))
+    config = "lease_seconds = 1\n" + model_config(upstream)
+    with ServerProcess(tmp_path, config, env={"SESSILE_DATABASE": new_database}) as server:
+        async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=WAIT_SECONDS) as client:
+            restored = Stage(server, upstream, client)
+            await restored.stopped(session)
+            said = [event["content"] for event in await restored.log(session) if event["type"] == "agent_output"]
+            assert said == ["Kept.", "A whole answer."]
+        server.terminate()
+
+
+async def program(server: PostgresServer, name: str, *arguments: str) -> None:
+    """Run one of PostgreSQL's own programs."""
+    process = await asyncio.create_subprocess_exec(
+        server.programs / name, *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()

@@ -18,6 +18,10 @@ _TABLE = '[models.{name}]\nprovider = "bench"\nmodel = "{model}"\n'
 _INSTRUCTION = {"type": "inline", "name": "tone", "template": "Answer in one short sentence."}
 
 
+_UNLIMITED = "[limits]\nrequests_per_second = 0\n"
+"""All load of a benchmark comes with one key."""
+
+
 class Product:
     """A data folder, and servers on it one after another."""
 
@@ -70,7 +74,7 @@ class Product:
 
     def _config(self, head: str, tables: list[str]) -> Path:
         path = self.folder / "sessile.toml"
-        path.write_text(head + "\n".join(tables))
+        path.write_text("\n".join([head, *tables, _UNLIMITED]))
         return path
 
     def _environment(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ def _config(url: str) -> str:
         f'base_url = "{url}/v1"\n'
         '[tools.once]\nfunction = "chaos_tools:once"\n'
         '[tools.again]\nfunction = "chaos_tools:again"\nidempotent = true\n'
+        "[limits]\nrequests_per_second = 0\n"
     )
 
 

@@ -194,9 +194,31 @@ MUTANTS = (
     Mutant(
         "a lease that is not renewed",
         "runner/worker.py",
-        "lost = await self._env.store.renew(held) if held else ()",
-        "lost: tuple[()] = ()",
+        "for fence in await self._env.store.renew(fences[start : start + _RENEWED_AT_ONCE]):",
+        "for fence in list[Fence]():",
         "tests/integration/test_leases.py",
+    ),
+    Mutant(
+        "one tenant's turns before all others'",
+        "domain/fair_queue.py",
+        "                    self._lines[tenant] = self._lines.pop(tenant)\n",
+        "                    pass\n",
+        "tests/property/test_slots.py",
+    ),
+    Mutant(
+        "an input refused after it was stored",
+        "service/inputs.py",
+        "            if parked if goes_on else session.running_turn is None:\n"
+        "                room.take(weight(agent, session) + size)\n",
+        "            pass\n",
+        "tests/integration/test_slots.py -k refused",
+    ),
+    Mutant(
+        "a turn that keeps its slot while it waits for another one",
+        "runner/worker.py",
+        "        self._slots.leave(turn)\n        self._launch_next()\n        try:\n",
+        "        try:\n",
+        "tests/integration/test_slots.py -k rests",
     ),
     Mutant(
         "an expired turn taken without a greater token",
@@ -264,7 +286,7 @@ MUTANTS = (
     Mutant(
         "a turn goes on whose session was deleted elsewhere",
         "runner/worker.py",
-        "            if stands is None:\n                turn.cancel(task)",
+        "            if stands is None:\n                self._lose(turn, task)",
         "            if stands is None:\n                pass",
         "tests/acceptance/test_two_nodes.py -k deletion",
     ),
@@ -334,8 +356,8 @@ MUTANTS = (
     Mutant(
         "a secret in what a tool answers",
         "runner/dispatch.py",
-        "        shown = overrides.masked(result, secrets) if secrets else result\n",
-        "        shown = result\n",
+        "_storable(overrides.masked(result, fixed.secrets))",
+        "_storable(result)",
         "tests/unit/test_dispatch.py -k masked",
     ),
     Mutant(

@@ -21,13 +21,14 @@ from sessile import logs
 from sessile.api.app import App
 from sessile.api.call import Services
 from sessile.api.gate import Gate
+from sessile.api.limits import Limits, RequestLimits
 from sessile.api.metrics import MetricsPage
-from sessile.api.server import HttpServer
+from sessile.api.server import HttpServer, bounded
 from sessile.auth import keys
 from sessile.auth.keyring import VARIABLE, Keyring
 from sessile.auth.vault import Vault, rotate
 from sessile.clock import SystemClock
-from sessile.config import Config, ConfigError, is_url
+from sessile.config import Config, ConfigError, LimitsConfig, is_url
 from sessile.live.hub import Hub
 from sessile.models.default import choose
 from sessile.models.providers import default_providers
@@ -39,6 +40,7 @@ from sessile.runner.elsewhere import Elsewhere
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.remote import RemoteOffers
+from sessile.runner.slots import TurnLimits
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.agents import Agents
@@ -180,11 +182,12 @@ async def running(
             remote = McpServers(mcp_guard, config.mcp.timeout_seconds)
             planner = Planner(models, tools, RemoteOffers(store, remote, vault))
             histories = Histories(store)
-            env = TurnEnvironment(store, planner, histories, hub, clock, config.max_model_calls, vault, files, observer)
+            calls, limits = config.max_model_calls, _turn_limits(config.limits)
+            env = TurnEnvironment(store, planner, histories, hub, clock, calls, vault, files, observer, limits)
             worker = Worker(env)
             if metrics is not None:
                 store.watch_commits(metrics)
-                metrics.watch(lambda: worker.count, lambda: hub.followers)
+                metrics.watch(lambda: worker.count, lambda: worker.waiting, lambda: hub.followers)
             artifacts = Artifacts(store, files)
             tools.add(artifact_tools(store, files))
             inputs = Inputs(store, worker, hub, clock, observer)
@@ -203,6 +206,7 @@ async def running(
                 tools=ToolList(store, tools),
                 hub=hub,
                 store=store,
+                limits=_request_limits(config.limits),
             )
             elsewhere = Elsewhere((worker, hub), clock, config.heartbeat_seconds)
             await store.listen(elsewhere.heard)
@@ -261,6 +265,29 @@ def tool_factories(config: Config) -> dict[str, Factory]:
         web_get = WebGetTool(_guard("web_get", config.web_get.allow))
         factories["web_get"] = lambda configuration: web_get
     return factories
+
+
+def _turn_limits(limits: LimitsConfig) -> TurnLimits:
+    return TurnLimits(
+        running=limits.running_turns,
+        running_per_tenant=limits.running_turns_per_tenant,
+        waiting=limits.waiting_turns,
+        waiting_per_tenant=limits.waiting_turns_per_tenant,
+        waiting_bytes=limits.waiting_bytes,
+    )
+
+
+def _request_limits(limits: LimitsConfig) -> Limits:
+    return Limits(
+        RequestLimits(
+            in_flight=limits.requests_in_flight,
+            body_bytes=limits.request_bytes,
+            per_second=limits.requests_per_second,
+            burst=limits.requests_burst,
+            followers=limits.followers,
+            followers_per_key=limits.followers_per_key,
+        )
+    )
 
 
 def _guard(table: str, allow: list[str]) -> Guard:
@@ -381,7 +408,8 @@ async def _serve(
 
         seconds = config.drain_seconds + config.shutdown_seconds
         sockets = share.sockets if share else None
-        await HttpServer(app, config.host, config.port, drain, seconds, ready, sockets).serve()
+        protocol = bounded(config.limits.connections, config.limits.patience_seconds)
+        await HttpServer(app, config.host, config.port, drain, seconds, ready, sockets, protocol).serve()
     await _end_stray_tasks()
 
 

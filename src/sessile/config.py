@@ -65,6 +65,37 @@ class McpConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """How long a call of a tool, or a sync, may take."""
 
 
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+
+
+class LimitsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The table `[limits]`: how much a server takes on at a time; 0 is no limit."""
+
+    running_turns: Limit = 1000
+    """Turns that run at once. Those that wait for client tools or for sub-agents do not count."""
+    running_turns_per_tenant: Limit = 0
+    waiting_turns: Limit = 5000
+    """Turns that wait for others to end. When there are as many, what would start another one is refused."""
+    waiting_turns_per_tenant: Limit = 2500
+    waiting_bytes: Limit = 256 * 1024 * 1024
+    """Memory that they may need, about: their inputs, agents and the metadata of their sessions."""
+    followers: Limit = 10_000
+    """Streams that follow sessions."""
+    followers_per_key: Limit = 5000
+    requests_in_flight: Limit = 20_000
+    """Requests whose answer is not complete, streams and those who wait for turns too."""
+    request_bytes: Limit = 256 * 1024 * 1024
+    """Bytes of the bodies of these requests."""
+    connections: Limit = 25_000
+    """Connections, also those on which nothing is asked."""
+    patience_seconds: Positive = 30
+    """How long a client may take for the head of a request, or send next to nothing within a body."""
+    requests_per_second: Annotated[float, Meta(ge=0)] = 1000
+    """Requests of one API key, in the long run."""
+    requests_burst: Annotated[int, Meta(ge=1)] = 5000
+    """Requests that it may send at once after a pause."""
+
+
 class MetricsConfig(Struct, forbid_unknown_fields=True, kw_only=True):
     """The table `[metrics]`: who may read `/metrics`."""
 
@@ -121,6 +152,7 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     mcp: McpConfig = field(default_factory=McpConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     traces: TracesConfig = field(default_factory=TracesConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 def is_url(database: str | None) -> bool:
@@ -170,7 +202,7 @@ def _from_environment() -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Config):
         text = os.environ.get(f"SESSILE_{setting.name.upper()}")
-        if text is None or setting.name in ("models", "tools", "web_get", "mcp", "metrics", "traces"):
+        if text is None or setting.name in ("models", "tools", "web_get", "mcp", "metrics", "traces", "limits"):
             continue
         value: Any = [part.strip() for part in text.split(",") if part.strip()] if setting.type == list[str] else text
         try:

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from sessile import config as configuration
 from sessile import logs
 from sessile.client.client import AsyncClient
@@ -45,7 +47,9 @@ def open(
     """
     settings = {**settings, "database": str(database), "no_auth": True}
     loaded = configuration.load(None if config is None else str(config), settings, default_file=False)
-    return Library(loaded, _by_name(tools))
+    # The rate is for those who come over the network: here the caller is this very program.
+    limits = msgspec.structs.replace(loaded.limits, requests_per_second=0)
+    return Library(msgspec.structs.replace(loaded, limits=limits), _by_name(tools))
 
 
 class Library:

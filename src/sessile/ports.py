@@ -5,6 +5,7 @@ port knows which adapter stands behind it.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
@@ -78,6 +79,14 @@ class Files(Protocol):
 
 class TurnQueue(Protocol):
     """Whoever runs turns."""
+
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
+        """Keep room for a turn that is about to be claimed, until what is returned is called. Never blocks.
+
+        `size`: the bytes of its claim, about.
+
+        Raises Overloaded. A turn that was claimed is run in any case, with or without.
+        """
 
     def submit(self, claim: Claim) -> None:
         """Run a claimed turn. Never blocks."""
@@ -248,6 +257,8 @@ class ToolContext(Struct, frozen=True, kw_only=True):
     """Make a file an artifact of the session, in the commit that holds the output of the call, if it succeeds."""
     fixed: frozenset[str] = frozenset()
     """The arguments that the agent fixes, not the model."""
+    resting: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Inside, the turn takes none of the slots for running turns: it waits for another turn, which may need one."""
     report: Callable[[str], None] = lambda message: None
     """Show the followers of the turn what the tool is doing; it is kept nowhere. Never blocks."""
     configuration_name: str = ""

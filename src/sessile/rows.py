@@ -16,6 +16,7 @@ from sessile.wire.limits import MAX_INTEGER, MIN_INTEGER
 from sessile.wire.sessions import SessionContextUsage, Status, StopReason, Usage
 
 Row = TypeVar("Row")
+_CLAIM_BYTES = 4096
 LEASE_SECONDS = 15.0
 """How long a claim of a turn holds unless it is renewed."""
 
@@ -315,6 +316,16 @@ class Claim(Struct, frozen=True, kw_only=True):
     waited: bool = False
     order: CompactionOrder | None = None
     """The turn is a compaction that a caller has ordered."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it needs in memory, about."""
+        return weight(self.agent, self.session) + sum(len(entry.body) for entry in self.opened)
+
+
+def weight(agent: AgentRow, session: SessionRow) -> int:
+    """Bytes in memory of what a claim holds besides events, about."""
+    return _CLAIM_BYTES + len(agent.document) + len(session.metadata)
 
 
 class WaitingInput(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from sessile.domain.messages import AssistantMessage, ToolMessage, UserMessage
 from sessile.live.replay import Source
 from sessile.live.tail import Tail
 from sessile.ports import LogMovedOn, ModelFault
-from sessile.rows import LEASE_SECONDS, Claim, Cover, Once, Queued, Rejoined
+from sessile.rows import LEASE_SECONDS, Claim, Cover, EventQuery, Once, Queued, Rejoined
 from sessile.service.events import Events
 from sessile.service.inputs import parse
 from sessile.stores.sqlite.store import SqliteStore
@@ -345,3 +345,31 @@ async def test_a_worker_that_stalls_while_it_summarises_loses_its_turn(tmp_path:
     assert last(entries).stop_reason == "end_turn"
     await second.drain()
     await store.close()
+
+
+async def test_a_deletion_in_the_summary_before_is_told_to_the_one_that_is_being_made(room: Room) -> None:
+    """Its summary is stale: what it covered belongs to the new one, without what was deleted."""
+    await talk(room, "One.", "Two.")
+    room.model.add(say("About One."))
+    await compact(room)
+    await room.stopped()
+    await talk(room, "Three.")
+    room.model.calls.clear()
+    go_on = asyncio.Event()
+    room.model.add(wait_for(go_on), say("About One and Two.")).add(say("About what is left."))
+    await compact(room)
+    await room.model.arrived(1)
+    everything = EventQuery(limit=100, include_hidden=True)
+    whole = await room.store.list_events(room.ref, everything)
+    answer_to_one = next(entry for entry in whole.rows if entry.type == "agent_output")
+    await room.store.delete_event(room.ref, answer_to_one.id)
+    go_on.set()
+    entries = await room.stopped()
+    assert summaries(entries) == ["About what is left."]
+    asked = "".join(user_texts(room.model, 2))
+    assert "One." in asked
+    assert "Two." in asked
+    assert "Yes to One." not in asked
+    event = next(entry.event() for entry in reversed(entries) if entry.type == "compaction")
+    assert isinstance(event, CompactionEvent)
+    assert event.turns_compacted == 2

@@ -1,7 +1,7 @@
 """Idempotency keys where store, live and service meet: draining, deletion, a log that cannot be read, the hot path."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class NoWorker:
 
     def __init__(self) -> None:
         self.claims: list[Claim] = []
+
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
+        return lambda: None
 
     def submit(self, claim: Claim) -> None:
         self.claims.append(claim)

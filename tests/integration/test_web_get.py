@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from sessile.ports import ToolContext, ToolFault
 from sessile.tools.guard import Guard
 from sessile.tools.web_get import WebGetTool
+from sessile.wire import codec
 from sessile.wire.limits import MAX_TOOL_OUTPUT_BYTES, MAX_WEB_GET_BYTES
 
 HERE = "127.0.0.1"
@@ -133,6 +134,41 @@ async def test_a_charset_and_characters_that_no_log_can_hold(site: Site) -> None
     assert (await tool().run({"url": site.url("/s")}))["content"] == "a\ufffd"
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/\udcff", b"x"),
+        ("text/html", b"<title>a\0b</title>x"),
+        ("text/html; charset=utf-16", "<title>a\ufffd\0b</title>x".encode("utf-16")),
+        ("text/html; charset=unicode_escape", b"<title>a\\ud800b</title>x"),
+        ("text/html; charset=raw_unicode_escape", b"<title>a\\ud800b</title>x"),
+    ],
+)
+async def test_nothing_that_a_server_says_is_more_than_a_log_can_hold(
+    site: Site, content_type: str, body: bytes
+) -> None:
+    site.paths["/"] = lambda request: web.Response(body=body, headers={"content-type": content_type})
+    told = codec.encode(await tool().run({"url": site.url("/")})).decode()
+    assert "\\u0000" not in told
+    assert "x" in told
+
+
+async def test_an_address_is_shown_as_it_was_given(site: Site) -> None:
+    """The address may be a secret, which is looked for as the agent has it: not with `|` as `%7C`."""
+    site.paths["/T|ab"] = lambda request: web.Response(text="x")
+    site.paths["/moved"] = lambda request: web.Response(status=302, headers={"location": "/T|ab"})
+    assert (await tool().run({"url": site.url("/T|ab")}))["url"] == site.url("/T|ab")
+    assert (await tool().run({"url": site.url("/moved")}))["url"] == site.url("/T%7Cab")
+
+
+async def test_a_codec_that_is_no_charset_is_not_used(site: Site) -> None:
+    """Half a megabyte of punycode takes most of a minute to decode, in which nothing can stop it."""
+    headers = {"content-type": "text/plain; charset=punycode"}
+    site.paths["/"] = lambda request: web.Response(body=b"a-" + b"b" * 500_000, headers=headers)
+    result = await tool().run({"url": site.url("/"), "max_content_bytes": MAX_WEB_GET_BYTES})
+    assert result["content"].startswith("a-bbb")
+
+
 async def test_lines_of_the_start_and_the_end(site: Site) -> None:
     site.paths["/"] = lambda request: web.Response(text="\n".join("abcdef"))
     one = await tool().run({"url": site.url("/"), "head_lines": 2, "tail_lines": 1})
@@ -217,6 +253,29 @@ async def test_another_origin_does_not_get_what_was_private(site: Site) -> None:
     assert "authorization" not in second.headers
     assert "x-token" not in second.headers
     assert second.headers["accept-language"] == "de"
+
+
+@pytest.mark.parametrize(("status", "method"), [(307, "POST"), (308, "POST"), (302, "PUT")])
+async def test_another_origin_does_not_get_the_body(site: Site, status: int, method: str) -> None:
+    there = site.url("/x", "other.example")
+    site.paths["/"] = lambda request: web.Response(status=307, headers={"location": "/2"})
+    site.paths["/2"] = lambda request: web.Response(status=status, headers={"location": there})
+    arguments = {"url": site.url("/"), "method": method, "body": "s3cret"}
+    result = await tool(resolver=Names(other_example=[HERE])).run(arguments)
+    assert (result["url"], result["status"], result["location"]) == (site.url("/2"), status, there)
+    assert site.bodies == [b"s3cret", b"s3cret"]
+
+
+async def test_another_origin_does_not_get_headers_that_the_agent_fixes(site: Site) -> None:
+    site.paths["/"] = lambda request: web.Response(status=307, headers={"location": site.url("/x", "other.example")})
+    site.paths["/x"] = lambda request: web.Response(text="ok")
+    headers = {"User-Agent": "s3cret", "Accept-Language": "s3cret"}
+    used = tool(resolver=Names(other_example=[HERE]))
+    await used.run({"url": site.url("/"), "headers": headers}, fixing("headers"))
+    first, second = site.requests
+    assert (first.headers["user-agent"], first.headers["accept-language"]) == ("s3cret", "s3cret")
+    assert "s3cret" not in second.headers.values()
+    assert second.headers["user-agent"].startswith("Sessile")
 
 
 @pytest.mark.parametrize(
@@ -316,9 +375,10 @@ async def test_a_header_for_who_asks(site: Site) -> None:
         await tool().run(broken, fixing("auth"))
 
 
-@pytest.mark.parametrize("grant", ["oauth_client_credentials", "oauth_refresh_token"])
-async def test_access_tokens_are_got_once(site: Site, grant: str) -> None:
-    site.paths["/token"] = lambda request: web.json_response({"access_token": "at", "expires_in": 3600})
+@pytest.mark.parametrize(("grant", "expires_in"), [("oauth_client_credentials", 3600), ("oauth_refresh_token", "3600")])
+async def test_access_tokens_are_got_once(site: Site, grant: str, expires_in: object) -> None:
+    """Some servers write the seconds as a text."""
+    site.paths["/token"] = lambda request: web.json_response({"access_token": "at", "expires_in": expires_in})
     site.paths["/"] = lambda request: web.Response(text=request.headers["authorization"])
     auth = {"type": grant, "client_id": "me", "client_secret": "p:w", "token_endpoint": site.url("/token")}
     auth |= {"refresh_token": "rt"} if grant == "oauth_refresh_token" else {"scopes": ["a", "b"]}

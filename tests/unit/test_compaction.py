@@ -8,8 +8,11 @@ from sessile.wire.agents import CompactionConfig
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
+    ArtifactReference,
+    ArtifactUploadEvent,
     CompactionEvent,
     InputMessageEvent,
+    StructuredOutputEvent,
     TextPart,
     ThinkingEvent,
     ToolInputEvent,
@@ -103,6 +106,15 @@ def test_a_hidden_half_hides_the_other_in_its_turn_only(hide: tuple[bool, bool])
     assert asked(tool(hide=hide), every) == ""
     both = asked([*tool(hide=hide), *tool("trn_2")], every)
     assert both == 'Tool call find: {"n":1}\nResult of find: {"found":2}'
+
+
+def test_answers_of_a_schema_and_files_are_told_too() -> None:
+    """Else the model would know neither what it has answered nor the ids of the files that it can read."""
+    reference = ArtifactReference(artifact_id="art_1", filename="a.txt", mime_type="text/plain", size_bytes=1)
+    sent = ArtifactUploadEvent(artifacts=[reference], agent_upload_message="a.txt is art_1.")
+    made = ArtifactUploadEvent(artifacts=[reference])
+    events = [said("Hi."), sent, made, StructuredOutputEvent(schema_name="s", content={"n": 1})]
+    assert asked(events) == 'User: Hi.\nUser: a.txt is art_1.\nAssistant: {"n":1}'
 
 
 def test_hidden_events_and_old_summaries_are_not_told() -> None:

@@ -3,8 +3,9 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
-from sessile.domain import overrides
+from sessile.domain import large_outputs, overrides
 from sessile.domain.log import draft
 from sessile.domain.messages import ToolCall, ToolSpec
 from sessile.domain.overrides import Override, Resolved
@@ -48,7 +49,7 @@ class FakeTool:
 class Nowhere:
     """Surroundings of calls that need none."""
 
-    def context(self, call: PreparedCall) -> ToolContext:
+    def context(self, call: PreparedCall, secrets: frozenset[str]) -> ToolContext:
         return ToolContext(session=cast(SessionRow, None), turn_id="trn_1", tool_call_id=call.id, add_artifact=print)
 
     async def resolve(self, override: Override) -> Resolved:
@@ -288,12 +289,67 @@ async def test_what_the_agent_fixes_is_put_in_and_secrets_are_masked() -> None:
     assert output.resolved_argument_overrides == {"key": "***", "session": "s"}
 
 
+async def test_a_secret_is_gone_before_a_result_is_cut_or_quoted() -> None:
+    """What is left of a large output is JSON in a text: there the secret would be written in another way."""
+    secret = 'pa"ss\\word'
+
+    class Cutting(Nowhere):
+        async def resolve(self, override: Override) -> Resolved:
+            return overrides.resolve(override, {"secrets": {"key": secret}})
+
+        async def fitted(self, call: PreparedCall, result: dict[str, Any], context: ToolContext) -> dict[str, Any]:
+            return large_outputs.fitted(result, 10, 3.0)
+
+    tool = FakeTool(lambda arguments: {"echo": arguments["key"], "more": "x" * 100})
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, tool)
+    (outcome,) = await execute([prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})], Cutting())
+    assert outcome.result["truncated"] is True
+    assert outcome.result["content"].startswith('{"echo":"***"')
+
+
+async def test_a_secret_at_the_end_of_a_long_error_is_not_cut_in_half() -> None:
+    tool = FakeTool(raises(ToolFault("tool_failed", "x" * 1_997 + "s3cret")))
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, tool)
+    (outcome,) = await execute([prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})], Nowhere())
+    assert outcome.message == "x" * 1_997 + "***"
+
+
+async def test_what_a_call_reports_is_shown_without_its_secrets() -> None:
+    told: list[frozenset[str]] = []
+
+    class Told(Nowhere):
+        def context(self, call: PreparedCall, secrets: frozenset[str]) -> ToolContext:
+            told.append(secrets)
+            return super().context(call, secrets)
+
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, FakeTool())
+    await execute([prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})], Told())
+    assert told == [frozenset({"s3cret"})]
+
+
+async def test_a_result_holds_no_character_that_a_log_cannot_hold() -> None:
+    nul = {"a\0": ["\0", {"b": "x\0y", "c": 1}], "d": "\\u0000"}
+    (outcome,) = await execute([prepared(lambda arguments: nul)], Nowhere())
+    assert outcome.result == {"a\ufffd": ["\ufffd", {"b": "x\ufffdy", "c": 1}], "d": "\\u0000"}
+    (outcome,) = await execute([prepared(lambda arguments: {"a": "\ud800"})], Nowhere())
+    assert outcome.code == "tool_failed"
+
+
 async def test_a_secret_is_not_in_an_error() -> None:
     tool = FakeTool(raises(ToolFault("tool_failed", "wrong key s3cret")))
     plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, tool)
     call = prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})
     (outcome,) = await execute([call], Nowhere())
     assert finalize(call, outcome).tool_output == {"error": "wrong key ***", "code": "tool_failed"}
+
+
+async def test_a_secret_is_not_in_the_log_of_what_a_tool_raised() -> None:
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, FakeTool(raises(KeyError("s3cret"))))
+    with capture_logs() as logged:
+        await execute([prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})], Nowhere())
+    assert [entry["event"] for entry in logged] == ["tool_raised"]
+    assert "KeyError: '***'" in logged[0]["exception"]
+    assert "s3cret" not in str(logged)
 
 
 async def test_a_fixed_argument_without_a_value_answers_the_call() -> None:

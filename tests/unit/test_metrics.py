@@ -12,7 +12,7 @@ BACKLOG = Backlog(waiting_inputs=3, running_turns=2, parked_turns=1, purges=4)
 
 def metrics() -> Metrics:
     made = Metrics({"configured"}, {"openai"})
-    made.watch(lambda: 5, lambda: 7)
+    made.watch(lambda: 5, lambda: 6, lambda: 7)
     return made
 
 
@@ -56,6 +56,7 @@ def test_what_the_store_has_to_do_is_shown() -> None:
     assert (found["sessile_turns_unfinished", "running"], found["sessile_turns_unfinished", "parked"]) == (2, 1)
     assert found["sessile_purges_waiting",] == 4
     assert (found["sessile_turns_running",], found["sessile_followers",], found["sessile_store_up",]) == (5, 7, 1)
+    assert found["sessile_turns_waiting",] == 6
 
 
 def test_without_the_store_the_rest_is_shown() -> None:

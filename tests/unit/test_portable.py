@@ -1,15 +1,20 @@
 """The limits of an import, which no file of a test needs to reach: made small here."""
 
 import base64
+import gc
 import hashlib
 import json
+import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
 from sessile.domain import portable
 from sessile.domain.log import Entry
 from sessile.domain.portable import File, Import
+from sessile.service import portable as service
 from sessile.wire.errors import InvalidRequest, TooLarge
+from sessile.wire.events import ThinkingEvent
 from sessile.wire.limits import MAX_FILE_BYTES
 
 SESSION = {"kind": "session", "format": 1, "key": "s", "name": "", "metadata": {}, "enabled": True, "tti_minutes": 0}
@@ -32,10 +37,10 @@ def event(place: int) -> dict[str, object]:
     }
 
 
-def file(events: int) -> bytes:
-    lines = [SESSION, AGENT, *({"kind": "event", "event": event(place)} for place in range(1, events + 1))]
-    body = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-    end = {"kind": "end", "events": events, "sha256": hashlib.sha256(body).hexdigest()}
+def lines(events: list[dict[str, object]]) -> bytes:
+    whole = [SESSION, AGENT, *({"kind": "event", "event": event} for event in events)]
+    body = b"".join(json.dumps(line).encode() + b"\n" for line in whole)
+    end = {"kind": "end", "events": len(events), "sha256": hashlib.sha256(body).hexdigest()}
     return body + json.dumps(end).encode() + b"\n"
 
 
@@ -71,6 +76,13 @@ def with_files(*lines: dict[str, object]) -> list[object]:
     found = list(reading.feed(body + json.dumps(end).encode() + b"\n"))
     reading.end(True, 0)
     return found[3:]
+
+
+def file(events: int) -> bytes:
+    return lines([event(place) for place in range(1, events + 1)])
+
+
+FORTY = file(40)
 
 
 def read(data: bytes, size: int = 1000) -> int:
@@ -169,3 +181,61 @@ def test_bytes_of_files_do_not_count_for_the_rest(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(portable, "MAX_IMPORT_BYTES", 2000)
     big = bytes(3000)
     assert with_files(stored(big), data(big))[1:] == [big]
+
+
+def test_what_was_read_is_not_kept() -> None:
+    """One turn may be as large as the whole file: it goes on to the store, and is forgotten here."""
+    reading = Import()
+    given = [entry for start in range(0, len(FORTY), 1000) for entry in reading.feed(FORTY[start : start + 1000])]
+    bodies = {id(entry.body) for entry in given}
+    held = [found for found in gc.get_referents(*vars(reading).values()) if isinstance(found, ThinkingEvent)]
+    assert len(given) == len(bodies) == 40
+    assert len(held) <= 1
+
+
+@pytest.mark.parametrize(("levels", "taken"), [(64, True), (65, False)])
+def test_a_line_holds_what_a_log_may_hold(levels: int, taken: bool) -> None:
+    deep = json.loads('{"a":' * levels + "1" + "}" * levels)
+    call = {"tool_call_id": "c", "tool_configuration_name": "t", "tool_name": "t"}
+    events = [event(1), event(2)]
+    events.append({**event(3), "type": "tool_input", **call, "tool_input": {}})
+    events.append({**event(4), "type": "tool_output", **call, "tool_output": deep, "error": False})
+    if taken:
+        assert read(lines(events)) == 6
+    else:
+        with pytest.raises(InvalidRequest, match="deeper than 66 levels"):
+            read(lines(events))
+
+
+async def test_others_have_their_turn_while_large_lines_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of many small values takes seconds: it is read on a thread, and small lines are not all read at once."""
+    here, read_here, takes = threading.get_ident(), [0], []
+
+    def take(reading: Import, line: bytes) -> Entry | File | bytes | None:
+        on_loop = threading.get_ident() == here
+        takes.append((len(line), on_loop))
+        read_here.append(read_here[-1] + len(line) if on_loop else 0)
+        return original(reading, line)
+
+    original = Import.take
+    monkeypatch.setattr(Import, "take", take)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        whole = lines([event(1) | {"messages": [{"role": "user", "content": "x" * 200_000}]}, event(2)])
+        whole += b"\n".join([b"{}"] * 5)
+        yield whole
+
+    reading = Import()
+    with pytest.raises(InvalidRequest):
+        _ = [item async for item in service._items(reading, chunks())]
+    assert [on_loop for size, on_loop in takes if size > 200_000] == [False]
+    assert [on_loop for size, on_loop in takes[:2]] == [True, True]
+    many = [event(1), event(2), *(event(place) | {"content": "x" * 1_000} for place in range(3, 203))]
+
+    async def small() -> AsyncIterator[bytes]:
+        yield lines(many)
+
+    read_here[:] = [0]
+    given = [item async for item in service._items(Import(), small())]
+    assert len(given) == len(many)
+    assert 0 < max(read_here) <= service._HELD_BYTES

@@ -10,7 +10,16 @@ import pytest
 
 import sessile
 from sessile.client import errors
-from sessile.config import Config, McpConfig, MetricsConfig, ModelConfig, ToolConfig, TracesConfig, WebGetConfig
+from sessile.config import (
+    Config,
+    LimitsConfig,
+    McpConfig,
+    MetricsConfig,
+    ModelConfig,
+    ToolConfig,
+    TracesConfig,
+    WebGetConfig,
+)
 from sessile.models.providers import ENDPOINTS
 from sessile.wire.errors import SessileError
 
@@ -26,11 +35,12 @@ def first_column(text: str) -> set[str]:
 @pytest.mark.parametrize(
     ("section", "type", "elsewhere"),
     [
-        ("## Settings", Config, {"models", "tools", "web_get", "mcp", "metrics", "traces"}),
+        ("## Settings", Config, {"models", "tools", "web_get", "mcp", "metrics", "traces", "limits"}),
         ("## `[models.NAME]`", ModelConfig, set()),
         ("## `[tools.NAME]`", ToolConfig, set()),
         ("## `[web_get]`", WebGetConfig, set()),
         ("## `[mcp]`", McpConfig, set()),
+        ("## `[limits]`", LimitsConfig, set()),
         ("## `[metrics]`", MetricsConfig, set()),
         ("## `[traces]`", TracesConfig, set()),
     ],

@@ -103,6 +103,7 @@ def test_schemas_that_may_not(schema: dict[str, Any], reason: str) -> None:
         ' \n{"number": "A-1", "parts": [1, 2]}\n',
         '```json\n{"number": "A-1", "parts": [1, 2]}\n```',
         '```\n{"number": "A-1", "parts": [1, 2]}\n```\n',
+        '  ```json \n\n{"number": "A-1",\n "parts": [1, 2]}\n\n  ```\n',
     ],
 )
 def test_answers_that_follow_the_schema(text: str) -> None:
@@ -132,6 +133,40 @@ def test_answers_that_do_not(text: str, problem: str) -> None:
     assert told
     assert problem in told
     assert len(told) <= 500
+
+
+@pytest.mark.parametrize(
+    "text", ["```\n" + "\n" * 500_000 + "x", "```\n" + " \n" * 200_000 + "```x", "```", "```\n```"]
+)
+def test_a_fence_is_read_in_linear_time(text: str) -> None:
+    """A model that gets stuck repeats white space for as long as it may; with a pattern this took hours."""
+    _, told = asked_for(ORDER).read(text)
+    assert told
+
+
+def test_a_large_answer_that_breaks_a_large_schema_is_told_one_problem() -> None:
+    """To make an error for each alternative of each value took half a minute and more than a gigabyte."""
+    schema = {"type": "array", "items": {"anyOf": [{"const": f"c{number}"} for number in range(900)]}}
+    _, told = asked_for(schema).read("[" + ",".join("1" * 1_000) + "]")
+    assert told is not None
+    assert "at /0" in told
+    assert "at /1" not in told
+
+
+def test_an_answer_that_takes_too_long_to_check_is_not_taken() -> None:
+    schema = {"type": "array", "items": {"patternProperties": {f"a{number}": {} for number in range(1_500)}}}
+    _, told = asked_for(schema).read("[" + ",".join(['{"a":1}'] * 100_000) + "]")
+    assert told is not None
+    assert "too large" in told
+    assert asked_for(schema).read('[{"a":1}]') == ([{"a": 1}], None)
+
+
+def test_all_problems_of_an_answer_are_told() -> None:
+    schema = {"type": "object", "properties": {name: {"type": "integer"} for name in "abc"}}
+    _, told = asked_for(schema).read('{"a": "x", "b": "y", "c": 1}')
+    assert told is not None
+    assert "/a" in told
+    assert "/b" in told
 
 
 def test_a_pattern_runs_in_linear_time() -> None:

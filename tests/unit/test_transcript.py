@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET
 
 from sessile.domain.transcript import TranscriptCheck
+from sessile.wire import ids
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
     ClientToolPendingEvent,
+    CompactionEvent,
     Event,
     InputMessageEvent,
     PendingToolCall,
@@ -55,6 +58,18 @@ def pending(*calls: str, turn: str = "t1") -> ClientToolPendingEvent:
     return ClientToolPendingEvent(pending_calls=waiting, turn_id=turn)
 
 
+def summed_up(through: int) -> CompactionEvent:
+    up_to = ids.event_id(through) if through else UNSET
+    return CompactionEvent(
+        turns_compacted=1,
+        events_compacted=2,
+        summary_key="k",
+        summary_text="Short.",
+        up_to_event_id=up_to,
+        turn_id="t1",
+    )
+
+
 def ended(turn: str = "t1", stop_reason: StopReason = "end_turn") -> TurnEndedRecord:
     return TurnEndedRecord(stop_reason=stop_reason, error=None, usage=Usage(), turn_id=turn)
 
@@ -86,6 +101,8 @@ HOLDS: dict[str, list[Event]] = {
     ],
     "inputs that join a turn": [said(), started(), said(), called(), answered(), said(), spoke(), ended()],
     "a parked turn": [said(), started(), called(), pending("e3")],
+    "a summary": [said(), started(), summed_up(1), spoke(), ended()],
+    "a summary that was deleted": [said(), started(), summed_up(0), spoke(), ended()],
     "answered in parts": [
         *[said(), started(), called("a"), called("b"), called("c"), answered("b"), pending("e3", "e5")],
         *[answered("c"), pending("e3"), answered("a"), thought(), spoke(), ended()],
@@ -126,6 +143,7 @@ BREAKS: dict[str, tuple[list[Event], list[tuple[str, int]]]] = {
         [("call_open_at_model_call", 5)],
     ),
     "second_final_output": ([said(), started(), spoke(), spoke()], [("second_final_output", 4)]),
+    "summary_misplaced": ([said(), started(), summed_up(3), spoke(), ended()], [("summary_misplaced", 3)]),
 }
 
 

@@ -83,10 +83,16 @@ class App:
         bind_contextvars(request_id=call.request_id)
         if (parent := call.headers.get(b"traceparent")) is not None:
             TRACEPARENT.set(parent.decode("latin-1"))
-        response = await self._answer(scope, call)
-        status = response.status_code
-        self._observer.request(call.method, call.template, status, time.perf_counter() - started)
-        await response(scope, receive, send)
+        limits = self._services.limits
+        limits.in_flight += 1
+        try:
+            response = await self._answer(scope, call)
+            status = response.status_code
+            self._observer.request(call.method, call.template, status, time.perf_counter() - started)
+            await response(scope, receive, send)
+        finally:
+            limits.in_flight -= 1
+            limits.release(call.held)
         level = _log.error if status >= 500 else _log.info
         level(
             "request",
@@ -130,7 +136,9 @@ class App:
             if route.streaming is not None and call.asks_first_for(b"text/event-stream"):
                 handler, required = route.streaming.handler, route.streaming.roles
             if required is not None:
+                self._services.limits.check_server()
                 call.principal = await self._authenticator.authenticate(call.secret)
+                self._services.limits.check_rate(call.principal.key_id)
                 roles.check(call.principal, required, call.path.get("agent_key"))
                 call.patience()  # malformed timeouts are refused by every operation, also by those that never wait
             return await handler(call)

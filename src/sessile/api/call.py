@@ -10,6 +10,7 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
+from sessile.api.limits import Limits
 from sessile.domain.idempotency import fingerprint
 from sessile.live.hub import Hub
 from sessile.ports import Principal, Store
@@ -49,6 +50,7 @@ class Services(Struct, frozen=True):
     tools: ToolList
     hub: Hub
     store: Store
+    limits: Limits
 
 
 class Call:
@@ -66,6 +68,8 @@ class Call:
         self._principal: Principal | None = None
         self._query_string: bytes = scope["query_string"]
         self._receive = receive
+        self.held = 0
+        """Bytes of its body that are in memory until it is answered."""
 
     @property
     def principal(self) -> Principal:
@@ -136,18 +140,24 @@ class Call:
     async def _body(self) -> bytes:
         message = await self._receive()
         body: bytes = message.get("body", b"")
+        self._hold(len(body))
         if message.get("more_body"):
             parts, size = [body], len(body)
             while message.get("more_body"):
                 message = await self._receive()
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
+                self._hold(len(parts[-1]))
                 if size > MAX_BODY_BYTES:
                     raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
             body = b"".join(parts)
         if len(body) > MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
         return body
+
+    def _hold(self, size: int) -> None:
+        self.services.limits.hold(size)
+        self.held += size
 
     def patience(self) -> float | None:
         """Seconds the caller is ready to wait, from `Request-Timeout-Millis` or `Request-Timeout`; at most a day."""

@@ -21,6 +21,7 @@ _BY_CODE = {
     "request_too_large": 413,
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
+    "too_many_requests": 429,
     "headers_too_large": 431,
 }
 _BY_KIND: tuple[tuple[type[SessileError], int], ...] = (
@@ -75,6 +76,6 @@ def render(error: SessileError, request_id: str, headers: dict[str, str] | None 
         extra["www-authenticate"] = "Bearer"
     if isinstance(error, RangeNotSatisfiable):
         extra["content-range"] = f"bytes */{error.size}"
-    if status == 503:
-        extra["retry-after"] = "1"
+    if status in (429, 503):
+        extra["retry-after"] = str(error.retry_after or 1)
     return Response(codec.encode(body), status, extra, "application/json")

@@ -1,7 +1,7 @@
 """What a tail brings, as a response of server-sent events. How it is shown is up to a `Rendering`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from starlette.responses import StreamingResponse
@@ -49,10 +49,12 @@ class LiveStream(StreamingResponse):
         status: int,
         headers: dict[str, str] | None = None,
         patience: float | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         frames = self._frames(rendering, tail, patience)
         super().__init__(frames, status, {**(headers or {}), **HEADERS}, "text/event-stream")
         self._tail = tail
+        self._on_close = on_close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it all; a task beside it waits for the client to go away."""
@@ -66,6 +68,8 @@ class LiveStream(StreamingResponse):
         finally:
             watcher.cancel()
             self._tail.close()
+            if self._on_close is not None:
+                self._on_close()
 
     async def _watch(self, receive: Receive, task: "asyncio.Task[None] | None") -> None:
         await self.listen_for_disconnect(receive)

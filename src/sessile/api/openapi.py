@@ -52,6 +52,7 @@ _ERRORS: dict[int, tuple[str, type]] = {
     416: ("The file is shorter than the range asks for", Error),
     422: ("The request is well formed and cannot be carried out", Error),
     431: ("The request line or the headers are too large", Error),
+    429: ("The API key sends more than it may; nothing was done", Error),
     503: ("The store or the server cannot do this now; nothing was changed", Error),
 }
 _PATH_PARAMETERS = {
@@ -123,7 +124,7 @@ _ANSWER_HEADERS: dict[str, dict[str, Any]] = {
     "Retry-After": {"type": "integer", "description": "Seconds"},
 }
 _OPTIONAL_ANSWER_HEADERS = frozenset({"X-Sessile-Inactive", "X-Turn-Id", "X-Event-Id"})
-_ERROR_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
+_ERROR_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 _MADE_BY = {
     "createAgent": {"agent_key": "$response.body#/key"},
     "createToolServer": {"tool_server_id": "$response.body#/id"},
@@ -222,7 +223,7 @@ def _examples(route: Route) -> dict[str, Any]:
 def _statuses(route: Route) -> list[int]:
     statuses = {*route.errors, 400, 403, 431}
     if route.roles is not None:
-        statuses |= {401, 503}
+        statuses |= {401, 429, 503}
     if route.body is not None:
         statuses |= {413, 415}
     return sorted(statuses)

@@ -206,6 +206,7 @@ async def follow(call: Call) -> Response:
     names = (call.principal, call.path["agent_key"], call.path["session_key"])
     events = call.services.events
     at = await events.locate(*names, since)
+    leave = call.services.limits.follow(call.principal.key_id)
     tail = call.services.hub.follow(at.session_id, at.cursor, deltas=query.deltas, joins=True, agent_id=at.agent_id)
     state = None
     try:
@@ -214,8 +215,9 @@ async def follow(call: Call) -> Response:
     finally:
         if state is None:
             tail.close()
+            leave()
     rendering = Following(at.position, state, deltas=query.deltas, include_hidden=query.include_hidden)
-    return LiveStream(rendering, tail, 200)
+    return LiveStream(rendering, tail, 200, on_close=leave)
 
 
 async def get(call: Call) -> Response:

@@ -86,6 +86,8 @@ def lines(error: SessileError) -> list[str]:
     told += [
         f"  {name}: {reason}" for name, reason in (error.field_errors or {}).items() if reason not in error.message
     ]
+    if error.status is not None and error.retry_after is not None:
+        told.append(f"The server asks to try again in {error.retry_after} s.")
     if error.status is not None and error.code in _HINTS:
         told.append(_HINTS[error.code])
     return told

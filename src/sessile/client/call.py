@@ -15,7 +15,14 @@ from sessile.client.errors import ConnectionLost, RequestTimedOut, ServerUnreach
 from sessile.client.transport import Request, Response, Transport
 from sessile.client.uploads import Upload
 from sessile.wire import ids
-from sessile.wire.errors import Draining, InvalidParameter, SessileError, StorageUnavailable, Unavailable
+from sessile.wire.errors import (
+    Draining,
+    InvalidParameter,
+    Overloaded,
+    SessileError,
+    StorageUnavailable,
+    Unavailable,
+)
 from sessile.wire.limits import MAX_IDEMPOTENCY_KEY_CHARS
 
 T = TypeVar("T")
@@ -287,7 +294,7 @@ def may_repeat(method: str, error: SessileError, keyed: bool = False) -> bool:
     rate. A GET, and a call with an idempotency key, also when its answer was lost or a proxy failed. Never otherwise: a
     call may not be made twice.
     """
-    if isinstance(error, ServerUnreachable | StorageUnavailable | Draining) or error.status == 429:
+    if isinstance(error, ServerUnreachable | StorageUnavailable | Draining | Overloaded) or error.status == 429:
         return True
     return (method == "GET" or keyed) and (isinstance(error, ConnectionLost) or error.status in (502, 503, 504))
 
@@ -338,6 +345,7 @@ def _failure(response: Response, body: bytes, request: Request) -> _Failure:
         field_errors=told.field_errors,
         id=told.id,
     )
+    error.retry_after = math.ceil(_pause(response)) or None
     return _Failure(error, _pause(response))
 
 

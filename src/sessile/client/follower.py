@@ -167,6 +167,7 @@ class AsyncFollower(FollowerState):
         except SessileError as error:
             if not may_pass(error):
                 raise
+            self._wait = max(self._wait, error.retry_after or 0)
             self._tell_lost(error)
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> None:

@@ -8,7 +8,15 @@ from sessile.domain.messages import Message, SystemMessage, UserMessage
 from sessile.domain.turn import history_chars
 from sessile.wire import codec
 from sessile.wire.agents import CompactionConfig
-from sessile.wire.events import AgentOutputEvent, AnyEvent, InputMessageEvent, ToolInputEvent, ToolOutputEvent
+from sessile.wire.events import (
+    AgentOutputEvent,
+    AnyEvent,
+    ArtifactUploadEvent,
+    InputMessageEvent,
+    StructuredOutputEvent,
+    ToolInputEvent,
+    ToolOutputEvent,
+)
 
 DEFAULT_MESSAGE = (
     "Summarise the conversation below so that it can go on without it. Keep facts, names, numbers, decisions, the "
@@ -101,8 +109,12 @@ def _lines(events: Sequence[AnyEvent], config: CompactionConfig) -> Iterator[str
                 continue
             case InputMessageEvent():
                 yield f"User: {event.content}"
+            case ArtifactUploadEvent(agent_upload_message=str(remark)):
+                yield f"User: {remark}"
             case AgentOutputEvent() if event.content:
                 yield f"Assistant: {event.content}"
+            case StructuredOutputEvent():
+                yield f"Assistant: {codec.encode(event.content).decode()}"
             case ToolInputEvent() if inputs and _call(event) not in hidden:
                 yield f"Tool call {event.tool_configuration_name}: {codec.encode(event.tool_input).decode()}"
             case ToolOutputEvent() if outputs and _call(event) not in hidden:

@@ -68,13 +68,16 @@ def cut(event: AnyEvent, following: AnyEvent | None) -> int:
 
 
 def ending(tail: Iterable[AnyEvent]) -> Ending:
-    """The ending of a copy whose log ends with `tail`, which begins where a turn does, or with the log.
+    """The ending of a copy whose log ends with `tail`, which begins where a turn does, or with the log."""
+    events = list(tail)
+    return closed(fold(events), events[-1] if events else None)
+
+
+def closed(state: SessionState, last: AnyEvent | None) -> Ending:
+    """The ending of a log whose events fold to `state`; `last` is the last of them.
 
     A turn that goes no further was interrupted, as far as its copy knows: its open calls are answered with that.
     """
-    events = list(tail)
-    state = fold(events)
-    last = events[-1] if events else None
     closing: list[AnyEvent] = []
     turn_id = state.running_turn
     if isinstance(last, InputMessageEvent) and turn_id is None:

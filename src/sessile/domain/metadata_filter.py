@@ -99,6 +99,17 @@ def kind(value: object) -> str:
             return "object"
 
 
+def conditions(tree: Filter) -> int:
+    """How many conditions a filter has: how often it looks at the metadata of a session, at the worst."""
+    match tree:
+        case And(parts) | Or(parts):
+            return sum(map(conditions, parts))
+        case Not(part):
+            return conditions(part)
+        case _:
+            return 1
+
+
 def required_terms(tree: Filter) -> list[int]:
     """Terms that the metadata must have for the filter to be true: its equalities that hold all together."""
     parts = tree.parts if isinstance(tree, And) else (tree,)

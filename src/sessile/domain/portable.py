@@ -22,12 +22,15 @@ from sessile.wire.limits import (
     MAX_IMPORT_BYTES,
     MAX_IMPORT_EVENTS,
     MAX_IMPORT_LINE_BYTES,
+    MAX_JSON_DEPTH,
     MAX_SESSION_FILE_BYTES,
     MAX_SESSION_FILES,
 )
 from sessile.wire.portable import AgentLine, DataLine, EndLine, EventLine, FileLine, Line, SessionLine
 
 _LINE: Any = Line  # a union is no `type` to the type checker
+_MAX_DEPTH = MAX_JSON_DEPTH + 2
+"""What a log holds was a body of its own, or a part of one; in a line it stands two levels deeper."""
 _TURN_ID = re.compile(r"trn_[0-9a-f]{20}")
 _WHY = {COMPACTED: "compacted", DELETED: "deleted"}
 _VISIBILITY = {why: visibility for visibility, why in _WHY.items()}
@@ -107,33 +110,37 @@ class Import:
         self._digest = sha256()
         self._rest = b""
         self._number = self._size = self._events = 0
-        self._turn: list[AnyEvent] = []
-        """The events since the last turn has ended."""
+        self._last: AnyEvent | None = None
+        """The last event so far. No other is kept: a turn of an export may be as large as the whole."""
         self._files = _Files()
+
+    def lines(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, to be taken in turn; also the beginning of one that is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [*lines, self._rest] if len(self._rest) > MAX_IMPORT_LINE_BYTES else lines
 
     def feed(self, data: bytes) -> Iterator[Item]:
         """The events, files and bytes of files of the lines that `data` completes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            item = self._take(line)
-            if item is not None:
+        for line in self.lines(data):
+            if (item := self.take(line)) is not None:
                 yield item
-            if self._size > MAX_IMPORT_BYTES:
-                raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes, its files not counted.")
-        if len(self._rest) > MAX_IMPORT_LINE_BYTES:
-            self._number += 1
-            raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
+
+    def take(self, line: bytes) -> Item | None:
+        """The event, file, or bytes of a file of the next line. A large one takes seconds."""
+        item = self._read(line)
+        if self._size > MAX_IMPORT_BYTES:
+            raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes, its files not counted.")
+        return item
 
     def end(self, repair: bool, now: int) -> list[Entry]:
         """At the end of the file: with `repair`, the events that end a turn which the export leaves open."""
         if not self.ended or self._rest:
             self._number += 1
             raise self._wrong("The export ends here without its last line.")
-        ending = copies.ending(self._turn)
-        if ending.turn_id is None:
+        last, ending = self._last, copies.closed(self._check.state, self._last)
+        if ending.turn_id is None or last is None:
             return []
         if not repair:
-            last = self._turn[-1]
             raise TranscriptInvalid(
                 f"The turn {ending.turn_id} has not ended at sequence {last.sequence}, event {last.id}. "
                 "It can be ended here: ask for a repair."
@@ -144,7 +151,7 @@ class Import:
             for sequence, item in enumerate(map(draft, ending.events), head + 1)
         ]
 
-    def _take(self, line: bytes) -> Item | None:
+    def _read(self, line: bytes) -> Item | None:
         self._number += 1
         if len(line) > MAX_IMPORT_LINE_BYTES:
             raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
@@ -177,7 +184,7 @@ class Import:
 
     def _parsed(self, line: bytes) -> Line:
         try:
-            item: Line = codec.convert(codec.decode(line), _LINE)
+            item: Line = codec.convert(codec.decode(line, _MAX_DEPTH), _LINE)
         except InvalidJson as error:
             raise self._wrong(error.message.replace("The body", "The line", 1)) from None
         except InvalidRequest as error:
@@ -212,9 +219,7 @@ class Import:
             )
         if isinstance(event, ArtifactUploadEvent) and visibility != DELETED:
             self._files.told.update(_told(event))
-        if kind == "turn_ended":
-            self._turn.clear()
-        self._turn.append(event)
+        self._last = event
         bare = replace(event, id="", session_key="", created_at="", sequence=0, turn_id="", hidden=False)
         body = (erased(bare) if visibility == DELETED else draft(bare)).body
         return Entry(

@@ -4,8 +4,8 @@ A schema is written by one caller and run on what a model wrote, so it must be c
 document is fetched, patterns run in linear time, and `$ref` may neither go round in a circle nor multiply.
 """
 
-import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -15,13 +15,16 @@ from sessile.wire import codec
 from sessile.wire.errors import InvalidJson
 from sessile.wire.limits import MAX_JSON_DEPTH, MAX_OUTPUT_SCHEMA_BYTES, MAX_OUTPUT_SCHEMA_NODES
 
-_FENCED = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 _VALUES = frozenset({"const", "default", "enum", "examples"})
 """Keywords whose values are data, not schemas."""
 _OTHER_BASES = ("$id", "id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
 """Keywords that would let a `$ref` mean something else than a place in this document."""
 _MAX_MESSAGE_CHARS = 500
 _MAX_PROBLEMS = 5
+_MAX_WORK = 100_000
+"""Characters of an answer times parts of its schema up to which all that is wrong is looked for: tenths of a second."""
+_MAX_CHECKED = 50_000_000
+"""The same up to which an answer is checked at all; nothing else happens in the server meanwhile."""
 _INSTRUCTION = (
     "Give your final answer as JSON alone, without any other text, valid against this JSON schema ({name}):\n{schema}"
 )
@@ -37,18 +40,30 @@ class Output(Struct, frozen=True):
     unusable: str | None
     """Why it cannot be run: an agent may be older than the rules for schemas."""
     _validator: Any = None
+    _parts: int = 0
+    """How many parts the schema has, references written out."""
 
     def read(self, text: str) -> tuple[Any, str | None]:
         """What an answer holds, and None; or what is wrong with it."""
-        fenced = _FENCED.match(text)
+        if len(text) * self._parts > _MAX_CHECKED:
+            return None, "The answer is too large to be checked against this schema."
         try:
-            content = codec.decode((fenced[1] if fenced else text.strip()).encode())
+            content = codec.decode(_unfenced(text).encode())
         except (InvalidJson, UnicodeEncodeError) as error:
             return None, str(error).replace("The body", "The answer", 1)[:_MAX_MESSAGE_CHARS]
-        problems = [
-            _told(error) for error, _ in zip(self._validator.iter_errors(content), range(_MAX_PROBLEMS), strict=False)
-        ]
-        return content, " ".join(problems)[:_MAX_MESSAGE_CHARS] or None
+        return content, " ".join(map(_told, self._errors(content, len(text))))[:_MAX_MESSAGE_CHARS] or None
+
+    def _errors(self, content: Any, size: int) -> list[Exception]:
+        """The first errors. The library makes all of them before it gives one: of large answers only one is made."""
+        import jsonschema_rs
+
+        if size * self._parts <= _MAX_WORK:
+            return list(islice(self._validator.iter_errors(content), _MAX_PROBLEMS))
+        try:
+            self._validator.validate(content)
+        except jsonschema_rs.ValidationError as error:
+            return [error]
+        return []
 
 
 def output(parser: dict[str, Any]) -> Output | None:
@@ -60,7 +75,8 @@ def output(parser: dict[str, Any]) -> Output | None:
     if (reason := schema_error(schema.schema)) is not None:
         return Output(schema, "", reason)
     text = codec.encode(schema.schema).decode()
-    return Output(schema, _INSTRUCTION.format(name=schema.name, schema=text), None, _validator(schema.schema))
+    instruction = _INSTRUCTION.format(name=schema.name, schema=text)
+    return Output(schema, instruction, None, _validator(schema.schema), _parts(schema.schema))
 
 
 def repair(problem: str) -> str:
@@ -75,13 +91,20 @@ def schema_error(schema: dict[str, Any]) -> str | None:
     if "$schema" in schema and not isinstance(schema["$schema"], str):
         return "$schema must be a string."
     try:
-        _Expansion(schema).count(schema, ())
+        _parts(schema)
         _validator(schema)
     except _Refused as refused:
         return str(refused)
     except ValueError as error:
         return f"This is no JSON schema: {_told(error)}"[:_MAX_MESSAGE_CHARS]
     return None
+
+
+def _parts(schema: dict[str, Any]) -> int:
+    """How many parts a schema has, references written out. Raises _Refused."""
+    expansion = _Expansion(schema)
+    expansion.count(schema, ())
+    return expansion.nodes
 
 
 class _Refused(Exception):
@@ -93,12 +116,12 @@ class _Expansion:
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
-        self._nodes = 0
+        self.nodes = 0
 
     def count(self, node: Any, within: tuple[str, ...]) -> None:
         """Walk a schema. Raises _Refused for what goes round in a circle, multiplies, or leads elsewhere."""
-        self._nodes += 1
-        if self._nodes > MAX_OUTPUT_SCHEMA_NODES:
+        self.nodes += 1
+        if self.nodes > MAX_OUTPUT_SCHEMA_NODES:
             raise _Refused(f"The schema has more than {MAX_OUTPUT_SCHEMA_NODES} parts, references written out.")
         if isinstance(node, list):
             for child in node:
@@ -125,7 +148,7 @@ class _Expansion:
 
     def _target(self, reference: str) -> Any:
         node: Any = self._root
-        for part in _parts(reference):
+        for part in _steps(reference):
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 node = node[int(part)]
             elif isinstance(node, dict) and part in node:
@@ -135,7 +158,7 @@ class _Expansion:
         return node
 
 
-def _parts(reference: str) -> Iterator[str]:
+def _steps(reference: str) -> Iterator[str]:
     pointer = reference[1:]
     if (pointer and not pointer.startswith("/")) or "%" in pointer:
         raise _Refused(f"$ref {reference[:100]!r} is no plain pointer into the schema.")
@@ -151,6 +174,14 @@ def _validator(schema: dict[str, Any]) -> Any:
         return jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
     except jsonschema_rs.ReferencingError as error:
         raise ValueError(str(error)) from None
+
+
+def _unfenced(text: str) -> str:
+    """An answer without the Markdown fence around it. No pattern: it took cubic time over white space."""
+    text = text.strip()
+    first, _, rest = text.partition("\n")
+    inner, _, last = rest.rpartition("\n")
+    return inner if first.rstrip() in ("```", "```json") and last.strip() == "```" else text
 
 
 def _told(error: Exception) -> str:

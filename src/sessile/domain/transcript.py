@@ -6,10 +6,12 @@ from typing import Any
 from msgspec import UNSET
 
 from sessile.domain.session import SessionState, fold
+from sessile.wire import ids
 from sessile.wire.events import (
     AgentOutputEvent,
     AnyEvent,
     ClientToolPendingEvent,
+    CompactionEvent,
     EventDeletedRecord,
     EventHiddenRecord,
     EventUnhiddenRecord,
@@ -98,6 +100,10 @@ class TranscriptCheck:
                 named = [call.event_id for call in event.pending_calls]
                 if not deleted and (named != self._open_ids() or not named):
                     yield "pending_mismatch", f"The calls that are open are others: {self._open() or 'none'}."
+
+            case CompactionEvent():
+                if (ids.sequence_of(event.up_to_event_id or "") or 0) >= event.sequence:
+                    yield "summary_misplaced", "It says that it covers events which come after it."
 
     def _broken_start(self, event: TurnStartedRecord) -> Iterator[tuple[str, str]]:
         if self._turn:

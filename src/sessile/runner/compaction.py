@@ -56,7 +56,7 @@ async def fitted(turn: OpenTurn, compactor: Compactor, *, forced: bool = False) 
     span = await _wanted(turn, history, compactor, forced)
     if span is not None:
         try:
-            await _compact(turn, compactor, span, None)
+            await _compact(turn, compactor, span.through, None)
         except (CompactionFailed, ModelFault, StorageUnavailable) as fault:
             if turn.stopping and isinstance(fault, StorageUnavailable):
                 raise
@@ -70,10 +70,7 @@ async def run_order(turn: OpenTurn, compactor: Compactor, order: CompactionOrder
     """Run the turn of a compaction that a caller has ordered, to its end. Raises ModelFault, FenceLost."""
     through = ids.sequence_of(order.up_to_event_id) or 0
     try:
-        span = await compactor.store.span(turn.claim.session.id, through=through)
-        if span is None:
-            raise CompactionFailed("What was to be compacted is not there any more.")
-        await _compact(turn, compactor, span, order)
+        await _compact(turn, compactor, through, order)
     except CompactionFailed as fault:
         await turn.end("error", (), TurnError(code="compaction_failed", message=str(fault)))
 
@@ -114,13 +111,19 @@ def _tokens(turn: OpenTurn, history: History, compactor: Compactor) -> int:
     return estimate_messages(history.conversation.messages(compactor.instructions, compactor.budget))
 
 
-async def _compact(turn: OpenTurn, compactor: Compactor, span: Span, order: CompactionOrder | None) -> None:
-    """Summarise a span and commit it. An `order` ends its turn in the same commit."""
+async def _compact(turn: OpenTurn, compactor: Compactor, through: int, order: CompactionOrder | None) -> None:
+    """Summarise all up to a place and commit it. An `order` ends its turn in the same commit.
+
+    What is changed meanwhile may make the summary before stale: what that one covered then belongs to this one.
+    """
     session = turn.claim.session
     started = CompactionStarted(id=ids.live_id(), session_key=session.key, turn_id=turn.turn_id, created_at=turn.now())
     turn.publish(started)
     for _ in range(_TRIES):
         seen = (await compactor.store.heads([session.id])).get(session.id, 0)
+        span = await compactor.store.span(session.id, through=through)
+        if span is None:
+            raise CompactionFailed("What was to be compacted is not there any more.")
         text = await _summarised(turn, compactor, span, order)
         kept = await compactor.histories.read(session.id, compactor.budget, summary=Summary(text, span.through))
         event = CompactionEvent(

@@ -95,8 +95,8 @@ class PreparedCall(Struct, frozen=True, kw_only=True):
 class Surroundings(Protocol):
     """What the tool calls of one turn share; the turn makes it."""
 
-    def context(self, call: PreparedCall) -> ToolContext:
-        """Where a call comes from."""
+    def context(self, call: PreparedCall, secrets: frozenset[str]) -> ToolContext:
+        """Where a call comes from. What it reports is shown without these secrets."""
 
     async def resolve(self, override: Override) -> Resolved:
         """The arguments that the agent fixes, looked up. Raises Unresolved."""
@@ -226,41 +226,51 @@ def _taken_up(event: ToolInputEvent, found: OfferedTool | None) -> PreparedCall:
 async def _outcome(call: PreparedCall, around: Surroundings) -> ToolOutcome:
     """Run a call with the arguments that the agent fixes; what is shown of it holds no secret."""
     if not call.override.paths:
-        return await _run(call, call.arguments, around)
+        return await _run(call, overrides.NOTHING, around)
     try:
-        resolved = await around.resolve(call.override)
+        fixed = await around.resolve(call.override)
     except overrides.Unresolved as error:
         return _failure("tool_override_unresolved", str(error))
-    outcome = await _run(call, overrides.merged(call.arguments, resolved.values), around, resolved.secrets)
-    return replace(outcome, overridden=resolved.shown)
+    return replace(await _run(call, fixed, around), overridden=fixed.shown)
 
 
-async def _run(
-    call: PreparedCall, arguments: dict[str, Any], around: Surroundings, secrets: frozenset[str] = frozenset()
-) -> ToolOutcome:
+async def _run(call: PreparedCall, fixed: Resolved, around: Surroundings) -> ToolOutcome:
+    """Secrets go before anything is cut: half of one, or one within quoted JSON, is not found any more."""
     assert call.tool is not None
-    context = around.context(call)
-    if secrets:
-        overrides.IN_USE.set(secrets)
-        context = replace(context, report=_masking(context.report, secrets))
+    context = around.context(call, fixed.secrets)
+    if fixed.secrets:
+        overrides.IN_USE.set(fixed.secrets)
     try:
+        arguments = overrides.merged(call.arguments, fixed.values)
         result = await call.tool.run(arguments, context)
-        shown = overrides.masked(result, secrets) if secrets else result
-        return ToolOutcome(await around.fitted(call, shown, context))
+        return ToolOutcome(await around.fitted(call, _storable(overrides.masked(result, fixed.secrets)), context))
     except ToolFault as fault:
-        return _failure(fault.code, overrides.masked(fault.message, secrets))
+        return _failure(fault.code, overrides.masked(fault.message, fixed.secrets))
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         return _failure("tool_failed", "The tool cancelled itself.")
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a tool is foreign code: its defect is its model's
-        _log.exception("tool_raised", tool=call.tool_name)
+        _log.error("tool_raised", tool=call.tool_name, exception=overrides.traced(error))
         return _failure("tool_failed", type(error).__name__)
 
 
-def _masking(report: Callable[[str], None], secrets: frozenset[str]) -> Callable[[str], None]:
-    return lambda message: report(overrides.masked(message, secrets))
+def _storable(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as a log can hold it: with U+FFFD for NUL. Raises UnicodeEncodeError for a lone surrogate."""
+    return _without_nul(result) if b"\\u0000" in codec.encode(result) else result
+
+
+def _without_nul(value: Any) -> Any:
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd")
+        case dict():
+            return {_without_nul(name): _without_nul(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_without_nul(inner) for inner in value]
+        case _:
+            return value
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], ToolOutcome | None]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import structlog
@@ -16,7 +17,7 @@ from sessile.rows import Appended, Claim, Cover, NewArtifact, TurnEnd, TurnProgr
 from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
-from sessile.wire.errors import StorageUnavailable
+from sessile.wire.errors import SessionFull, StorageUnavailable
 from sessile.wire.events import (
     AnyEvent,
     CompactionEvent,
@@ -87,6 +88,10 @@ class OpenTurn:
         """Whether a caller wants the turn stopped; that is in the store already."""
         self.steered = False
         """Whether inputs may wait to join the turn before its next model call."""
+        self.rest: Callable[[OpenTurn], AbstractContextManager[None]] = lambda turn: nullcontext()
+        """Gives the turn's slot back for a while; the worker sets it."""
+        self.rests = 0
+        """How many of its tool calls wait for other turns."""
         self.next: Claim | None = None
         """The turn that the end of this one has started."""
         self.lost = False
@@ -177,6 +182,10 @@ class OpenTurn:
         """A tool has answered while others still run."""
         self.outputs[output.tool_call_id] = output
 
+    def resting(self) -> AbstractContextManager[None]:
+        """Inside, the turn waits for another turn, and has no slot."""
+        return self.rest(self)
+
     async def keep_outputs(self) -> None:
         """Append what tools have answered while others still run, so that nobody has to guess it later."""
         outputs = [self.outputs[call_id] for call_id in self.open_calls if call_id in self.outputs]
@@ -232,13 +241,18 @@ class OpenTurn:
         self, events: Sequence[AnyEvent], last: _Last | None, compacted: _Compacted | None = None
     ) -> Callable[[], Awaitable[None]]:
         events, made = artifacts.told(events, self.made)
-        drafts = [draft(event) for event in events]
         context = self._context_usage if compacted is None else compacted.context
         cover = None if compacted is None else compacted.cover
         progress = TurnProgress(turn_usage=self._usage, session_usage=self._session_usage, context_usage=context)
 
         async def write() -> None:
-            added = await self._store_it(drafts, progress, last, cover, made)
+            nonlocal events, made
+            while True:
+                try:
+                    added = await self._store_it([*map(draft, events)], progress, last, cover, made)
+                    break
+                except SessionFull:
+                    events, made = artifacts.fewer(events, made)
             self.answer = None
             self._context_usage = context
             self.steered = self.steered or added.steered

@@ -30,8 +30,8 @@ class TurnSurroundings:
         self._vault = vault
         self._offloading = offloading
 
-    def context(self, call: PreparedCall) -> ToolContext:
-        """Where a call comes from; what it reports becomes `tool_activity` frames."""
+    def context(self, call: PreparedCall, secrets: frozenset[str]) -> ToolContext:
+        """Where a call comes from; what it reports becomes `tool_activity` frames, without these secrets."""
         turn = self._turn
 
         def publish(**said: Any) -> None:
@@ -47,7 +47,8 @@ class TurnSurroundings:
             )
 
         def report(message: str) -> None:
-            publish(message=message[:MAX_ACTIVITY_CHARS].encode("utf-8", "replace").decode())
+            shown: str = overrides.masked(message, secrets)
+            publish(message=shown[:MAX_ACTIVITY_CHARS].encode("utf-8", "replace").decode())
 
         def relay(entry: Entry) -> None:
             if len(entry.body) <= MAX_RELAYED_EVENT_BYTES:  # JSON already: it is copied into the frame, not read
@@ -58,6 +59,7 @@ class TurnSurroundings:
             turn_id=turn.turn_id,
             tool_call_id=call.id,
             add_artifact=turn.making(call.id),
+            resting=turn.resting,
             report=report,
             fixed=frozenset(call.override.values),
             configuration_name=call.configuration_name,

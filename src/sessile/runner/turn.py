@@ -18,6 +18,7 @@ from sessile.runner.model_call import call_model
 from sessile.runner.offloading import Offloading
 from sessile.runner.open_turn import OpenTurn
 from sessile.runner.plan import Planner
+from sessile.runner.slots import TurnLimits
 from sessile.runner.surroundings import TurnSurroundings
 from sessile.wire import codec
 from sessile.wire.errors import AgentDisabled, SessionDisabled
@@ -38,6 +39,7 @@ class TurnEnvironment(Struct, frozen=True):
     files: Files | None = None
     """Where outputs go that agents want as files. Without it they are cut."""
     observer: TurnObserver = UNOBSERVED
+    limits: TurnLimits = TurnLimits()
 
 
 async def run_turn(turn: OpenTurn, env: TurnEnvironment) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -13,6 +14,7 @@ from sessile.domain.turn import model_calls
 from sessile.ports import ModelFault
 from sessile.rows import Claim, EventQuery, Fence
 from sessile.runner.open_turn import STORAGE_RETRY_SECONDS, OpenTurn
+from sessile.runner.slots import Slots
 from sessile.runner.turn import TurnEnvironment, run_turn
 from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
 from sessile.wire.events import AnyEvent, TurnError, TurnStartedRecord
@@ -26,9 +28,13 @@ _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the
 _REMEMBERED = 256
 _LOOKS = 50
 """How often in a lease a worker looks at most for what nobody renews."""
+_RENEWED_AT_ONCE = 500
+"""Leases that one commit renews: a few milliseconds of the event loop."""
 _log = structlog.get_logger("sessile.runner")
 
 Running = tuple[OpenTurn, "asyncio.Task[None]"]
+Held = tuple[OpenTurn, "asyncio.Task[None] | None"]
+"""A turn, and its task if it has one."""
 
 
 class Worker:
@@ -37,6 +43,9 @@ class Worker:
     def __init__(self, env: TurnEnvironment) -> None:
         self._env = env
         self._running: dict[int, Running] = {}
+        self._waiting: dict[int, OpenTurn] = {}
+        """Turns that are claimed and wait for a slot, by session. They have no task; their leases are kept."""
+        self._slots = Slots[OpenTurn](env.limits, time.monotonic, lambda turn: turn.claim.size)
         self._early = deque[str](maxlen=_REMEMBERED)
         """Turns that were interrupted and do not run here: they have ended, or their claim is still on its way."""
         self._leave_at: float | None = None
@@ -53,79 +62,98 @@ class Worker:
         """How many turns run here."""
         return len(self._running)
 
+    @property
+    def waiting(self) -> int:
+        """How many turns wait for a slot."""
+        return len(self._waiting)
+
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
+        """Keep room for a turn that is about to be claimed. Raises Overloaded. Never blocks."""
+        return self._slots.reserve(tenant_id, size)
+
     def submit(self, claim: Claim) -> None:
-        """Run a claimed turn, a new one or one that is under way. Never blocks."""
+        """Run a claimed turn, a new one or one that is under way, once there is a slot for it. Never blocks."""
         self._start(self._open(claim))
 
     def interrupt(self, session_id: int, turn_id: str) -> None:
         """Stop a turn whose interrupt is recorded; one that does not run any more is left alone. Never blocks."""
-        turn, task = self._running.get(session_id, (None, None))
-        if turn is not None and task is not None and turn.turn_id == turn_id:
-            turn.interrupt(task)
+        turn = self._turn_of(session_id)
+        if turn is not None and turn.turn_id == turn_id:
+            self._interrupt(turn, None)
         else:
             self._early.append(turn_id)
 
     def log_changed(self, session_id: int) -> None:
         """Events of a session were hidden, unhidden or deleted: its turn reads the log again before a model call."""
-        if session_id in self._running:
-            self._running[session_id][0].log_changed = True
+        if (turn := self._turn_of(session_id)) is not None:
+            turn.log_changed = True
 
     def steer(self, session_id: int) -> None:
         """An input waits to join the turn that runs in a session. A hint: the turn's commits tell too. Never blocks."""
-        turn, _ = self._running.get(session_id, (None, None))
-        if turn is not None:
+        if (turn := self._turn_of(session_id)) is not None:
             turn.steered = True
 
     async def cancel_session(self, session_id: int) -> None:
         """Stop the turn of a session that is gone, and wait until it has stopped."""
+        self._drop(session_id)
         while session_id in self._running:  # its end may have started the next one before the session was gone
             await self._cancel([self._running[session_id]])
+            self._drop(session_id)
 
     async def cancel_agent(self, agent_id: int) -> None:
         """Stop the turns of all sessions of an agent that is gone, and wait until they have stopped."""
-        gone = {turn.claim.session.id for turn, _ in self._running.values() if turn.claim.agent.id == agent_id}
+        turns = [*self._waiting.values(), *(turn for turn, _ in self._running.values())]
+        gone = {turn.claim.session.id for turn in turns if turn.claim.agent.id == agent_id}
+        for session_id in gone:
+            self._drop(session_id)
         while running := [self._running[session_id] for session_id in gone if session_id in self._running]:
             await self._cancel(running)
+            for session_id in gone:
+                self._drop(session_id)
         for session_id in gone:
             self._env.sink.close_session(session_id)
 
     def concerned(self, sessions: Collection[int]) -> set[int]:
-        """Those of some sessions whose turns run here."""
-        return {session_id for session_id in sessions if session_id in self._running}
+        """Those of some sessions whose turns run or wait here."""
+        return {session_id for session_id in sessions if session_id in self._running or session_id in self._waiting}
 
     def close_agent(self, agent_id: int) -> None:
         """Stop the turns of an agent that was deleted elsewhere."""
-        for turn, task in self._running.values():
+        for turn, task in self._held().values():
             if turn.claim.agent.id == agent_id:
-                turn.cancel(task)
+                self._lose(turn, task)
 
     async def look(self, sessions: Collection[int] | None) -> None:
         """Others may have changed these sessions, or any: stop the turns that they want stopped, or that are theirs.
 
         Raises StorageUnavailable.
         """
-        ids = self.concerned(self._running if sessions is None else sessions)
-        held = {self._running[id][0].claim.fence: self._running[id] for id in ids}
+        held = self._held()
+        if sessions is not None:
+            held = {fence: known for fence, known in held.items() if fence.session_id in sessions}
         found = await self._env.store.standing(held) if held else {}
         for fence, (turn, task) in held.items():
             stands = found.get(fence)
             if stands is None:
-                turn.cancel(task)  # what it still writes is refused
+                self._lose(turn, task)
             elif stands.interrupted:
-                turn.interrupt(task)
+                self._interrupt(turn, task)
             else:
                 turn.steered = turn.steered or stands.steered
 
     async def drain(self, patience: float, seconds: float) -> None:
         """Let turns go on for so long; leave those that have not ended then to the next start, which goes on with them.
 
-        The turn of an input that has waited is left too. What runs by then is stopped within `seconds`. A second drain
-        waits no longer than the first.
+        Turns that wait for a slot, or whose input has waited, are left too. What runs by then is stopped within
+        `seconds`. A second drain waits no longer than the first.
         """
         now = asyncio.get_running_loop().time
         if self._leave_at is None:
             self._leave_at = now() + patience
             self._deadline = self._leave_at + seconds
+            for turn in list(self._waiting.values()):
+                self._withdraw(turn)
+                self._abandon(turn)
         while self._running and (left := self._leave_at - now()) > 0:
             await asyncio.wait([task for _, task in self._running.values()], timeout=left)
         self._leaving = True
@@ -144,22 +172,8 @@ class Worker:
         return await self._take_up(await (store.take_unfinished_turns() if alone else store.take_expired_turns()))
 
     async def keep_leases(self, lease_seconds: float) -> None:
-        """Look after leases three times a lease, and when one runs out, until it is cancelled.
-
-        Whoever lives renews so often that a lease runs out only when its holder does not.
-        """
-        pause = lease_seconds / 3
-        while True:
-            await self._env.clock.sleep(pause)
-            pause = lease_seconds / 3
-            try:
-                await self.tend_leases()
-                left = await self._env.store.next_expiry()
-                pause = pause if left is None else min(pause, max(left, lease_seconds / _LOOKS))
-            except StorageUnavailable:
-                _log.warning("leases_wait_for_storage")
-            except Exception:  # a defect here must not end what keeps all turns
-                _log.exception("leases_failed")
+        """Look after leases three times a lease, and when one runs out, until it is cancelled."""
+        await _keep_leases(self, self._env, lease_seconds)
 
     async def tend_leases(self) -> None:
         """Renew the leases of the turns that run here, stop those that are another's, and take up what nobody renews.
@@ -167,13 +181,41 @@ class Worker:
         The order matters: a turn that runs here is renewed before it can be taken for one that nobody runs. Raises
         StorageUnavailable.
         """
-        held = {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
-        lost = await self._env.store.renew(held) if held else ()
-        self._env.observer.leases(len(held) - len(lost), len(lost))
-        for turn, task in map(held.__getitem__, lost):
-            turn.cancel(task)  # what it still writes is refused
+        held = self._held()
+        fences = list(held)
+        lost = 0
+        for start in range(0, len(fences), _RENEWED_AT_ONCE):
+            for fence in await self._env.store.renew(fences[start : start + _RENEWED_AT_ONCE]):
+                lost += 1
+                self._lose(*held[fence])
+        self._env.observer.leases(len(held) - lost, lost)
         if self._leave_at is None:
             await self._take_up(await self._env.store.take_expired_turns())
+
+    def _held(self) -> dict[Fence, Held]:
+        """All turns that run or wait here, by their fences."""
+        held: dict[Fence, Held] = {turn.claim.fence: (turn, None) for turn in self._waiting.values()}
+        return held | {turn.claim.fence: (turn, task) for turn, task in self._running.values()}
+
+    def _lose(self, turn: OpenTurn, task: "asyncio.Task[None] | None") -> None:
+        """Stop a turn that is another's, or gone; what it still writes is refused."""
+        if self._waiting.get(turn.claim.session.id) is turn:
+            self._drop(turn.claim.session.id)
+        elif (task := self._task_of(turn) or task) is not None:
+            turn.cancel(task)
+
+    def _interrupt(self, turn: OpenTurn, task: "asyncio.Task[None] | None") -> None:
+        """Break a turn off for a caller; one that waits for a slot ends without."""
+        if self._waiting.get(turn.claim.session.id) is turn:
+            self._withdraw(turn)
+            turn.interrupted = True
+            self._launch(turn)
+        elif (task := self._task_of(turn) or task) is not None:
+            turn.interrupt(task)
+
+    def _task_of(self, turn: OpenTurn) -> "asyncio.Task[None] | None":
+        running, task = self._running.get(turn.claim.session.id, (None, None))
+        return task if running is turn else None
 
     async def _take_up(self, claims: list[Claim]) -> int:
         for claim in claims:
@@ -189,16 +231,72 @@ class Worker:
         return len(claims)
 
     def _start(self, turn: OpenTurn) -> None:
-        known, _ = self._running.get(turn.claim.session.id, (None, None))
+        session_id, tenant_id = turn.claim.session.id, turn.claim.session.tenant_id
+        known = self._turn_of(session_id)
         if known is not None and known.claim.fence.order > turn.claim.fence.order:
             turn.watch.left(lost=True)
             return  # a claim that came so late that the turn was taken up meanwhile, or even has ended
+        self._drop(session_id)
+        ends_at_once = turn.interrupted or turn.turn_id in self._early or self._leaving
+        if ends_at_once or self._slots.enter(tenant_id, turn):
+            self._launch(turn)
+        elif self._leave_at is not None:
+            self._slots.withdraw(tenant_id, turn)
+            self._abandon(turn)
+        else:
+            self._waiting[session_id] = turn
+
+    def _launch(self, turn: OpenTurn) -> None:
         task = asyncio.create_task(self._run(turn), name=turn.turn_id)
         self._running[turn.claim.session.id] = (turn, task)
         if turn.turn_id in self._early:
             turn.interrupt(task)
         if self._leaving:
             turn.cancel(task)
+
+    def _launch_next(self) -> None:
+        """Run the turns that wait, as far as there are slots."""
+        while (turn := self._slots.next()) is not None:
+            del self._waiting[turn.claim.session.id]
+            self._launch(turn)
+
+    @contextlib.contextmanager
+    def _rest(self, turn: OpenTurn) -> Iterator[None]:
+        """Inside, the turn has no slot: it waits for a turn that may need one, and all slots might be theirs.
+
+        It goes on at once, beyond the limit if need be: no other turn starts until enough have ended.
+        """
+        turn.rests += 1
+        self._slots.leave(turn)
+        self._launch_next()
+        try:
+            yield
+        finally:
+            turn.rests -= 1
+            running = self._running.get(turn.claim.session.id)
+            if not turn.rests and running is not None and running[0] is turn:
+                self._slots.enter_at_once(turn.claim.session.tenant_id, turn)
+
+    def _turn_of(self, session_id: int) -> OpenTurn | None:
+        """The turn of a session that runs here or waits for a slot."""
+        waiting = self._waiting.get(session_id)
+        return self._running[session_id][0] if waiting is None and session_id in self._running else waiting
+
+    def _withdraw(self, turn: OpenTurn) -> None:
+        """Let a turn wait no longer."""
+        del self._waiting[turn.claim.session.id]
+        self._slots.withdraw(turn.claim.session.tenant_id, turn)
+
+    def _drop(self, session_id: int) -> None:
+        """Forget the turn of a session that waits for a slot, if one does: it is another's, or gone."""
+        if (turn := self._waiting.get(session_id)) is not None:
+            self._withdraw(turn)
+            turn.watch.left(lost=True)
+
+    def _abandon(self, turn: OpenTurn) -> None:
+        """Leave a turn that never ran here to the next start."""
+        self._abandoned.append(turn.claim.fence)
+        turn.watch.left(lost=False)
 
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
@@ -232,6 +330,8 @@ class Worker:
         finally:
             turn.watch.left(turn.lost)
             self._forget(turn)
+            self._slots.leave(turn)
+            self._launch_next()
             self._go_on(turn)
 
     def _go_on(self, ended: OpenTurn) -> None:
@@ -315,7 +415,9 @@ class Worker:
 
     def _open(self, claim: Claim) -> OpenTurn:
         watch = self._env.observer.turn(claim)
-        return OpenTurn(claim, self._env.store, self._env.sink, self._env.clock, watch)
+        turn = OpenTurn(claim, self._env.store, self._env.sink, self._env.clock, watch)
+        turn.rest = self._rest
+        return turn
 
     async def _cancel(self, running: list[Running], seconds: float | None = None) -> None:
         for turn, task in running:
@@ -328,3 +430,19 @@ class Worker:
         running = self._running.get(turn.claim.session.id)
         if running is not None and running[0] is turn:
             del self._running[turn.claim.session.id]
+
+
+async def _keep_leases(worker: Worker, env: TurnEnvironment, lease_seconds: float) -> None:
+    """Whoever lives renews so often that a lease runs out only when its holder does not."""
+    pause = lease_seconds / 3
+    while True:
+        await env.clock.sleep(pause)
+        pause = lease_seconds / 3
+        try:
+            await worker.tend_leases()
+            left = await env.store.next_expiry()
+            pause = pause if left is None else min(pause, max(left, lease_seconds / _LOOKS))
+        except StorageUnavailable:
+            _log.warning("leases_wait_for_storage")
+        except Exception:  # a defect here must not end what keeps all turns
+            _log.exception("leases_failed")

@@ -11,6 +11,7 @@ from sessile.wire import codec
 from sessile.wire.errors import NotFound, UnknownCursor
 from sessile.wire.events import SessionState, ToolInputEvent, Turn, TurnError
 from sessile.wire.inputs import OutstandingToolCalls
+from sessile.wire.limits import MAX_PAGE_BYTES
 from sessile.wire.sessions import SessionCheck, Usage
 
 
@@ -32,8 +33,9 @@ class Events:
         self._store = store
 
     async def list(self, principal: Principal, agent_key: str, session_key: str, query: EventQuery) -> Page[Entry]:
-        """A page of the log. Raises NotFound for the session."""
-        return await self._store.list_events(SessionRef(principal.tenant_id, agent_key, session_key), query)
+        """A page of the log, which ends early when its events are large. Raises NotFound for the session."""
+        page = await self._store.list_events(SessionRef(principal.tenant_id, agent_key, session_key), query)
+        return _cut(page, MAX_PAGE_BYTES)
 
     async def get(self, principal: Principal, agent_key: str, session_key: str, event_id: str) -> Entry:
         """One event. Raises NotFound."""
@@ -92,6 +94,16 @@ class Events:
         """How a turn stands. Raises NotFound."""
         row = await self._store.get_turn(SessionRef(principal.tenant_id, agent_key, session_key), turn_id)
         return _shown(agent_key, session_key, row)
+
+
+def _cut(page: Page[Entry], most: int) -> Page[Entry]:
+    """As much of a page as fits into so many bytes, but at least its first event."""
+    size = 0
+    for count, entry in enumerate(page.rows):
+        size += len(entry.body)
+        if size > most and count:
+            return Page(page.rows[:count], page.rows[count - 1].sequence)
+    return page
 
 
 def _shown(agent_key: str, session_key: str, row: TurnRow) -> Turn:

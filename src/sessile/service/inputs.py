@@ -11,7 +11,7 @@ from sessile.domain.instructions import Instructions
 from sessile.domain.log import draft
 from sessile.domain.recent import Recent
 from sessile.observation import UNOBSERVED, TurnObserver
-from sessile.ports import Clock, LiveSink, Principal, Store, TurnQueue
+from sessile.ports import Admit, Clock, LiveSink, Principal, Store, TurnQueue
 from sessile.rows import (
     AgentRow,
     Answered,
@@ -24,8 +24,10 @@ from sessile.rows import (
     SessionRef,
     SessionRow,
     WaitingInput,
+    weight,
 )
 from sessile.service.artifacts import uploaded
+from sessile.service.room import Room
 from sessile.wire import codec, ids
 from sessile.wire.errors import AgentDisabled, Draining, InvalidRequest, SessionDisabled
 from sessile.wire.events import InputMessageEvent, TextPart
@@ -87,29 +89,31 @@ class Inputs:
 
         Raises InvalidRequest, NotFound, SessionRunning, SessionDisabled, AgentDisabled, TemplateInvalid,
         IdempotencyKeyReused, PreconditionFailed, SessionFull, TooManyInputs, InputWithdrawn, Draining,
-        StorageUnavailable; after any of these nothing was stored.
+        Overloaded, StorageUnavailable; after any of these nothing was stored.
         A caller that may be cancelled while its process goes on shields this: an input that is durable must get its
         turn.
         """
         if self._draining and once is None:
             raise Draining
-        event = _event(request, empty=bool(files))
+        input = draft(_event(request, empty=bool(files)))
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        claim = await self._store.accept_input(
-            ref, draft(event), ids.turn_id(), self.admit_new, once, if_match, behavior, uploaded(files)
-        )
-        if isinstance(claim, Rejoined):
-            return claim, attach(claim)
-        self._observer.accepted(claim.input.turn_id if isinstance(claim, Queued) else claim.turn_id)
-        if isinstance(claim, Queued):
+        with Room(self._queue, principal.tenant_id) as room:
+            admit = self.admitting(room, len(input.body))
+            claim = await self._store.accept_input(
+                ref, input, ids.turn_id(), admit, once, if_match, behavior, uploaded(files)
+            )
+            if isinstance(claim, Rejoined):
+                return claim, attach(claim)
+            self._observer.accepted(claim.input.turn_id if isinstance(claim, Queued) else claim.turn_id)
+            if isinstance(claim, Queued):
+                follower = attach(claim)
+                if claim.input.behavior == "steer":
+                    self._queue.steer(claim.session.id)
+                return claim, follower
+            self._live.announce(claim.session.id, claim.opened)
             follower = attach(claim)
-            if claim.input.behavior == "steer":
-                self._queue.steer(claim.session.id)
+            self._queue.submit(claim)
             return claim, follower
-        self._live.announce(claim.session.id, claim.opened)
-        follower = attach(claim)
-        self._queue.submit(claim)
-        return claim, follower
 
     async def compact(
         self,
@@ -129,14 +133,16 @@ class Inputs:
             raise Draining
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
         up_to, message = request.compact_up_to_event_id or None, request.compaction_message or None
-        claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), self.admit_new, once, if_match)
-        if isinstance(claim, Rejoined):
-            return claim, attach(claim)
-        self._live.announce(claim.session.id, claim.opened)
-        self._observer.accepted(claim.turn_id)
-        follower = attach(claim)
-        self._queue.submit(claim)
-        return claim, follower
+        with Room(self._queue, principal.tenant_id) as room:
+            admit = self.admitting(room)
+            claim = await self._store.accept_compaction(ref, up_to, message, ids.turn_id(), admit, once, if_match)
+            if isinstance(claim, Rejoined):
+                return claim, attach(claim)
+            self._live.announce(claim.session.id, claim.opened)
+            self._observer.accepted(claim.turn_id)
+            follower = attach(claim)
+            self._queue.submit(claim)
+            return claim, follower
 
     async def answer_calls(
         self,
@@ -155,15 +161,16 @@ class Inputs:
             raise Draining
         outputs = _outputs(request)
         ref = SessionRef(principal.tenant_id, agent_key, session_key)
-        found = await self._store.answer_calls(ref, outputs, self.admit_new, once)
-        if isinstance(found, Rejoined):
-            return found, attach(found)
-        self._live.announce(found.session.id, found.opened)
-        follower = attach(found)
-        self._observer.accepted(found.turn_id)
-        if found.claim is not None:
-            self._queue.submit(found.claim)
-        return found, follower
+        with Room(self._queue, principal.tenant_id) as room:
+            found = await self._store.answer_calls(ref, outputs, self.admitting(room, goes_on=True), once)
+            if isinstance(found, Rejoined):
+                return found, attach(found)
+            self._live.announce(found.session.id, found.opened)
+            follower = attach(found)
+            self._observer.accepted(found.turn_id)
+            if found.claim is not None:
+                self._queue.submit(found.claim)
+            return found, follower
 
     async def interrupt(
         self,
@@ -197,6 +204,22 @@ class Inputs:
         """Let an input wait no more, and end the answers that wait for its turn. Raises NotFound, InputTaken."""
         session_id = await self._store.withdraw_input(SessionRef(principal.tenant_id, agent_key, session_key), event_id)
         self._live.withdrawn(session_id, event_id)
+
+    def admitting(self, room: Room, size: int = 0, *, goes_on: bool = False, drains: bool = True) -> Admit:
+        """What the store asks before it stores: whether the input is taken, and room for the turn that it starts.
+
+        An input that comes while the session has a turn starts none: it waits in the store, or is refused there. One
+        that `goes_on` is for a turn that waits for client tools. `size`: the bytes of what comes. `drains`: a server
+        that stops starts none.
+        """
+
+        def admit(agent: AgentRow, session: SessionRow) -> None:
+            (self.admit_new if drains else self.admit)(agent, session)
+            parked = session.running_turn is not None and session.status != "running"
+            if parked if goes_on else session.running_turn is None:
+                room.take(weight(agent, session) + size)
+
+        return admit
 
     def admit_new(self, agent: AgentRow, session: SessionRow) -> None:
         """As `admit`, for a turn that nobody waits for yet: a server that drains starts none."""

@@ -10,7 +10,20 @@ from msgspec import UNSET
 
 from sessile.domain import compaction, filter_parser, name_filter
 from sessile.ports import Admit, LiveSink, Principal, Store, TurnQueue, Vault
-from sessile.rows import Claim, Creator, NewSession, Once, Page, SessionChanges, SessionQuery, SessionRef, SessionRow
+from sessile.rows import (
+    AgentRow,
+    Claim,
+    Creator,
+    NewSession,
+    Once,
+    Page,
+    SessionChanges,
+    SessionQuery,
+    SessionRef,
+    SessionRow,
+    weight,
+)
+from sessile.service.room import Room
 from sessile.service.secrets import checked
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest
@@ -44,7 +57,7 @@ class Sessions:
         """Create a session, empty or as a fork of another one of this tenant, which the caller may read.
 
         Raises InvalidRequest, NotFound for the agent and the source, KeyTaken, IdempotencyKeyReused; when it is to be
-        compacted also NothingToCompact, AgentDisabled, SessionDisabled, TemplateInvalid, Draining.
+        compacted also NothingToCompact, AgentDisabled, SessionDisabled, TemplateInvalid, Draining, Overloaded.
         """
         origin = None if request.from_session is UNSET else _origin(request.from_session, agent_key)
         key = ids.session_key(request.name or "") if request.key is UNSET else request.key
@@ -58,16 +71,17 @@ class Sessions:
             origin=None if origin is None else codec.encode(origin),
         )
         secrets = {} if request.secrets is UNSET else checked(request.secrets)
-        create = self._creation(principal.tenant_id, agent_key, new, origin, once)
-        made = await (self._vault.write(secrets, create) if secrets else create())
-        if isinstance(made, SessionRow):
-            return made
-        self._live.announce(made.session.id, made.opened)
-        self._queue.submit(made)
+        with Room(self._queue, principal.tenant_id) as room:
+            create = self._creation(principal.tenant_id, agent_key, new, origin, once, room)
+            made = await (self._vault.write(secrets, create) if secrets else create())
+            if isinstance(made, SessionRow):
+                return made
+            self._live.announce(made.session.id, made.opened)
+            self._queue.submit(made)
         return await self._store.get_session(SessionRef(principal.tenant_id, agent_key, key))
 
     def _creation(
-        self, tenant_id: int, agent_key: str, new: NewSession, origin: Origin | None, once: Once | None
+        self, tenant_id: int, agent_key: str, new: NewSession, origin: Origin | None, once: Once | None, room: Room
     ) -> Callable[..., Awaitable[SessionRow | Claim]]:
         """The verb that makes the session; what it takes yet is the secrets, encrypted."""
         if origin is None:
@@ -76,7 +90,12 @@ class Sessions:
         if not origin.compact_up_to_event_id:
             up_to = origin.include_up_to_event_id or None
             return partial(self._store.fork_session, tenant_id, agent_key, new, source, up_to, once)
-        order = (origin.compact_up_to_event_id, ids.turn_id(), self._admit)
+
+        def admit(agent: AgentRow, session: SessionRow) -> None:
+            self._admit(agent, session)
+            room.take(weight(agent, session))
+
+        order = (origin.compact_up_to_event_id, ids.turn_id(), admit)
         return partial(self._store.fork_compacted, tenant_id, agent_key, new, source, *order, once)
 
     async def get(self, principal: Principal, agent_key: str, key: str) -> SessionRow:

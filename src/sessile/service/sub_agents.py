@@ -5,12 +5,13 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
-from sessile.domain.log import Entry, draft
+from sessile.domain.log import Draft, Entry, draft
 from sessile.ports import CallsTooDeep, Clock, Follow, LiveSink, Store, SubAnswer, ToolFault, TooManyCalls, TurnQueue
 from sessile.rows import Claim, NewSession, Rejoined, SubCall
 from sessile.service.inputs import Inputs
+from sessile.service.room import Room
 from sessile.wire import ids
-from sessile.wire.errors import FenceLost, SessileError, StorageUnavailable
+from sessile.wire.errors import FenceLost, Overloaded, SessileError, StorageUnavailable
 from sessile.wire.events import (
     RECORD_TYPES,
     AgentOutputEvent,
@@ -65,10 +66,11 @@ class SubAgentSessions:
         input = draft(InputMessageEvent(messages=[TextPart(content=message)], content=message))
         while True:
             try:
-                started = await self._store.start_sub_turn(call, session, input, ids.turn_id(), self._inputs.admit)
-                break
+                return await self._submit(call, session, input)
             except StorageUnavailable:
                 await self._clock.sleep(RETRY_SECONDS)
+            except Overloaded as error:  # the caller has no slot meanwhile, so it may wait
+                await self._clock.sleep(error.retry_after or RETRY_SECONDS)
             except FenceLost:
                 raise ToolFault("turn_interrupted", "The turn was interrupted; nothing was started.") from None
             except CallsTooDeep:
@@ -79,9 +81,14 @@ class SubAgentSessions:
                 raise ToolFault("sub_agent_too_many", reason) from None
             except SessileError as error:
                 raise ToolFault("sub_agent_refused", error.message) from None
-        if isinstance(started, Claim):
-            self._live.announce(started.session.id, started.opened)
-            self._queue.submit(started)
+
+    async def _submit(self, call: SubCall, session: NewSession, input: Draft) -> Started:
+        with Room(self._queue, call.tenant_id) as room:
+            admit = self._inputs.admitting(room, len(input.body), drains=False)
+            started = await self._store.start_sub_turn(call, session, input, ids.turn_id(), admit)
+            if isinstance(started, Claim):
+                self._live.announce(started.session.id, started.opened)
+                self._queue.submit(started)
         return started
 
     async def _cut_off(self, started: Started) -> SubAnswer:

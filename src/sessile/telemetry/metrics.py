@@ -72,10 +72,12 @@ class Metrics:
         self._purges = Gauge("sessile_purges_waiting", "Deletions whose rows are not all removed.", registry=registry)
         self._backlog_ok = Gauge("sessile_store_up", "Whether the store could be asked for this.", registry=registry)
 
-    def watch(self, running: Callable[[], int], followers: Callable[[], int]) -> None:
+    def watch(self, running: Callable[[], int], waiting: Callable[[], int], followers: Callable[[], int]) -> None:
         """Where to look for what is there at the moment."""
         gauge = Gauge("sessile_turns_running", "Turns that this process runs.", registry=self.registry)
         gauge.set_function(running)
+        gauge = Gauge("sessile_turns_waiting", "Turns that wait for a slot of this process.", registry=self.registry)
+        gauge.set_function(waiting)
         gauge = Gauge("sessile_followers", "Streams and answers that follow a session here.", registry=self.registry)
         gauge.set_function(followers)
 

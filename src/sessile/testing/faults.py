@@ -5,7 +5,7 @@ What holds under each is in PROTOCOL.md, section 13. A real process is killed or
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -181,6 +181,10 @@ class LossyQueue:
     def lose(self, claims: int = 1) -> None:
         """Lose the next claims; with 0, no more."""
         self._to_lose = claims
+
+    def reserve(self, tenant_id: int, size: int) -> Callable[[], None]:
+        """Keep room for a turn."""
+        return self._queue.reserve(tenant_id, size)
 
     def submit(self, claim: Claim) -> None:
         """Run a turn, or not."""

@@ -121,7 +121,8 @@ class ArtifactRead:
         selection = _Selection(given.start_line, end, self._max_bytes)
         await _scan(self._files, row, selection)
         found = _shown(row) | {"start_line": given.start_line, "end_line": selection.last}
-        return _fitted(found, selection.text(), more=selection.more)
+        fitted = _fitted(found, selection.text(), more=selection.more)
+        return fitted | {"end_line": min(selection.last, given.start_line + fitted["content"].count("\n"))}
 
     async def _first_bytes(self, row: ArtifactRow) -> str:
         """As many as fit into a result, a multiple of three."""

@@ -24,12 +24,11 @@ _SPECIAL = [
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
         *("192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
         *("224.0.0.0/4", "240.0.0.0/4", "168.63.129.16/32"),
-        *("::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "3fff::/20", "5f00::/16", "fc00::/7"),
-        *("fe80::/10", "fec0::/10", "ff00::/8"),
+        *("::/3", "4000::/2", "8000::/1", "2001::/23", "2001:db8::/32", "3fff::/20"),
     )
 ]
 """Networks that are not the public internet: the special-purpose registries of IANA, multicast and reserved addresses,
-and the one by which a virtual machine in a well-known cloud reaches its own host."""
+of IPv6 all but 2000::/3, and the address by which a virtual machine in a well-known cloud reaches its own host."""
 _NUMERIC = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 """What a resolver may take for an IPv4 address: `2130706433`, `0x7f.1`, `0177.0.0.1`."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

@@ -51,7 +51,7 @@ class AccessTokens:
         )
         fetched = await fetch(self._guard, request)
         try:
-            answer = msgspec.json.decode(fetched.body, type=_Answer)
+            answer = msgspec.json.decode(fetched.body, type=_Answer, strict=False)
         except msgspec.DecodeError:
             text = f"The token endpoint answered {fetched.status} without an access token."
             raise ToolFault("tool_unreachable", text) from None

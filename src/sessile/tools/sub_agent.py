@@ -82,7 +82,8 @@ class SubAgentTool:
             shared_by="agent" if self._mode == "agent_scoped" else "session",
             creates=named is None,
         )
-        told = await self._agents.ask(call, new, wanted.message, context.relay)
+        with context.resting():
+            told = await self._agents.ask(call, new, wanted.message, context.relay)
         output = {"agent_key": self._agent_key, "session_key": told.session_key, "sub_agent_response": told.answer}
         if (size := len(codec.encode(output))) > MAX_TOOL_OUTPUT_BYTES:
             raise ToolFault("tool_failed", f"The answer has {size} bytes; the limit is {MAX_TOOL_OUTPUT_BYTES}.")

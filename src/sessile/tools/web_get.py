@@ -1,11 +1,13 @@
 """The tool `web_get`: a page of the web for a model, as text, from addresses that the server's configuration allows."""
 
 import asyncio
+import codecs
 import re
 from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from sessile.ports import ToolContext, ToolFault
 from sessile.tools.fetch import Fetched, Request, fetch
@@ -54,6 +56,8 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 _HEADER_VALUE = re.compile(r"[\t -~\u0080-\u00ff]*")
 _TEXTS = re.compile(r"text/.*|application/(.*\+)?(json|xml|yaml|x-yaml|toml|javascript|x-www-form-urlencoded|x-ndjson)")
 _PAGES = ("text/html", "application/xhtml+xml")
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape"})
+"""Text codecs of Python that are no charsets of pages. What some of them do with a long text takes minutes."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 _SCHEMA: dict[str, Any] = {
@@ -124,13 +128,15 @@ class WebGetTool:
         Raises ToolFault: `tool_arguments_invalid`, `tool_address_refused`, `tool_unreachable`, `tool_timeout`.
         """
         wanted = _read(arguments, context.fixed if context else frozenset())
-        private = await self._authorization(wanted)
+        fixed = context is not None and "headers" in context.fixed
+        secret = {name.lower(): value for name, value in wanted.headers.items() if fixed or _is_private(name)}
+        private = secret | await self._authorization(wanted)
         request = Request(
             url=wanted.url,
             method=wanted.method,
             headers={"user-agent": USER_AGENT, "accept": "text/html, application/json, text/*, */*;q=0.5"}
-            | {name.lower(): value for name, value in wanted.headers.items() if not _is_private(name)},
-            private={name.lower(): value for name, value in wanted.headers.items() if _is_private(name)} | private,
+            | {name.lower(): value for name, value in wanted.headers.items() if not (fixed or _is_private(name))},
+            private=private,
             body=wanted.body.encode() if wanted.body is not None else None,
             follow_redirects=wanted.follow_redirects,
             verify=wanted.ssl_verify,
@@ -138,6 +144,8 @@ class WebGetTool:
             seconds=wanted.timeout_seconds,
         )
         fetched = await fetch(self._guard, request)
+        if fetched.url == str(self._guard.url(wanted.url)):  # as it was given: a secret is masked as it was given
+            fetched = replace(fetched, url=wanted.url)
         return await asyncio.to_thread(_result, fetched, wanted.head_lines, wanted.tail_lines)
 
     async def _authorization(self, wanted: _Arguments) -> dict[str, str]:
@@ -195,7 +203,11 @@ def _is_private(name: str) -> bool:
 
 def _result(fetched: Fetched, head: int | None, tail: int | None) -> dict[str, Any]:
     """The result for the model. It takes a while for a large page."""
-    result: dict[str, Any] = {"url": fetched.url, "status": fetched.status, "content_type": fetched.media_type}
+    result: dict[str, Any] = {
+        "url": fetched.url,
+        "status": fetched.status,
+        "content_type": _cleaned(fetched.media_type),
+    }
     if fetched.location is not None:
         result["location"] = _cleaned(fetched.location[:2000])
     text = _text(fetched)
@@ -208,7 +220,7 @@ def _result(fetched: Fetched, head: int | None, tail: int | None) -> dict[str, A
     if fetched.media_type in _PAGES:
         title, text = to_text(text)
         if title:
-            result["title"] = title[:500]
+            result["title"] = _cleaned(title[:500])
     text, left_out = _lines(_cleaned(text), head, tail)
     if left_out:
         result["left_out_lines"] = left_out
@@ -225,8 +237,11 @@ def _text(fetched: Fetched) -> str | None:
             return None
     if not _TEXTS.fullmatch(fetched.media_type):
         return None
+    charset = fetched.charset or "utf-8"
     try:
-        return fetched.body.decode(fetched.charset or "utf-8", "replace")
+        if codecs.lookup(charset).name in _NO_CHARSETS:
+            charset = "utf-8"
+        return fetched.body.decode(charset, "replace")
     except (LookupError, ValueError):
         return fetched.body.decode("utf-8", "replace")
 

@@ -21,11 +21,11 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.
 _MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
-def decode(body: bytes) -> Any:
+def decode(body: bytes, depth: int = MAX_JSON_DEPTH) -> Any:
     """Parse a JSON body strictly.
 
     Refused with InvalidJson: invalid UTF-8, a byte-order mark, duplicate keys, NaN and infinities, numbers that
-    overflow 64 bits, lone surrogates, NUL characters, and nesting deeper than MAX_JSON_DEPTH.
+    overflow 64 bits, lone surrogates, NUL characters, and nesting deeper than `depth` levels.
     """
     try:
         text = body.decode("utf-8")
@@ -35,9 +35,9 @@ def decode(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise InvalidJson(f"The body is not JSON: {error.msg} (character {error.pos}).") from None
     except RecursionError:
-        raise InvalidJson(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.") from None
-    if text.count("{") + text.count("[") > MAX_JSON_DEPTH:
-        _check_depth(value, MAX_JSON_DEPTH)
+        raise _too_deep(depth) from None
+    if text.count("{") + text.count("[") > depth and _is_deeper(value, depth):
+        raise _too_deep(depth)
     if "\\u" in text:
         _check_characters(value)
     return value
@@ -114,13 +114,15 @@ def _constant(name: str) -> NoReturn:
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 
 
-def _check_depth(value: Any, left: int) -> None:
+def _too_deep(depth: int) -> InvalidJson:
+    return InvalidJson(f"The body is nested deeper than {depth} levels.")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
     if not isinstance(value, dict | list):
-        return
-    if left == 0:
-        raise InvalidJson(f"The body is nested deeper than {MAX_JSON_DEPTH} levels.")
-    for child in value.values() if isinstance(value, dict) else value:
-        _check_depth(child, left - 1)
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(child, depth - 1) for child in inner)
 
 
 def _check_characters(value: Any) -> None:

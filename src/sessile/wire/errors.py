@@ -7,12 +7,13 @@ SessileError
 │   ├── KeyTaken, UnknownModel, UnknownTool, ToolCallNotOutstanding, RecordFixed
 │   ├── NothingToCompact
 ├── Unauthenticated, Forbidden, HostNotAllowed, OriginNotAllowed
+├── TooManyRequests
 ├── NotFound              agent, session, event, turn, route
 ├── MethodNotAllowed, UnsupportedMediaType, TooLarge, HeadersTooLarge
 ├── SessionRunning, InputTaken, InputWithdrawn, PreconditionFailed, RangeNotSatisfiable
 ├── Unprocessable         SessionDisabled, AgentDisabled, TemplateInvalid, IdempotencyKeyReused, TooManyInputs,
 │                         TranscriptInvalid, SessionFull, ToolServerFailed
-├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining
+├── Unavailable           StorageUnavailable, SecretsUnavailable, Draining, Overloaded
 └── FenceLost             inside only: another worker owns the turn
 
 An HTTP status is not part of what is raised on the server; `api/errors` has the table. The docstring of a leaf is its
@@ -30,6 +31,8 @@ class SessileError(Exception):
     """The HTTP status of the answer, where a client raises what a server answered."""
     request_id: str | None = None
     """The request that failed, as the log of the server names it; a client sets it."""
+    retry_after: int | None = None
+    """Seconds after which it may be tried again, where somebody knows."""
 
     def __init__(
         self,
@@ -147,6 +150,16 @@ class Forbidden(SessileError):
     """The API key does not have a role that allows this."""
 
     code = "forbidden"
+
+
+class TooManyRequests(SessileError):
+    """This API key sends more than it may; nothing was done, try again later."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class HostNotAllowed(SessileError):
@@ -306,6 +319,16 @@ class Draining(Unavailable):
     """The server is shutting down; try again on another one."""
 
     code = "server_draining"
+
+
+class Overloaded(Unavailable):
+    """The server has as much to do as it may take; nothing was stored, try again later."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str | None = None, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class FenceLost(SessileError):

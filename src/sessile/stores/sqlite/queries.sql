@@ -225,6 +225,10 @@ WHERE s.id IN (SELECT value FROM json_each(:ids))
     AND TRUE
 ORDER BY s.id DESC LIMIT :limit;
 
+-- name: sizes_of_metadata
+-- How many bytes the metadata of some sessions have, given as a JSON list of their ids.
+SELECT id, length(metadata) FROM sessions WHERE id IN (SELECT value FROM json_each(:ids));
+
 -- name: insert_term
 -- Remember a term of a session's metadata.
 INSERT INTO session_terms (session_id, term, tenant_id, agent_id) VALUES (?, ?, ?, ?);
@@ -525,6 +529,12 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
     s.version, s.running_turn, s.stop_reason, s.last_sequence, s.last_event_id, s.usage, s.context_usage,
     s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
+
+-- name: made_tool_server
+-- The tool server that an idempotency key has made.
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT json_group_array(x.name) FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
+FROM tool_servers WHERE id = :made;
 
 -- name: made_turn
 -- The turn that an idempotency key has made, and its input.

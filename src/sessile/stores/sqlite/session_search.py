@@ -1,7 +1,8 @@
 """Lists of sessions with filters, and across agents, in SQLite.
 
 A page takes ids from an index, newest first and a slice at a time, and keeps the rows that the query takes, until it is
-full or has examined as many as a page may.
+full or has examined as many as a page may. Large metadata and many conditions make these fewer: every other read waits
+meanwhile.
 """
 
 import sqlite3
@@ -12,7 +13,7 @@ from msgspec import Struct
 
 from sessile.domain.metadata_filter import required_terms
 from sessile.rows import Page, SessionQuery, SessionRow
-from sessile.stores import rows
+from sessile.stores import listed, rows
 from sessile.stores.sqlite.metadata_filter import compile_filter
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, before
 from sessile.wire import codec
@@ -61,17 +62,25 @@ def _search(db: sqlite3.Connection, tenant_id: int, query: SessionQuery) -> Page
         "limit": query.limit + 1,
     }
     found: list[SessionRow] = []
-    cursor = before(query.cursor)
+    cursor, left = before(query.cursor), 0 if query.metadata is None else listed.metadata_budget(query.metadata)
     for _ in range(_EXAMINED // _SLICE):
-        ids = source.ids(db, cursor, _SLICE)
+        candidates = source.ids(db, cursor, _SLICE)
+        ids, left = (candidates, 0) if query.metadata is None else _affordable(db, candidates, left)
         values["ids"] = codec.encode(ids).decode()
         found += [rows.session(row) for row in db.execute(head + condition + tail, values)]
         if len(found) > query.limit:
             return Page(found[: query.limit], found[query.limit - 1].id)
-        if len(ids) < _SLICE:
+        if len(candidates) < _SLICE and len(ids) == len(candidates):
             return Page(found, None)
         cursor = ids[-1]
+        if query.metadata is not None and not left:
+            break
     return Page(found, cursor)
+
+
+def _affordable(db: sqlite3.Connection, ids: list[int], left: int) -> tuple[Sequence[int], int]:
+    sizes = dict(db.execute(QUERIES["sizes_of_metadata"], {"ids": codec.encode(ids).decode()}).fetchall())
+    return listed.affordable(ids, sizes, left)
 
 
 def _agent_ids(db: sqlite3.Connection, tenant_id: int, keys: Collection[str]) -> list[int]:

@@ -1,8 +1,11 @@
-"""Wake-ups between nodes: which sessions and agents a commit has changed, by LISTEN and NOTIFY. Hints, ids only.
+"""What nodes tell one another by LISTEN and NOTIFY: which sessions and agents a commit has changed, and messages.
 
-They are sent behind the commit, not in it: a NOTIFY inside a transaction makes all commits of a database queue up, and
-whoever misses one looks at the log at its next heartbeat anyway. What comes together while one is on its way goes with
-the next.
+Wake-ups are hints, ids only. They are sent behind the commit, not in it: a NOTIFY inside a transaction makes all
+commits of a database queue up, and whoever misses one looks at the log at its next heartbeat anyway. What comes
+together while one is on its way goes with the next.
+
+Messages, of the port `Relay`, gather for a moment. They go ahead of the wake-ups that came after them: whoever hears of
+a commit has been sent what was said before it.
 """
 
 import asyncio
@@ -18,8 +21,15 @@ import structlog
 from sessile.rows import Heard
 from sessile.stores.postgres import faults
 from sessile.stores.postgres.db import Changed
+from sessile.stores.postgres.letters import Inbox, Outbox
 
 _CHANNEL = "sessile"
+_TO_ALL = "sessile_all"
+_TO_ONE = "sessile_{}"
+_GATHER_SECONDS = 0.002
+_SETTINGS = {"application_name": "sessile", "synchronous_commit": "off"}
+"""A commit of NOTIFY alone waits for the disk as any other does; for hints nobody needs that."""
+_NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
 _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
 _AGAIN_SECONDS = 1.0
@@ -28,7 +38,7 @@ _log = structlog.get_logger("sessile.store")
 
 
 class Wakeups:
-    """One connection that listens, and tells, for as long as the store is open."""
+    """One connection that listens, and tells, for as long as the store is open. It is the `Relay` of PostgreSQL."""
 
     def __init__(self, url: str, heard: Callable[[Heard | None], None]) -> None:
         self._url = url
@@ -37,6 +47,9 @@ class Wakeups:
         self._connection: Any = None
         self._sessions: set[int] = set()
         self._agents: set[int] = set()
+        self._outbox = Outbox(self._node)
+        self._inbox = Inbox()
+        self._receive: Callable[[str, bytes | None], None] = lambda node, message: None
         self._waiting = asyncio.Event()
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._tell())]
 
@@ -46,6 +59,15 @@ class Wakeups:
         self._agents |= changed.agents
         if changed.sessions or changed.agents:
             self._waiting.set()
+
+    def send(self, message: bytes, node: str | None = None) -> None:
+        """Send a message, of JSON on one line, to one node, or to all others. Never blocks."""
+        self._outbox.put(_TO_ALL if node is None else _TO_ONE.format(node), message)
+        self._waiting.set()
+
+    def receive(self, heard: Callable[[str, bytes | None], None]) -> None:
+        """Call `heard` with every message and the node it is from; with None when any may have been lost."""
+        self._receive = heard
 
     async def close(self) -> None:
         """Send what waits, listen no more."""
@@ -66,12 +88,18 @@ class Wakeups:
     async def _listen_once(self) -> None:
         """Listen until the connection ends."""
         ended = asyncio.Event()
-        connection = await asyncpg.connect(self._url, timeout=_SECONDS, command_timeout=_SECONDS)
+        connection = await asyncpg.connect(
+            self._url, timeout=_SECONDS, command_timeout=_SECONDS, server_settings=_SETTINGS
+        )
         try:
             connection.add_termination_listener(lambda _: ended.set())
             await connection.add_listener(_CHANNEL, self._on_message)
+            for channel in (_TO_ALL, _TO_ONE.format(self._node)):
+                await connection.add_listener(channel, self._on_letter)
             self._connection = connection
+            self._inbox.forget()
             self._heard(None)  # something may have been sent while nobody listened
+            self._receive(self._node, None)
             await ended.wait()
         finally:
             self._connection = None
@@ -80,17 +108,20 @@ class Wakeups:
     async def _tell(self) -> None:
         while True:
             await self._waiting.wait()
+            if self._outbox:
+                await asyncio.sleep(_GATHER_SECONDS)
             await self._flush()
 
     async def _flush(self) -> None:
         self._waiting.clear()
         agents, self._agents = self._agents, set()
         sessions, self._sessions = self._sessions, set()
-        for payload in self._payloads(sessions, agents):
-            if (connection := self._connection) is None:
-                return
-            with contextlib.suppress(*faults.DRIVER):
-                await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, payload)
+        notes = [*self._outbox.take(), *((_CHANNEL, payload) for payload in self._payloads(sessions, agents))]
+        if not notes or (connection := self._connection) is None:
+            return
+        channels, payloads = zip(*notes, strict=True)
+        with contextlib.suppress(*faults.DRIVER):
+            await connection.execute(_NOTIFY, channels, payloads)
 
     def _payloads(self, sessions: Collection[int], agents: Collection[int]) -> Iterator[str]:
         ids = iter([*map(str, sessions), *(f"a{agent}" for agent in agents)])
@@ -103,3 +134,10 @@ class Wakeups:
             sessions = {int(id) for id in ids if id.isdecimal()}
             agents = {int(id[1:]) for id in ids if id[:1] == "a" and id[1:].isdecimal()}
             self._heard(Heard(frozenset(sessions), frozenset(agents)))
+
+    def _on_letter(self, connection: Any, process: int, channel: str, payload: str) -> None:
+        with contextlib.suppress(ValueError):  # not one of ours
+            node, messages = self._inbox.open(channel, payload)
+            if node != self._node:
+                for message in messages:
+                    self._receive(node, message)

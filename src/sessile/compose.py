@@ -6,6 +6,7 @@ import gc
 import importlib
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -58,6 +59,7 @@ from sessile.stores.sqlite.owner import owned
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.telemetry.both import Both
 from sessile.telemetry.metrics import CONTENT_TYPE, Metrics
+from sessile.telemetry.workers import MetricsText, meet
 from sessile.tools.artifacts import factories as artifact_tools
 from sessile.tools.guard import Guard
 from sessile.tools.mcp import McpServers
@@ -78,6 +80,14 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 """Collect garbage less often than Python's defaults, which suit short scripts; what was imported is never visited."""
 
 _log = structlog.get_logger("sessile")
+
+
+class Share(Struct, frozen=True):
+    """What one of several workers has from whoever started it: its number, the port, and where workers meet."""
+
+    number: int
+    sockets: list[socket.socket]
+    meeting: Path
 
 
 class Runtime(Struct, frozen=True):
@@ -112,17 +122,20 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
 
 async def pending_migrations(config: Config) -> list[str]:
     """What this version would do to the schema of the database first, in order. Raises StorageUnavailable."""
+    if is_url(config.database):
+        names: list[str] = await _postgres().pending(config.database)
+        return names
     return await asyncio.to_thread(pending, _database_file(config))
 
 
 async def migrate_database(config: Config) -> list[str]:
     """Bring the database to the schema of this version; returns what was done.
 
-    Raises ConfigError, DatabaseInUse when a server runs on it, StorageUnavailable.
+    Raises ConfigError, DatabaseInUse when a server runs on a database file, StorageUnavailable.
     """
     names = await pending_migrations(config)
     if names:
-        with owned(_database(config)):
+        with contextlib.nullcontext() if is_url(config.database) else owned(_database(config)):
             async with open_store(config):
                 pass
     return names
@@ -132,7 +145,7 @@ async def migrate_database(config: Config) -> list[str]:
 async def open_existing(config: Config) -> AsyncIterator[Store]:
     """The store of a database that is there and up to date. Raises ConfigError, StorageUnavailable."""
     file = _database_file(config)
-    if not file.exists():
+    if not is_url(config.database) and not file.exists():
         raise ConfigError(f"There is no database {str(file)!r}.")
     if names := await pending_migrations(config):
         raise ConfigError(f"The database is older than this version, by {len(names)} steps: sessile db migrate")
@@ -322,8 +335,11 @@ async def owner_key(store: Store, tenant: TenantRow, clock: Clock) -> str | None
     return secret
 
 
-def build_app(config: Config, runtime: Runtime, metrics: Metrics | None = None) -> App:
-    """The HTTP application over a runtime. Raises ConfigError when `no_auth` would be open to other machines."""
+def build_app(config: Config, runtime: Runtime, metrics: Metrics | None = None, text: MetricsText | None = None) -> App:
+    """The HTTP application over a runtime. `text`: what `/metrics` answers, unless it is what this process has counted.
+
+    Raises ConfigError when `no_auth` would be open to other machines.
+    """
     authenticator: Authenticator = keys.KeyAuthenticator(runtime.store, runtime.clock)
     loopback = config.host in ("127.0.0.1", "::1", "localhost")
     if config.no_auth:
@@ -334,7 +350,9 @@ def build_app(config: Config, runtime: Runtime, metrics: Metrics | None = None) 
     if not loopback and not config.allowed_hosts:
         hosts.add("*")
     gate = Gate(hosts, config.cors_origins)
-    page = None if metrics is None else _metrics_page(config, runtime.store, metrics)
+    access, page = config.metrics.access, None
+    if metrics is not None and access != "off":
+        page = MetricsPage(access, CONTENT_TYPE, text or _metrics_text(runtime.store, metrics))
     return App(runtime.services, authenticator, gate, metrics or UNOBSERVED, page)
 
 
@@ -344,20 +362,22 @@ def serve(
     *,
     prepare: Callable[[Runtime], Awaitable[None]] | None = None,
     on_ready: Callable[[str, str | None], None] | None = None,
+    share: Share | None = None,
 ) -> None:
     """Run a server until SIGTERM or SIGINT.
 
     `prepare` runs before the server listens. `on_ready` gets its URL, and the owner key if this start made one.
+    With `share` it is one of several workers.
 
     Raises ConfigError, StorageUnavailable.
     """
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, share.number if share else None)
     sys.setswitchinterval(_SWITCH_INTERVAL)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, providers, prepare, on_ready or (lambda url, secret: None)))
+        runner.run(_serve(config, providers, prepare, on_ready or (lambda url, secret: None), share))
 
 
 async def _serve(
@@ -365,10 +385,15 @@ async def _serve(
     providers: Mapping[str, Provider] | None,
     prepare: Callable[[Runtime], Awaitable[None]] | None,
     on_ready: Callable[[str, str | None], None],
+    share: Share | None,
 ) -> None:
     metrics = _metrics(config)
-    async with running(config, providers, metrics=metrics) as runtime:
-        app = build_app(config, runtime, metrics)
+    async with running(config, providers, metrics=metrics) as runtime, contextlib.AsyncExitStack() as open_things:
+        meeting = None
+        if share is not None and metrics is not None:
+            text = _metrics_text(runtime.store, metrics)
+            meeting = await open_things.enter_async_context(meet(share.meeting, share.number, text))
+        app = build_app(config, runtime, metrics, meeting)
         secret = await owner_key(runtime.store, runtime.tenant, runtime.clock)
         if prepare is not None:
             await prepare(runtime)
@@ -383,8 +408,9 @@ async def _serve(
             warming.append(asyncio.create_task(_warm_up(runtime.models)))
 
         seconds = config.drain_seconds + config.shutdown_seconds
+        sockets = share.sockets if share else None
         protocol = bounded(config.limits.connections, config.limits.patience_seconds)
-        await HttpServer(app, config.host, config.port, drain, seconds, ready, protocol).serve()
+        await HttpServer(app, config.host, config.port, drain, seconds, ready, sockets, protocol).serve()
     await _end_stray_tasks()
 
 
@@ -427,15 +453,14 @@ def _metrics(config: Config) -> Metrics | None:
     return Metrics({*config.models, "default", "demo", "local"}, default_providers())
 
 
-def _metrics_page(config: Config, store: Store, metrics: Metrics) -> MetricsPage | None:
+def _metrics_text(store: Store, metrics: Metrics) -> MetricsText:
     async def text() -> bytes:
         try:
             return metrics.text(await store.backlog())
         except StorageUnavailable:
             return metrics.text(None)
 
-    access = config.metrics.access
-    return None if access == "off" else MetricsPage(access, CONTENT_TYPE, text)
+    return text
 
 
 async def _warm_up(models: Registry) -> None:

@@ -125,6 +125,8 @@ class Config(Struct, forbid_unknown_fields=True, kw_only=True):
     """A database file, in a folder that exists, or a PostgreSQL database as `postgresql://…`.
 
     By default, `sessile.db` in the data folder."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    """How many processes share the port. More than one need a PostgreSQL database."""
     no_auth: bool = False
     allowed_hosts: list[str] = field(default_factory=list)
     """Names a Host header may carry besides loopback and `host`."""

@@ -11,10 +11,15 @@ from sessile.domain import overrides
 from sessile.wire import codec
 
 
-def configure(level: str) -> None:
-    """Set up all logging of the process, that of libraries too."""
+def configure(level: str, worker: int | None = None) -> None:
+    """Set up all logging of the process, that of libraries too. Every line of one of several workers has its number."""
     number = getattr(logging, level.upper())
+
+    def name_worker(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return event if worker is None else {**event, "worker": worker}
+
     shared: list[Processor] = [
+        name_worker,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -309,6 +309,9 @@ class LogStore(Protocol):
     async def take_expired_turns(self) -> list[Claim]:
         """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
 
+    async def next_expiry(self) -> float | None:
+        """Seconds until the first lease of a running turn runs out, below zero when it has; None without any."""
+
     async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
         """How these claims stand; one that is not its turn's current one, or whose session is gone, is left out."""
 

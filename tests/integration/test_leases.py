@@ -242,6 +242,30 @@ async def test_nothing_is_written_while_nothing_runs(pair: Pair, monkeypatch: py
     await pair.first.worker.tend_leases()
 
 
+async def test_a_keeper_looks_when_a_lease_of_somebody_else_runs_out(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            raise asyncio.CancelledError
+
+    expiries = iter([None, LEASE_SECONDS, 0.4 * LEASE_SECONDS / 3, -LEASE_SECONDS])
+
+    async def next_expiry() -> float | None:
+        return next(expiries)
+
+    worker = pair.second.worker
+    monkeypatch.setattr(worker._env.clock, "sleep", sleep)
+    monkeypatch.setattr(worker._env.store, "next_expiry", next_expiry)
+    with pytest.raises(asyncio.CancelledError):
+        await worker.keep_leases(LEASE_SECONDS)
+    third = LEASE_SECONDS / 3
+    assert pauses == [third, third, third, pytest.approx(0.4 * third), LEASE_SECONDS / 50]
+
+
 async def test_a_store_that_is_away_does_not_end_the_keeper(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     failures: list[Exception] = [StorageUnavailable(), ValueError("a defect")]
     tended = asyncio.Event()

@@ -153,6 +153,7 @@ class HttpServer(uvicorn.Server):
         drain: Callable[[], Coroutine[Any, Any, None]],
         drain_seconds: float,
         on_ready: Callable[[str], None],
+        sockets: list[socket.socket] | None = None,
         protocol: type[BoundedProtocol] = BoundedProtocol,
     ) -> None:
         super().__init__(
@@ -174,11 +175,12 @@ class HttpServer(uvicorn.Server):
         )
         self._drain = drain
         self._on_ready = on_ready
+        self._sockets = sockets
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say where. Raises ConfigError for an address that cannot be had."""
-        await super().startup(sockets or await _listen(self.config.host, self.config.port))
+        await super().startup(self._sockets or await listen(self.config.host, self.config.port))
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -203,8 +205,8 @@ class HttpServer(uvicorn.Server):
             self._draining = asyncio.ensure_future(self._drain())
 
 
-async def _listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of the host; uvicorn by itself ends the process when there is none."""
+async def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address of the host. Raises ConfigError; uvicorn by itself ends the process then."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sessile.cli import faults, output, upkeep
-from sessile.cli.options import ConfigFile, Data, Json
+from sessile.cli.options import ConfigFile, Data, Database, Json
 from sessile.config import load
 from sessile.service.upkeep import Finding
 
@@ -36,15 +36,16 @@ _SESSIONS = [
 def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     data: Data = None,
+    database: Database = None,
     config: ConfigFile = None,
 ) -> None:
     """Bring the database to the schema of this version; prints what was done.
 
-    `sessile serve` does it by itself when it starts. No server may run on it.
+    `sessile serve` does it by itself when it starts. No server may run on a database file; servers on PostgreSQL may.
 
     Example: sessile db migrate --dry-run
     """
-    settings = load(config, {"data": data})
+    settings = load(config, {"data": data, "database": database})
     names = upkeep.pending(settings) if dry_run else upkeep.migrate(settings)
     for name in names:
         output.line(name)
@@ -53,7 +54,7 @@ def migrate(
 
 
 @app.command()
-def check(data: Data = None, config: ConfigFile = None, as_json: Json = False) -> None:
+def check(data: Data = None, database: Database = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Check the database itself, and the log of every session against the rules of a transcript.
 
     Prints what is wrong and where; the exit code is 1 then.
@@ -70,7 +71,7 @@ def check(data: Data = None, config: ConfigFile = None, as_json: Json = False) -
         else:
             output.line("\t".join([_place(finding), finding.rule, finding.message]))
 
-    checked = upkeep.check(load(config, {"data": data}), show)
+    checked = upkeep.check(load(config, {"data": data, "database": database}), show)
     output.remark(f"{checked.sessions} sessions, {checked.events} events: {'all is well' if ok else 'see above'}.")
     if not ok:
         raise typer.Exit(faults.FAILED)
@@ -80,6 +81,7 @@ def check(data: Data = None, config: ConfigFile = None, as_json: Json = False) -
 def size(
     sessions: Annotated[int, typer.Option(min=0, metavar="N", help="How many of the largest sessions to show.")] = 10,
     data: Data = None,
+    database: Database = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
@@ -89,7 +91,7 @@ def size(
 
     Example: sessile db size --sessions 3
     """
-    sizes = upkeep.size(load(config, {"data": data}), sessions)
+    sizes = upkeep.size(load(config, {"data": data, "database": database}), sessions)
     if as_json:
         output.json_line(sizes)
         return

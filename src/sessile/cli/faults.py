@@ -14,6 +14,7 @@ from sessile.config import ConfigError
 from sessile.wire.errors import SessileError
 
 FAILED = 1
+USAGE = 2
 UNREACHABLE = 3
 NOT_FOUND = 4
 TURN_FAILED = 5

@@ -1,15 +1,23 @@
 """`sessile serve`."""
 
+import asyncio
+import sys
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from sessile.cli import serving
+from sessile.cli import faults, serving
 from sessile.cli.options import ConfigFile, Data, Database
-from sessile.config import load
+from sessile.cli.supervisor import Supervisor
+from sessile.config import is_url, load
 
 app = typer.Typer(add_completion=False)
+
+ONE_WORKER = (
+    "sessile: several workers need a PostgreSQL database: --database postgresql://… "
+    "A database file belongs to one process; use --workers 1, or several servers with a database of their own."
+)
 
 
 @app.command()
@@ -19,6 +27,10 @@ def serve(
     data: Data = None,
     database: Database = None,
     config: ConfigFile = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, metavar="N", help="Processes that share the port; more than one need PostgreSQL."),
+    ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Let everybody in as the owner. For loopback only.")
     ] = False,
@@ -31,6 +43,22 @@ def serve(
 
     Example: sessile serve --data /var/lib/sessile --config sessile.toml
     """
-    given = {"host": host, "port": port, "data": data, "database": database, "no_auth": no_auth or None}
+    given = {
+        "host": host,
+        "port": port,
+        "data": data,
+        "database": database,
+        "workers": workers,
+        "no_auth": no_auth or None,
+    }
     settings = load(config, given)
-    serving.serve(settings, config, sample, Console(highlight=False))
+    console = Console(highlight=False)
+    if settings.workers == 1:
+        serving.serve(settings, config, sample, lambda told: serving.show(console, told))
+        return
+    if not is_url(settings.database):
+        print(ONE_WORKER, file=sys.stderr)
+        raise typer.Exit(faults.USAGE)
+    supervisor = Supervisor(settings, config, sample, lambda told: serving.show(console, told))
+    if code := asyncio.run(supervisor.run()):
+        raise typer.Exit(code)

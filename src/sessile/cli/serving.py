@@ -4,16 +4,18 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
 from sessile.cli import shell
 from sessile.cli.greeting import Facts, greeting, warns
-from sessile.compose import Runtime
+from sessile.compose import Runtime, Share
 from sessile.compose import serve as run_server
 from sessile.config import Config, ConfigError, is_url, without_secrets
 from sessile.models.registry import DEFAULT, Described
@@ -25,7 +27,20 @@ from sessile.wire.sessions import CreateSessionRequest
 _SAMPLE_SESSION = "welcome"
 
 
-def serve(config: Config, config_file: str | None, sample: str | None, console: Console) -> None:
+class Told(Struct, frozen=True):
+    """The greeting, and whether what it says of the model is a warning."""
+
+    text: str
+    warns: bool
+
+
+def serve(
+    config: Config,
+    config_file: str | None,
+    sample: str | None,
+    tell: Callable[[Told], None],
+    share: Share | None = None,
+) -> None:
     """Run the server; tools are looked for beside the configuration file. Raises ConfigError."""
     sys.path.insert(0, str(Path(config_file).resolve().parent if config_file else Path.cwd()))
     document = _read_sample(sample) if sample else None
@@ -51,9 +66,9 @@ def serve(config: Config, config_file: str | None, sample: str | None, console: 
             key_in_environment="SESSILE_OWNER_KEY" in os.environ,
             sample=(document["key"], _SAMPLE_SESSION) if document else None,
         )
-        _show(console, facts)
+        tell(Told(greeting(facts), warns(facts.model)))
 
-    run_server(config, prepare=prepare, on_ready=announce)
+    run_server(config, prepare=prepare, on_ready=announce, share=share)
 
 
 async def _create_sample(runtime: Runtime, document: dict[str, Any]) -> str:
@@ -87,10 +102,11 @@ def _options(config: Config, config_file: str | None) -> str:
     return f" --data {shell.path(config.data)}"
 
 
-def _show(console: Console, facts: Facts) -> None:
-    text = Text(greeting(facts))
+def show(console: Console, told: Told) -> None:
+    """Print the greeting."""
+    text = Text(told.text)
     text.highlight_regex(r"Sessile is ready at \S+", "bold")
     text.highlight_regex(r"Owner key, shown .+", "bold")
-    if warns(facts.model):
+    if told.warns:
         text.highlight_regex(r"Model: .+(\n.+)*", "bold yellow")
     console.print(text, soft_wrap=True)

@@ -26,6 +26,8 @@ _RESTARTED = TurnError(
 )
 _INTERNAL = TurnError(code="internal_error", message="The turn failed inside the server.")
 _REMEMBERED = 256
+_LOOKS = 50
+"""How often in a lease a worker looks at most for what nobody renews."""
 _RENEWED_AT_ONCE = 500
 """Leases that one commit renews: a few milliseconds of the event loop."""
 _log = structlog.get_logger("sessile.runner")
@@ -170,15 +172,8 @@ class Worker:
         return await self._take_up(await (store.take_unfinished_turns() if alone else store.take_expired_turns()))
 
     async def keep_leases(self, lease_seconds: float) -> None:
-        """Look after leases three times a lease, until it is cancelled."""
-        while True:
-            await self._env.clock.sleep(lease_seconds / 3)
-            try:
-                await self.tend_leases()
-            except StorageUnavailable:
-                _log.warning("leases_wait_for_storage")
-            except Exception:  # a defect here must not end what keeps all turns
-                _log.exception("leases_failed")
+        """Look after leases three times a lease, and when one runs out, until it is cancelled."""
+        await _keep_leases(self, self._env, lease_seconds)
 
     async def tend_leases(self) -> None:
         """Renew the leases of the turns that run here, stop those that are another's, and take up what nobody renews.
@@ -435,3 +430,19 @@ class Worker:
         if self._running.get(turn.claim.session.id, (None,))[0] is turn:
             del self._running[turn.claim.session.id]
             turn.tell_whether_left()
+
+
+async def _keep_leases(worker: Worker, env: TurnEnvironment, lease_seconds: float) -> None:
+    """Whoever lives renews so often that a lease runs out only when its holder does not."""
+    pause = lease_seconds / 3
+    while True:
+        await env.clock.sleep(pause)
+        pause = lease_seconds / 3
+        try:
+            await worker.tend_leases()
+            left = await env.store.next_expiry()
+            pause = pause if left is None else min(pause, max(left, lease_seconds / _LOOKS))
+        except StorageUnavailable:
+            _log.warning("leases_wait_for_storage")
+        except Exception:  # a defect here must not end what keeps all turns
+            _log.exception("leases_failed")

@@ -56,6 +56,11 @@ class PostgresServer:
         """The loopback port; it stays the same over restarts."""
         return self._port
 
+    @property
+    def programs(self) -> Path:
+        """The folder of PostgreSQL's own programs."""
+        return self._programs
+
     def url(self, database: str = "postgres") -> str:
         """Where clients connect, as the superuser."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/{database}"

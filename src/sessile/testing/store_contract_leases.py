@@ -53,6 +53,20 @@ class LeaseContract(Fixtures):
         assert sequences((await store.append(taken.fence, [answered()], NOTHING, DONE)).entries) == [4, 5]
         assert len(await read_all(store, claim.session.id)) == 5
 
+    async def test_when_the_next_lease_runs_out(self, harness: Harness, store: Store, ref: SessionRef) -> None:
+        assert await store.next_expiry() is None
+        claim = await accept(store, ref)
+        assert await store.next_expiry() == LEASE_SECONDS
+        await harness.clock.advance(EARLY)
+        await accept(store, await new_session(store, ref.tenant_id, "other"))
+        assert await store.next_expiry() == pytest.approx(LEASE_SECONDS - EARLY)
+        await store.renew([claim.fence])
+        assert await store.next_expiry() == LEASE_SECONDS
+        await harness.clock.advance(2 * LEASE_SECONDS)
+        assert await store.next_expiry() == -LEASE_SECONDS
+        assert len(await store.take_expired_turns()) == 2
+        assert await store.next_expiry() == LEASE_SECONDS
+
     async def test_the_fence_decides_and_not_the_lease(self, harness: Harness, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
         await harness.clock.advance(100 * LEASE_SECONDS)

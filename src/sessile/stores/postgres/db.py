@@ -51,8 +51,10 @@ class Changed(Struct):
 class Db:
     """One connection, mostly within a transaction. `wrote`: whether it was asked for a change."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, seconds: float | None = None) -> None:
+        """`seconds`: how long a query that reads may take, unless it is what the connection says."""
         self._connection = connection
+        self._seconds = seconds
         self.wrote = False
         self.changed = Changed()
         self.calls = 1
@@ -61,14 +63,16 @@ class Db:
     async def all(self, name: str, /, **values: Any) -> Sequence[Row]:
         """All rows of a query that reads."""
         query = _QUERIES[name]
-        rows: Sequence[Row] = await self._connection.fetch(query.text, *[values[name] for name in query.names])
+        given = [values[name] for name in query.names]
+        rows: Sequence[Row] = await self._connection.fetch(query.text, *given, timeout=self._seconds)
         return rows
 
     async def all_where(self, name: str, condition: str, /, **values: Any) -> Sequence[Row]:
         """All rows of a query that reads, with a condition in the place of its last TRUE."""
         head, _, tail = _TEXTS[name].rpartition("TRUE")
         text, names = numbered(head + condition + tail)
-        rows: Sequence[Row] = await self._connection.fetch(text, *[values[name] for name in names])
+        given = [values[name] for name in names]
+        rows: Sequence[Row] = await self._connection.fetch(text, *given, timeout=self._seconds)
         return rows
 
     async def one(self, name: str, /, **values: Any) -> Row | None:

@@ -152,6 +152,10 @@ class Logs(Verbs):
             return []
         return await self._write(lambda db: log.take_turns(db, "expired_turns", now, now + self._lease))
 
+    async def next_expiry(self) -> float | None:
+        row = await self._read(lambda db: db.one("next_expiry"))
+        return None if row is None or row[0] is None else (row[0] - self._lease_now()) / 1_000_000
+
     async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
         return await self._read(lambda db: log.standing(db, fences))
 

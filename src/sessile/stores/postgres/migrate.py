@@ -45,6 +45,13 @@ async def migrate(connection: Any, clock: Clock) -> None:
             await connection.execute("INSERT INTO schema_migrations VALUES ($1, $2, $3, $4)", *row)
 
 
+async def pending(connection: Any) -> list[str]:
+    """What `migrate` would do, by name, in order. Changes nothing. Raises what `migrate` raises."""
+    migrations = load_migrations("sessile.stores.postgres")
+    applied = await _applied(connection, migrations)
+    return [f"{version:04} {name}" for version, name, _ in migrations if version not in applied]
+
+
 async def _applied(connection: Any, migrations: list[tuple[int, str, str]]) -> set[int]:
     """The versions that are there. Raises StorageUnavailable when one of them needs newer code than this."""
     if await connection.fetchval("SELECT to_regclass('schema_migrations')") is None:

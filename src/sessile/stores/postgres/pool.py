@@ -29,6 +29,7 @@ PATIENCE_SECONDS = 2.0
 """How long a verb is tried again before the store counts as unavailable."""
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 10.0
+_HOURS = 24 * 60 * 60.0
 _WAIT_SECONDS = 10.0
 """How long a verb waits for a connection that others use: while the database hangs, nobody queues for ever."""
 _LOOK_SECONDS = 1.0
@@ -106,6 +107,10 @@ class Connections:
                 return await work(link.connection)
 
         return await self._patiently(attempt, "The database cannot be opened: {}.")
+
+    async def look_through(self, verb: Verb[Result]) -> Result:
+        """As `read`, for a verb that may read for hours. Raises StorageUnavailable."""
+        return await self.administer(lambda connection: verb(Db(connection, _HOURS)))
 
     async def transact(self, verb: Verb[Result]) -> Result:
         """As `write`, for work that was started with `start`."""

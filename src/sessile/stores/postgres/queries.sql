@@ -402,6 +402,11 @@ ORDER BY s.id FOR UPDATE OF s, t SKIP LOCKED;
 SELECT 1 FROM turns t JOIN sessions s ON s.id = t.session_id AND s.running_turn = t.turn_id
 WHERE t.running AND t.outstanding IS NULL AND t.lease_until <= :now LIMIT 1;
 
+-- name: next_expiry
+-- When the first lease of a running turn runs out.
+SELECT min(t.lease_until) FROM turns t JOIN sessions s ON s.id = t.session_id AND s.running_turn = t.turn_id
+WHERE t.running AND t.outstanding IS NULL;
+
 -- name: lock_turns
 -- Running turns for a change, in the order in which all who change turns of several sessions lock them.
 SELECT id, session_id, fence FROM turns WHERE id = ANY(:turns::bigint[]) AND running ORDER BY session_id, id FOR UPDATE;
@@ -1066,6 +1071,44 @@ WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY 2
 -- name: count_rows
 -- How many rows a table has; its name stands in the place of the last TRUE.
 SELECT count(*) FROM TRUE;
+
+-- name: read_rows
+-- Every value of a table, written out; the table stands in the place of the last TRUE.
+SELECT max(length(t::text)) FROM TRUE;
+
+-- name: has_amcheck
+-- Whether the server can check indexes, and lets us.
+SELECT 1 FROM pg_extension e JOIN pg_proc p ON p.pronamespace = e.extnamespace AND p.proname = 'bt_index_check'
+WHERE e.extname = 'amcheck' AND p.pronargs = 2 AND has_function_privilege(p.oid, 'EXECUTE');
+
+-- name: indexes
+-- All indexes that are trees.
+SELECT c.oid::regclass::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam AND a.amname = 'btree'
+WHERE c.relkind = 'i' AND c.relnamespace = current_schema()::regnamespace ORDER BY 1;
+
+-- name: check_index
+-- Whether an index is in order and has all rows of its table. Writers do not wait for it.
+SELECT bt_index_check(:name::text::regclass, true);
+
+-- name: stray_events
+-- Events behind the end of their log.
+SELECT 'session ' || s.key || ': event ' || e.sequence || ' is behind the end of the log, ' || s.last_sequence
+FROM sessions s JOIN events e ON e.session_id = s.id AND e.sequence > s.last_sequence
+ORDER BY s.id, e.sequence LIMIT 100;
+
+-- name: stray_turns
+-- Sessions that name a turn which does not run.
+SELECT 'session ' || s.key || ': its turn ' || s.running_turn || ' does not run' FROM sessions s
+WHERE s.running_turn IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.session_id = s.id AND t.turn_id = s.running_turn AND t.running)
+ORDER BY s.id LIMIT 100;
+
+-- name: stray_sessions
+-- Sessions whose agent is not there, although nobody is removing them.
+SELECT 'session ' || s.key || ': its agent is not there' FROM sessions s
+WHERE NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = s.agent_id)
+    AND NOT EXISTS (SELECT 1 FROM purges p WHERE p.agent_id = s.agent_id)
+ORDER BY s.id LIMIT 100;
 
 -- name: largest_sessions
 -- The sessions with the largest logs: their keys, and how many events of how many bytes they have.

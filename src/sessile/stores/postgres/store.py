@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from sessile.ports import Clock, Relay
@@ -19,7 +19,7 @@ from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.imports import Imports
 from sessile.stores.postgres.input_verbs import Inputs
 from sessile.stores.postgres.log_verbs import Logs
-from sessile.stores.postgres.migrate import migrate
+from sessile.stores.postgres.migrate import migrate, pending
 from sessile.stores.postgres.pool import CONNECTIONS, PATIENCE_SECONDS, Connections
 from sessile.stores.postgres.secrets import Secrets
 from sessile.stores.postgres.session_search import SessionSearch
@@ -78,16 +78,24 @@ class PostgresStore(
         pool, shared = Connections(url, connections, patience), DatabaseClock()
         async with contextlib.AsyncExitStack() as opened:
             opened.push_async_callback(pool.close)
-            try:
+            with _understood():
                 await pool.administer(lambda connection: migrate(connection, clock))
                 await pool.read(shared.measure)
-            except ValueError:  # asyncpg.ClientConfigurationError is one too
-                raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
             opened.pop_all()
         store = cls(pool, clock, (lease_clock or shared).now, lease_seconds)
         store._url = url
         store._measuring = asyncio.create_task(_measure_for_ever(pool, shared))
         return store
+
+    @staticmethod
+    async def pending(url: str) -> list[str]:
+        """What opening the database would do to its schema first, in order. Raises StorageUnavailable."""
+        pool = Connections(url, 1)
+        try:
+            with _understood():
+                return await pool.administer(pending)
+        finally:
+            await pool.close()
 
     async def close(self) -> None:
         if self._measuring is not None:
@@ -110,6 +118,15 @@ class PostgresStore(
     async def purge(self) -> bool:
         now = self._clock.now()
         return await self._write(lambda db: _purge_slice(db, now))
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Connecting may tell that the URL makes no sense. Raises StorageUnavailable."""
+    try:
+        yield
+    except ValueError:  # asyncpg.ClientConfigurationError is one too
+        raise StorageUnavailable("The database's URL is not one that PostgreSQL understands.") from None
 
 
 async def _measure_for_ever(pool: Connections, clock: DatabaseClock) -> None:

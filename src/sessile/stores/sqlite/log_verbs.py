@@ -117,6 +117,10 @@ class Logs(Verbs):
             return []
         return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease))
 
+    async def next_expiry(self) -> float | None:
+        (until,) = await self._readers.run(lambda db: db.execute(QUERIES["next_expiry"]).fetchone())
+        return None if until is None else (until - self._clock.now()) / 1_000_000
+
     async def standing(self, fences: Collection[Fence]) -> Mapping[Fence, Standing]:
         return self._lookups.run(lambda db: log.standing(db, fences))
 

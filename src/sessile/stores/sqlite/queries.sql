@@ -283,6 +283,11 @@ ORDER BY t.id;
 SELECT 1 FROM sessions s JOIN turns t ON t.turn_id = s.running_turn
 WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL AND t.lease_until <= :now LIMIT 1;
 
+-- name: next_expiry
+-- When the first lease of a running turn runs out.
+SELECT min(t.lease_until) FROM sessions s JOIN turns t ON t.turn_id = s.running_turn
+WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL;
+
 -- name: renew_lease
 -- Whoever runs a turn keeps it for longer.
 UPDATE turns SET lease_until = ? WHERE id = ? AND session_id = ? AND fence = ? AND running = 1;

@@ -1,0 +1,147 @@
+"""`sessile serve --workers N`: processes that share a port, replaced when they die, drained and ended as one server."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from acceptance.cli_support import environment, run
+from acceptance.stage import WAIT_SECONDS, Stage, eventually, model_config
+from log_rules import problems
+from processes import children, gone
+from sessile.telemetry.workers import merged
+from sessile.testing.script import hang, say, wait_for
+from sessile.testing.server import ServerProcess
+from sessile.testing.upstream import Upstream
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.asyncio]
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, new_database: str) -> AsyncIterator[Stage]:
+    """A server of two workers; every request is a connection of its own."""
+    async with Upstream() as upstream:
+        config = "heartbeat_seconds = 600\nlease_seconds = 2\ndrain_seconds = 20\n" + model_config(upstream)
+        arguments = ["--workers", "2"]
+        with ServerProcess(tmp_path, config, arguments=arguments, env={"SESSILE_DATABASE": new_database}) as server:
+            limits = httpx.Limits(max_keepalive_connections=0)
+            async with httpx.AsyncClient(
+                base_url=server.url, headers=server.headers, timeout=WAIT_SECONDS, limits=limits
+            ) as client:
+                yield Stage(server, upstream, client)
+            server.terminate()
+
+
+async def ups(stage: Stage) -> set[str]:
+    page = (await stage.client.get("/metrics")).text
+    return set(re.findall(r"sessile_worker_up\{worker=\"(\d)\"\} 1", page))
+
+
+async def test_workers_share_a_port_and_a_dead_one_is_replaced(stage: Stage) -> None:
+    assert stage.server.stdout.count("Sessile is ready at") == 1
+    session, go_on = await stage.conversation(), asyncio.Event()
+    stage.upstream.add(wait_for(go_on), say("Still here."))
+    turn = asyncio.create_task(stage.client.post(f"{session}/events", json={"content": "Hello."}))
+    await stage.upstream.arrived(1)
+    before = set(await asyncio.to_thread(children, stage.server.process.pid))
+    assert len(before) == 2
+    assert await ups(stage) == {"1", "2"}
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+
+    async def replaced() -> bool:
+        now = set(await asyncio.to_thread(children, stage.server.process.pid))
+        return len(now) == 2 and victim not in now and await ups(stage) == {"1", "2"}
+
+    await eventually(replaced)
+    stage.upstream.add(say("Taken up."))
+    go_on.set()
+    await asyncio.wait([turn])
+    await stage.stopped(session)
+    assert problems(await stage.log(session, records=True)) == []
+    logged = [msgspec.json.decode(line) for line in stage.server.stderr.splitlines()]
+    assert ("worker_ended", -9) in [(line["event"], line.get("code")) for line in logged]
+    assert {line["worker"] for line in logged} <= {1, 2}
+
+
+async def test_a_signal_drains_all_workers_and_they_end_as_one(stage: Stage) -> None:
+    session, go_on = await stage.conversation(), asyncio.Event()
+    stage.upstream.add(wait_for(go_on), say("The whole answer."))
+    turn = asyncio.create_task(stage.post(session))
+    await stage.upstream.arrived(1)
+    workers = await asyncio.to_thread(children, stage.server.process.pid)
+    stage.server.process.send_signal(signal.SIGINT)
+    await asyncio.sleep(0.2)
+    go_on.set()
+    assert (await turn)["events"][-1]["content"] == "The whole answer."
+    assert await asyncio.to_thread(stage.server.process.wait, WAIT_SECONDS) == 0
+    for worker in workers:
+        await gone(worker)
+
+
+async def test_a_second_signal_ends_all_at_once(stage: Stage) -> None:
+    session = await stage.conversation()
+    stage.upstream.add(hang())
+    turn = asyncio.create_task(stage.client.post(f"{session}/events", json={"content": "Hello."}))
+    await stage.upstream.arrived(1)
+    workers = await asyncio.to_thread(children, stage.server.process.pid)
+    stage.server.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.2)
+    assert stage.server.process.poll() is None
+    stage.server.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):  # the drain alone would take 20
+        assert await asyncio.to_thread(stage.server.process.wait, WAIT_SECONDS) == 0
+        await asyncio.wait([turn])
+    for worker in workers:
+        await gone(worker)
+
+
+async def test_workers_end_with_whoever_started_them(stage: Stage) -> None:
+    workers = await asyncio.to_thread(children, stage.server.process.pid)
+    stage.server.kill()
+    for worker in workers:
+        await gone(worker)
+
+
+async def test_a_database_file_is_refused(tmp_path: Path) -> None:
+    env = environment("", SESSILE_DATABASE=None)
+    refused = await run(env, "serve", "--workers", "2", "--port", "0", "--data", str(tmp_path / "data"))
+    assert (refused.code, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "sessile: several workers need a PostgreSQL database: --database postgresql://… A database file belongs to one "
+        "process; use --workers 1, or several servers with a database of their own.\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_start_that_fails_is_told_once(tmp_path: Path) -> None:
+    url = "postgresql://127.0.0.1:1/nowhere"
+    env = environment("", SESSILE_DATABASE=url)
+    failed = await run(env, "serve", "--workers", "3", "--port", "0", "--data", str(tmp_path / "data"))
+    assert failed.code == 1
+    assert failed.stderr.count("cannot be opened") == 1
+
+
+async def test_pages_of_workers_become_one() -> None:
+    page = b'# HELP a_total An a.\n# TYPE a_total counter\na_total 1.0\n# HELP b B.\n# TYPE b gauge\nb{x="{1 }"} 2.0\n'
+    assert merged({1: page, 2: page, 3: None}).decode().splitlines() == [
+        "# HELP a_total An a.",
+        "# TYPE a_total counter",
+        'a_total{worker="1"} 1.0',
+        'a_total{worker="2"} 1.0',
+        "# HELP b B.",
+        "# TYPE b gauge",
+        'b{worker="1",x="{1 }"} 2.0',
+        'b{worker="2",x="{1 }"} 2.0',
+        "# HELP sessile_worker_up Whether a worker has answered for this page.",
+        "# TYPE sessile_worker_up gauge",
+        'sessile_worker_up{worker="1"} 1',
+        'sessile_worker_up{worker="2"} 1',
+        'sessile_worker_up{worker="3"} 0',
+    ]

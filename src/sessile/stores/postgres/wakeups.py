@@ -24,6 +24,7 @@ _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
 _AGAIN_SECONDS = 1.0
 _SECONDS = 5.0
+"""How long the database may take for an answer, and how long nothing is asked of it at most."""
 _log = structlog.get_logger("sessile.store")
 
 
@@ -78,19 +79,31 @@ class Wakeups:
             connection.terminate()
 
     async def _tell(self) -> None:
+        """Send what there is to tell; from time to time something else, because a deaf connection does not end."""
         while True:
-            await self._waiting.wait()
-            await self._flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SECONDS):
+                    await self._waiting.wait()
+            if self._waiting.is_set():
+                await self._flush()
+            else:
+                await self._ask("SELECT 1")
 
     async def _flush(self) -> None:
         self._waiting.clear()
         agents, self._agents = self._agents, set()
         sessions, self._sessions = self._sessions, set()
         for payload in self._payloads(sessions, agents):
-            if (connection := self._connection) is None:
-                return
-            with contextlib.suppress(*faults.DRIVER):
-                await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, payload)
+            await self._ask("SELECT pg_notify($1, $2)", _CHANNEL, payload)
+
+    async def _ask(self, query: str, *values: str) -> None:
+        """Use the connection, if there is one; who listens on one that has failed makes another."""
+        if (connection := self._connection) is None:
+            return
+        try:
+            await connection.execute(query, *values)
+        except faults.DRIVER:
+            connection.terminate()
 
     def _payloads(self, sessions: Collection[int], agents: Collection[int]) -> Iterator[str]:
         ids = iter([*map(str, sessions), *(f"a{agent}" for agent in agents)])

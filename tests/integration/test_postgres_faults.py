@@ -183,7 +183,7 @@ async def test_who_gets_no_answer_gives_up_all_connections_that_may_be_as_deaf(
     proxy.mend()
     await writing
     async with asyncio.timeout(PATIENT):
-        while proxy.deaf:
+        while proxy.deaf:  # noqa: ASYNC110 - it is the proxy's sockets that notice
             await asyncio.sleep(0.01)
     log = await read_all(store, (await store.get_session(ref)).id)
     assert [entry.type for entry in log] == ["input_message", "turn_started", "thinking"]

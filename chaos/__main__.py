@@ -22,10 +22,10 @@ from sessile.testing.postgres_proxy import PostgresProxy
 from sessile.testing.server import ServerProcess
 
 _CALM_SECONDS = 0.6
-_OF_EACH = 12
+_OF_EACH = 10
 """How often each fault happens in a full run."""
-_AT_ONCE = 2
-"""Faults that happen at the same time, when there are several servers."""
+_AT_ONCE = 3
+"""Faults that happen at the same time, when there are several servers: perhaps one to each."""
 
 
 def _config(url: str, settings: str) -> str:

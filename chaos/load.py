@@ -14,8 +14,9 @@ _EVENTS = "/v2/agents/{agent}/sessions/{session}/events"
 _PAUSE = 0.03
 _LATEST = 0.004
 """Seconds within which a request that was just sent may find its server dead."""
-_IMPATIENT, _PATIENT = 0.7, 20.0
-"""Seconds without a byte after which somebody gives up a request."""
+_PATIENCE_SECONDS = (0.7, 5.0)
+"""After so long somebody asks another server, if there is one."""
+_LONG_SECONDS = 60.0
 _STAY_SECONDS = 3.0
 """How long a follower stays at a server at most."""
 
@@ -66,7 +67,7 @@ class Talker:
             node = await self._stand.one(but=node)
             try:
                 status = await self._send(node, {"content": token + tool, "stream_response": streamed}, headers)
-            except httpx.TransportError:
+            except (httpx.TransportError, TimeoutError):
                 self._known.uncertain += 1
                 if not keyed:
                     return
@@ -84,8 +85,11 @@ class Talker:
     async def _send(self, node: Node, body: dict[str, Any], headers: dict[str, str]) -> int:
         token = body["content"].partition(" ")[0]
         alone = len(self._stand.nodes) == 1
-        timeout = _PATIENT if alone else self._stand.chance.choice((_IMPATIENT, _PATIENT))
-        async with httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=timeout) as client:
+        patience = _LONG_SECONDS if alone else self._stand.chance.choice(_PATIENCE_SECONDS)
+        async with (
+            asyncio.timeout(patience),
+            httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=_LONG_SECONDS) as client,
+        ):
             if self._stand.armed_for("before input commit", node):
                 asyncio.get_running_loop().call_later(
                     self._stand.chance.random() * _LATEST, self._stand.moment, "before input commit", node
@@ -134,7 +138,7 @@ class Follower:
     async def _read(self, node: Node) -> None:
         headers = {"accept": "text/event-stream", "last-event-id": self.seen[-1] if self.seen else "start"}
         async with (
-            httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=_PATIENT) as client,
+            httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=_LONG_SECONDS) as client,
             client.stream("GET", self._path, headers=headers) as response,
         ):
             if response.status_code != 200:

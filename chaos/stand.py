@@ -15,8 +15,8 @@ DATABASE, STALL, SILENCE, RESET = "database killed", "stalled past its lease", "
 FAULTS = (*PHASES, DATABASE, STALL, SILENCE, RESET)
 """What can happen when there are several servers on one database."""
 LEASE_SECONDS = 1.0
-_UP_SECONDS = 30.0
-_MOMENT_SECONDS = 30.0
+_UP_SECONDS = 60.0
+_MOMENT_SECONDS = 60.0
 _PAUSE = 0.05
 
 
@@ -63,7 +63,7 @@ class Stand:
         self.faults: Counter[str] = Counter()
         self._database = database
         self._database_hurt = asyncio.Lock()
-        self._armed: dict[str, asyncio.Future[Node]] = {}
+        self._armed: dict[str, list[asyncio.Future[Node]]] = {phase: [] for phase in PHASES}
 
     async def start(self) -> None:
         """Start all servers for the first time."""
@@ -88,14 +88,14 @@ class Stand:
 
     def armed_for(self, phase: str, node: Node) -> bool:
         """Whether a moment of this phase would kill the server."""
-        return phase in self._armed and node.up and not node.hurt
+        return bool(self._armed[phase]) and node.up and not node.hurt
 
     def moment(self, phase: str, node: Node) -> None:
         """A server is in this phase now."""
         if self.armed_for(phase, node):
             node.up, node.hurt = False, True
             node.server.process.kill()
-            self._armed.pop(phase).set_result(node)
+            self._armed[phase].pop(0).set_result(node)
 
     async def strike(self, fault: str) -> None:
         """Let something happen, and mend it. Raises TimeoutError when its moment does not come."""
@@ -108,7 +108,8 @@ class Stand:
         self.faults[fault] += 1
 
     async def _kill(self, phase: str) -> None:
-        killed = self._armed[phase] = asyncio.get_running_loop().create_future()
+        killed = asyncio.get_running_loop().create_future()
+        self._armed[phase].append(killed)
         async with asyncio.timeout(_MOMENT_SECONDS):
             node = await killed
         await node.start()

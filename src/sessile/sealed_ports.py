@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from sessile.rows import Page, SealedSecret, SealedSecrets, ToolRow, ToolServerRow
+from sessile.rows import Once, Page, SealedSecret, SealedSecrets, ToolRow, ToolServerRow
 
 Seal = Callable[[int, int], SealedSecrets]
 """Encrypts secrets for the internal ids of an agent and a session (0: the agent's own), inside the commit."""
@@ -52,9 +52,19 @@ class ToolServerStore(Protocol):
     """Tool servers and their tools, durable. What `Store` promises holds here."""
 
     async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
+        self,
+        tenant_id: int,
+        key: str,
+        enabled: bool,
+        document: bytes,
+        once: Once | None = None,
+        seal: Seal | None = None,
     ) -> ToolServerRow:
-        """`seal` has the secrets of the new server, whose owner is `ToolServerRow.owner`. Raises KeyTaken, StaleKey."""
+        """`seal` has the secrets of the new server, whose owner is `ToolServerRow.owner`.
+
+        Keys of `once` are the tenant's, for tool servers. Raises KeyTaken, StaleKey; NotFound when what `once` made was
+        deleted.
+        """
 
     async def get_tool_server(self, tenant_id: int, key: str) -> ToolServerRow:
         """Raises NotFound."""

@@ -284,6 +284,18 @@ async def test_creates_answer_again_with_what_they_made(stage: Stage) -> None:
     assert (await stage.client.post("/v2/agents", json=body, headers=a_key())).status_code == 201
 
 
+async def test_a_tool_server_is_made_once(stage: Stage) -> None:
+    key, body = a_key(), {"name": "Once", "type": "mcp", "uri": "https://mcp.example.com/mcp", "transport": "sse"}
+    made = [await stage.client.post("/v2/tool_servers", json=body, headers=key) for _ in range(2)]
+    assert {answer.status_code for answer in made} == {201}
+    first, again = (answer.json() for answer in made)
+    assert again == first
+    other = {**body, "name": "x"}
+    refused(await stage.client.post("/v2/tool_servers", json=other, headers=key), 422, "idempotency_key_reused")
+    assert (await stage.client.delete(f"/v2/tool_servers/{first['id']}")).status_code == 204
+    refused(await stage.client.post("/v2/tool_servers", json=body, headers=key), 404, "not_found")
+
+
 async def test_many_creates_at_once_make_one(stage: Stage) -> None:
     key = a_key()
     body = {"name": "Once", "model": {"name": "scripted"}}

@@ -60,8 +60,8 @@ class ListToolsQuery(Struct, forbid_unknown_fields=True):
 
 async def create_server(call: Call) -> Response:
     """POST /v2/tool_servers"""
-    call.refuse(b"idempotency-key")
-    return _json(await call.services.tool_servers.create(call.principal, await call.json()), 201)
+    body = await call.json()
+    return _json(await call.services.tool_servers.create(call.principal, body, call.once(body)), 201)
 
 
 async def list_servers(call: Call) -> Response:
@@ -168,7 +168,8 @@ ROUTES = (
         body=CreateToolServerRequest,
         examples=examples.TOOL_SERVER,
         answer=ToolServer,
-        errors=(400, 403),
+        headers=("Idempotency-Key",),
+        errors=(400, 403, 404, 422),
     ),
     Route(
         method="GET",

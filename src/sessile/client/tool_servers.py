@@ -4,7 +4,7 @@ from typing import Any, Literal, Unpack
 
 from msgspec import Struct
 
-from sessile.client.call import Caller, path
+from sessile.client.call import Caller, once, path
 from sessile.client.documents import ToolServerChanges, ToolServerDocument
 from sessile.client.pages import AsyncPages, Page
 from sessile.client.reading import read, read_page
@@ -54,13 +54,16 @@ class AsyncToolServers:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
 
-    async def create(self, **fields: Unpack[ToolServerDocument]) -> ToolServer:
-        """Add a tool server; `name`, `uri` and `transport` are required. It is not repeated when its answer is lost.
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[ToolServerDocument]) -> ToolServer:
+        """Add a tool server; `name`, `uri` and `transport` are required.
 
-        Raises InvalidRequest.
+        Each call creates once, however often it has to be repeated. With an `idempotency_key` of your own, so do all
+        calls with that key and the same fields within a day: each gives the tool server as it stands.
+
+        Raises InvalidRequest, IdempotencyKeyReused.
         """
-        document = {"type": "mcp", **fields}
-        return read(ToolServer, (await self._caller.whole("POST", _SERVERS, document=document)).body)
+        document, headers = {"type": "mcp", **fields}, once(idempotency_key)
+        return read(ToolServer, (await self._caller.whole("POST", _SERVERS, document=document, headers=headers)).body)
 
     async def get(self, tool_server_id: str) -> ToolServer:
         """Show a tool server. Raises NotFound."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from sessile.domain import name_filter, tool_servers
 from sessile.ports import Principal, RemoteTools, Seal, Store, ToolFault, Tools, Vault
-from sessile.rows import Page, ToolRow, ToolServerRow
+from sessile.rows import Once, Page, ToolRow, ToolServerRow
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, NotFound, NotSupported, ToolServerFailed
 from sessile.wire.tool_servers import (
@@ -62,15 +62,15 @@ class ToolServers:
         self._vault = vault
         self._check_uri = check_uri
 
-    async def create(self, principal: Principal, body: Any) -> ToolServer:
-        """Raises InvalidRequest, SecretsUnavailable."""
+    async def create(self, principal: Principal, body: Any, once: Once | None = None) -> ToolServer:
+        """Raises InvalidRequest, SecretsUnavailable; IdempotencyKeyReused, NotFound of what `once` made."""
         request = codec.convert(body, CreateToolServerRequest)
         self._check_addresses(request)
         tool_servers.check_masks(request, ())
         document, key = tool_servers.document(request), ids.tool_server_id(request.name)
 
         async def create(seal: Seal | None = None) -> ToolServerRow:
-            return await self._store.create_tool_server(principal.tenant_id, key, request.enabled, document, seal)
+            return await self._store.create_tool_server(principal.tenant_id, key, request.enabled, document, once, seal)
 
         secrets = tool_servers.secrets(request)
         return _shown(await (self._vault.write(secrets, create) if secrets else create()))

@@ -11,7 +11,7 @@ from sessile.wire.errors import PreconditionFailed, SessionFull, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord
 from sessile.wire.limits import IDEMPOTENCY_SECONDS, MAX_SESSION_FILE_BYTES, MAX_SESSION_FILES
 
-AGENTS, SESSIONS = "agents", "sessions"
+AGENTS, SESSIONS, TOOL_SERVERS = "agents", "sessions", "tool_servers"
 """Scopes of idempotency keys in a tenant."""
 _UNTIL_IT_STOPS = "is running; wait until it has stopped"
 _UNTIL_ANSWERED = "waits for client tools; answer them"

@@ -6,17 +6,17 @@ import pytest
 from msgspec.structs import replace
 
 from sessile.ports import StaleKey, Store
-from sessile.rows import Page, ToolRow, ToolServerRow
+from sessile.rows import Once, Page, ToolRow, ToolServerRow
 from sessile.testing.store_contract_secrets import sealing, secret
 from sessile.testing.store_world import AGENT, Fixtures, walk
-from sessile.wire.errors import KeyTaken, NotFound
+from sessile.wire.errors import IdempotencyKeyReused, KeyTaken, NotFound
 
 DOCUMENT = b'{"name":"T"}'
 
 
 async def add(store: Store, tenant: int, key: str = "tsr_1", enabled: bool = True) -> ToolServerRow:
     """A tool server."""
-    return await store.create_tool_server(tenant, key, enabled, DOCUMENT, sealing(auth="1"))
+    return await store.create_tool_server(tenant, key, enabled, DOCUMENT, seal=sealing(auth="1"))
 
 
 async def ids(store: Store, tenant: int, server: str | None = None) -> dict[str, str]:
@@ -34,6 +34,19 @@ class ToolServerContract(Fixtures):
         assert await store.get_tool_server(tenant, "tsr_1") == made
         with pytest.raises(KeyTaken):
             await add(store, tenant)
+
+    async def test_a_key_makes_a_tool_server_once(self, store: Store, tenant: int) -> None:
+        once = Once("k", b"this")
+        made = await store.create_tool_server(tenant, "tsr_1", True, DOCUMENT, once, sealing(auth="1"))
+        again = await store.create_tool_server(tenant, "tsr_2", False, b"{}", once, sealing(other="2"))
+        assert (again, set(again.secrets)) == (made, {"auth"})
+        with pytest.raises(IdempotencyKeyReused):
+            await store.create_tool_server(tenant, "tsr_3", True, DOCUMENT, Once("k", b"other"))
+        await store.delete_tool_server(tenant, "tsr_1")
+        with pytest.raises(NotFound):
+            await store.create_tool_server(tenant, "tsr_4", True, DOCUMENT, once)
+        with pytest.raises(NotFound):
+            await store.get_tool_server(tenant, "tsr_4")
 
     async def test_tool_servers_are_listed_newest_first(self, store: Store, tenant: int) -> None:
         for number in range(5):
@@ -125,7 +138,7 @@ class ToolServerContract(Fixtures):
         assert left == secret(made.owner, 0, "header", "x")
         await store.use_secrets_key("k2")
         for stale in (
-            store.create_tool_server(tenant, "tsr_2", True, DOCUMENT, sealing(auth="1")),
+            store.create_tool_server(tenant, "tsr_2", True, DOCUMENT, seal=sealing(auth="1")),
             store.update_tool_server(tenant, "tsr_1", lambda row: replace(row, enabled=False), sealing(header="y")),
         ):
             with pytest.raises(StaleKey):

@@ -271,6 +271,12 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
     s.created_at, s.updated_at, s.origin, a.compaction, s.creator
 FROM sessions s JOIN agents a ON a.id = s.agent_id WHERE s.id = :made;
 
+-- name: made_tool_server
+-- The tool server that an idempotency key has made.
+SELECT id, tenant_id, key, enabled, document, created_at, updated_at,
+    (SELECT coalesce(json_agg(x.name), '[]')::text FROM secrets x WHERE x.session_id = 0 AND x.agent_id = -tool_servers.id)
+FROM tool_servers WHERE id = :made;
+
 -- name: made_turn
 -- The turn that an idempotency key has made, and its input.
 SELECT t.turn_id, t.running AND t.outstanding IS NULL, e.id, e.sequence, e.turn_id, e.type, e.created_at, e.hidden,

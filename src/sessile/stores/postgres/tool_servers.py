@@ -3,8 +3,9 @@
 from collections.abc import Callable, Collection, Mapping
 
 from sessile.ports import Seal
-from sessile.rows import Page, ToolRow, ToolServerRow
-from sessile.stores import listed, rows
+from sessile.rows import Once, Page, ToolRow, ToolServerRow
+from sessile.stores import listed, rows, rules
+from sessile.stores.postgres import once as keys
 from sessile.stores.postgres import secrets
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.verbs import Verbs, before, check, insert, one
@@ -15,15 +16,26 @@ class ToolServers(Verbs):
     """Verbs of the `Store` port."""
 
     async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
+        self,
+        tenant_id: int,
+        key: str,
+        enabled: bool,
+        document: bytes,
+        once: Once | None = None,
+        seal: Seal | None = None,
     ) -> ToolServerRow:
         now = self._clock.now()
         values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document}
 
         async def verb(db: Db) -> ToolServerRow:
+            if once is not None and (made := await keys.made(db, tenant_id, rules.TOOL_SERVERS, once, now)) is not None:
+                return rows.tool_server(await keys.still(db, "made_tool_server", made, once))
             await insert(db, "insert_tool_server", "tool server", **values, now=now)
+            row = await _server(db, tenant_id, key)
+            if once is not None:
+                await keys.keep(db, tenant_id, rules.TOOL_SERVERS, once, row.id, now)
             if seal is not None:
-                await _write_secrets(db, await _server(db, tenant_id, key), seal)
+                await _write_secrets(db, row, seal)
             return await _server(db, tenant_id, key)
 
         return await self._write(verb)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sessile.ports import Seal
-from sessile.rows import Page, ToolRow, ToolServerRow
-from sessile.stores import listed, rows
+from sessile.rows import Once, Page, ToolRow, ToolServerRow
+from sessile.stores import listed, rows, rules
+from sessile.stores.sqlite import once as keys
 from sessile.stores.sqlite import secrets
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, insert, one
 from sessile.wire import codec, ids
@@ -16,14 +17,24 @@ class ToolServers(Verbs):
     """Verbs of the `Store` port."""
 
     async def create_tool_server(
-        self, tenant_id: int, key: str, enabled: bool, document: bytes, seal: Seal | None = None
+        self,
+        tenant_id: int,
+        key: str,
+        enabled: bool,
+        document: bytes,
+        once: Once | None = None,
+        seal: Seal | None = None,
     ) -> ToolServerRow:
-        values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document}
-        values["now"] = self._clock.now()
+        now = self._clock.now()
+        values = {"tenant_id": tenant_id, "key": key, "enabled": enabled, "document": document, "now": now}
 
         def verb(db: sqlite3.Connection) -> ToolServerRow:
+            if once is not None and (made := keys.made(db, tenant_id, rules.TOOL_SERVERS, once, now)) is not None:
+                return rows.tool_server(keys.still(db, "made_tool_server", made, once))
             insert(db, "insert_tool_server", "tool server", values)
             row = _server(db, tenant_id, key)
+            if once is not None:
+                keys.keep(db, tenant_id, rules.TOOL_SERVERS, once, row.id, now)
             if seal is not None:
                 _write_secrets(db, row, seal)
             return _server(db, tenant_id, key)

@@ -68,8 +68,8 @@ mutants: $(BIN)/.installed-dev ## Break a promise in a copy of the source, one a
 	$(BIN)/python -m checks.mutants
 
 chaos: $(BIN)/.installed-dev ## Hurt real servers under load, one on SQLite, then three on one PostgreSQL, and check what they promised
-	$(BIN)/python -m chaos --seconds 90
-	$(BIN)/python -m chaos --nodes 3 --seconds 180
+	$(BIN)/python -m chaos --seconds 130
+	$(BIN)/python -m chaos --nodes 3 --seconds 150
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -173,7 +173,7 @@ class Recorder:
             last = sightings[-1].id if sightings else "start"
             async with following(client, self._path, last) as stream:
                 while True:
-                    block = await anext(stream._parsed)
+                    block = await stream.next()
                     if block.id is not None and block.data is not None:
                         sightings.append(Sighting(time.monotonic(), block.id))
 

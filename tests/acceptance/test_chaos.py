@@ -1,4 +1,4 @@
-"""Short runs of `make chaos`: every promise is kept, and each fault happened."""
+"""Short runs of `make chaos`: every promise is kept, and each fault happened once."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ TROUBLES = ("database killed", "stalled past its lease", "cut off, silence", "cu
 
 @pytest.mark.parametrize(("nodes", "faults"), [(1, PHASES), (3, PHASES + TROUBLES)])
 def test_faults_under_load_lose_and_double_nothing(nodes: int, faults: tuple[str, ...]) -> None:
-    command = [sys.executable, "-m", "chaos", "--nodes", str(nodes), "--faults", "8", "--seconds", "180"]
+    command = [sys.executable, "-m", "chaos", "--nodes", str(nodes), "--faults", str(len(faults)), "--talkers", "6"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = dict(re.findall(r"^ *([a-z, -]+?) {2,}(\d+)", done.stdout, re.MULTILINE))
@@ -22,4 +22,4 @@ def test_faults_under_load_lose_and_double_nothing(nodes: int, faults: tuple[str
     assert int(figures["repeated under a key"]) > 0
     assert int(figures["inputs accepted"]) == int(figures["turns ended"]) > 0
     assert int(figures["events followed"]) == int(figures["events in the logs"])
-    assert {fault: int(figures[fault]) for fault in faults} == dict.fromkeys(faults, 8 // len(faults))
+    assert {fault: int(figures[fault]) for fault in faults} == dict.fromkeys(faults, 1)

@@ -286,8 +286,8 @@ MUTANTS = (
     Mutant(
         "idle connections that may be deaf are kept",
         "stores/postgres/pool.py",
-        "                    self._distrust_idle()\n",
-        "",
+        "                self._distrust_idle()\n",
+        "                pass\n",
         "tests/integration/test_postgres_faults.py -k deaf",
     ),
     Mutant(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import asyncpg
+import mcp  # noqa: F401 - pytest rewrites a part of it as it is imported, which Python 3.11 cannot do on two threads
 import pytest
 from hypothesis import settings
 

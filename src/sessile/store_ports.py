@@ -258,7 +258,8 @@ class LogStore(Protocol):
     ) -> Appended:
         """Append events to a turn's log in one commit, with consecutive sequences; with `end` also its `turn_ended`.
 
-        The commit also makes `artifacts` the session's; the events tell of them.
+        The commit also makes `artifacts` the session's; the events tell of them. Raises SessionFull, with nothing
+        written, when they are too many for it.
 
         The commit that ends a turn also takes the input that has waited longest, whatever its behavior: its event and
         its `turn_started` come next in the log, and the claim is given back. The others wait for turns of their own.
@@ -330,7 +331,7 @@ class ClientToolStore(Protocol):
     ) -> list[Entry] | None:
         """As `append`, and in the same commit park the turn until outputs for the events `outstanding` have come.
 
-        Returns None, with nothing written, when a caller wants the turn stopped. Raises FenceLost as `append`.
+        Returns None, with nothing written, when a caller wants the turn stopped. Raises what `append` raises.
         """
 
     async def answer_calls(

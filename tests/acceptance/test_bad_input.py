@@ -37,8 +37,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def config(stage: Stage) -> Config:
-    return Config(data=str(stage.server.data))
+def config(stage: Stage, database: str | None) -> Config:
+    return Config(data=str(stage.server.data), database=database)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

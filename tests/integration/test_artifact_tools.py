@@ -11,20 +11,24 @@ import pytest
 from integration.test_turns import MAX_MODEL_CALLS, OWNER, Harness, types
 from sessile.clock import SystemClock
 from sessile.config import ToolConfig
+from sessile.domain import large_outputs
 from sessile.domain.context import Conversation
 from sessile.ports import Tool, ToolContext
+from sessile.rows import NewArtifact
+from sessile.runner.artifacts import fewer, told
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.turn import TurnEnvironment
 from sessile.runner.worker import Worker
 from sessile.service.inputs import Inputs
+from sessile.stores import rules
 from sessile.stores.files import LocalFiles
 from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.script import call, say
 from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
 from sessile.tools.artifacts import ArtifactCreate, ArtifactRead
 from sessile.tools.python import PythonTool
-from sessile.wire.events import ArtifactUploadEvent
+from sessile.wire.events import ArtifactUploadEvent, ToolOutputEvent
 
 MAKE = {"filename": "a.txt", "content": "abc"}
 
@@ -121,6 +125,33 @@ async def test_several_files_of_one_answer(stage: Stage) -> None:
     assert await stage.names() == ["a.txt", "b.txt"]
     (rows, size) = await stage.store.count_artifacts(1)
     assert (rows, size) == (2, 6)
+
+
+async def test_files_that_are_too_many_together_are_refused_by_the_commit(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call found room; what counts is what is there when they become durable."""
+    monkeypatch.setattr(rules, "MAX_SESSION_FILES", 1)
+    stage.model.add(call("make", MAKE), call("make", MAKE | {"filename": "b.txt"})).add(say("One."))
+    log = await stage.turn()
+    assert types(log)[4:7] == ["artifact_upload", "tool_output", "tool_output"]
+    outputs = [event for entry in log if isinstance(event := entry.event(), ToolOutputEvent)]
+    assert [output.error for output in outputs] == [False, True]
+    assert outputs[1].tool_output["code"] == "tool_failed"
+    assert await stage.names() == ["a.txt"]
+
+
+def test_a_large_output_whose_file_has_no_room_stays_cut() -> None:
+    kept = NewArtifact(artifact_id="art", name="o.txt", content_type="text/plain", size=9, sha256="a" * 64)
+    cut = large_outputs.referring({"content": "abc"}, kept.reference())
+    output = ToolOutputEvent(
+        tool_call_id="c1", tool_configuration_name="t", tool_name="t", tool_output=cut, error=False
+    )
+    (left,), made = fewer(*told([output], {"c1": [kept]}))
+    assert isinstance(left, ToolOutputEvent)
+    assert (left.error, made) == (False, [])
+    assert left.tool_output.keys() == {"truncated", "remark", "content"}
+    assert left.tool_output["content"] == "abc"
 
 
 async def test_a_disk_that_fails_is_the_models_to_know(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

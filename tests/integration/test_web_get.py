@@ -255,6 +255,29 @@ async def test_another_origin_does_not_get_what_was_private(site: Site) -> None:
     assert second.headers["accept-language"] == "de"
 
 
+@pytest.mark.parametrize(("status", "method"), [(307, "POST"), (308, "POST"), (302, "PUT")])
+async def test_another_origin_does_not_get_the_body(site: Site, status: int, method: str) -> None:
+    there = site.url("/x", "other.example")
+    site.paths["/"] = lambda request: web.Response(status=307, headers={"location": "/2"})
+    site.paths["/2"] = lambda request: web.Response(status=status, headers={"location": there})
+    arguments = {"url": site.url("/"), "method": method, "body": "s3cret"}
+    result = await tool(resolver=Names(other_example=[HERE])).run(arguments)
+    assert (result["url"], result["status"], result["location"]) == (site.url("/2"), status, there)
+    assert site.bodies == [b"s3cret", b"s3cret"]
+
+
+async def test_another_origin_does_not_get_headers_that_the_agent_fixes(site: Site) -> None:
+    site.paths["/"] = lambda request: web.Response(status=307, headers={"location": site.url("/x", "other.example")})
+    site.paths["/x"] = lambda request: web.Response(text="ok")
+    headers = {"User-Agent": "s3cret", "Accept-Language": "s3cret"}
+    used = tool(resolver=Names(other_example=[HERE]))
+    await used.run({"url": site.url("/"), "headers": headers}, fixing("headers"))
+    first, second = site.requests
+    assert (first.headers["user-agent"], first.headers["accept-language"]) == ("s3cret", "s3cret")
+    assert "s3cret" not in second.headers.values()
+    assert second.headers["user-agent"].startswith("Sessile")
+
+
 @pytest.mark.parametrize(
     "target",
     [

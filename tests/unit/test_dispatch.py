@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from sessile.domain import large_outputs, overrides
 from sessile.domain.log import draft
@@ -340,6 +341,15 @@ async def test_a_secret_is_not_in_an_error() -> None:
     call = prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})
     (outcome,) = await execute([call], Nowhere())
     assert finalize(call, outcome).tool_output == {"error": "wrong key ***", "code": "tool_failed"}
+
+
+async def test_a_secret_is_not_in_the_log_of_what_a_tool_raised() -> None:
+    plus = offer("plus", {"argument_override": {"key": {"$ref": "secrets.key"}}}, FakeTool(raises(KeyError("s3cret"))))
+    with capture_logs() as logged:
+        await execute([prepare(ToolCall("c1", "plus", "{}"), {"plus": plus})], Nowhere())
+    assert [entry["event"] for entry in logged] == ["tool_raised"]
+    assert "KeyError: '***'" in logged[0]["exception"]
+    assert "s3cret" not in str(logged)
 
 
 async def test_a_fixed_argument_without_a_value_answers_the_call() -> None:

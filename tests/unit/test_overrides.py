@@ -1,4 +1,6 @@
+import traceback
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -123,3 +125,16 @@ def test_merging() -> None:
     assert merged({"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 9}, "e": 4}) == {"a": 1, "b": {"c": 9, "d": 3}, "e": 4}
     assert merged({"b": "text"}, {"b": {"c": 9}}) == {"b": {"c": 9}}
     assert merged({"b": {"c": 1}}, {"b": None}) == {"b": None}
+
+
+@pytest.mark.parametrize("spelled", [str, repr, lambda text: repr(text.encode()), lambda text: quote(text, safe="")])
+def test_a_secret_is_found_however_it_is_spelled(spelled: Any) -> None:
+    secret = 'pa"ss\\w/örd\n'
+    assert masked(f"wrong key {spelled(secret)}!", frozenset({secret})).replace("'", "").endswith("***!")
+
+
+def test_a_secret_of_several_lines_is_found_in_a_traceback_that_indents_it() -> None:
+    secret = "-----BEGIN KEY-----\nMIIEvQIBADANBg\n-----END KEY-----\n"
+    group = ExceptionGroup("many", [ValueError(f"no key: {secret}")])
+    assert "MIIE" not in masked("".join(traceback.format_exception(group)), frozenset({secret}))
+    assert "MIIE" not in masked(str(KeyError(secret)), frozenset({secret}))

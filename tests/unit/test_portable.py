@@ -4,12 +4,15 @@ import base64
 import gc
 import hashlib
 import json
+import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
 from sessile.domain import portable
 from sessile.domain.log import Entry
 from sessile.domain.portable import File, Import
+from sessile.service import portable as service
 from sessile.wire.errors import InvalidRequest, TooLarge
 from sessile.wire.events import ThinkingEvent
 from sessile.wire.limits import MAX_FILE_BYTES
@@ -202,3 +205,37 @@ def test_a_line_holds_what_a_log_may_hold(levels: int, taken: bool) -> None:
     else:
         with pytest.raises(InvalidRequest, match="deeper than 66 levels"):
             read(lines(events))
+
+
+async def test_others_have_their_turn_while_large_lines_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of many small values takes seconds: it is read on a thread, and small lines are not all read at once."""
+    here, read_here, takes = threading.get_ident(), [0], []
+
+    def take(reading: Import, line: bytes) -> Entry | File | bytes | None:
+        on_loop = threading.get_ident() == here
+        takes.append((len(line), on_loop))
+        read_here.append(read_here[-1] + len(line) if on_loop else 0)
+        return original(reading, line)
+
+    original = Import.take
+    monkeypatch.setattr(Import, "take", take)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        whole = lines([event(1) | {"messages": [{"role": "user", "content": "x" * 200_000}]}, event(2)])
+        whole += b"\n".join([b"{}"] * 5)
+        yield whole
+
+    reading = Import()
+    with pytest.raises(InvalidRequest):
+        _ = [item async for item in service._items(reading, chunks())]
+    assert [on_loop for size, on_loop in takes if size > 200_000] == [False]
+    assert [on_loop for size, on_loop in takes[:2]] == [True, True]
+    many = [event(1), event(2), *(event(place) | {"content": "x" * 1_000} for place in range(3, 203))]
+
+    async def small() -> AsyncIterator[bytes]:
+        yield lines(many)
+
+    read_here[:] = [0]
+    given = [item async for item in service._items(Import(), small())]
+    assert len(given) == len(many)
+    assert 0 < max(read_here) <= service._HELD_BYTES

@@ -11,8 +11,10 @@ from typing import Annotated, Any, cast
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from sessile.config import ConfigError, ToolConfig
+from sessile.domain import overrides
 from sessile.ports import ToolContext, ToolFault
 from sessile.rows import SessionRow
 from sessile.tools import python
@@ -459,3 +461,25 @@ def test_a_factory_makes_the_tools_of_its_type() -> None:
     assert seen == [{"type": "artifact_read", "enabled": True}]
     assert set(registry.kinds()) == {"artifact_read"}
     assert registry.names() == []
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_neither_the_log_nor_the_error_has_a_secret_of_the_call(kind: str) -> None:
+    secret = "s3cret\nof two lines"
+
+    def plain() -> None:
+        raise KeyError("x" * (python.MAX_MESSAGE_CHARS - 15) + secret)
+
+    async def on_loop() -> None:
+        plain()
+
+    token = overrides.IN_USE.set(frozenset({secret}))
+    try:
+        with capture_logs() as logged:
+            failed = await fault(plain if kind == "plain" else on_loop)
+    finally:
+        overrides.IN_USE.reset(token)
+    assert failed.message.endswith("x***'")
+    assert [entry["event"] for entry in logged] == ["tool_failed"]
+    assert "x***" in logged[0]["exception"]
+    assert "s3cret" not in str(logged)

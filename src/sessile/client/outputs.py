@@ -103,12 +103,17 @@ def _same(last: _Delta | None, output_id: str) -> bool:
     return last is not None and last.output_id == output_id
 
 
+def rest(delta: Any, shown: int) -> Any:
+    """What is new of a delta when so many characters of its output were shown; None when that is nothing."""
+    known = shown - delta.offset
+    if known <= 0:
+        return delta
+    if known >= len(delta.content):
+        return None
+    return structs.replace(delta, content=delta.content[known:], offset=shown, snapshot=False)
+
+
 def _joined(last: Any, delta: Any) -> Any:
     """What is new of a delta; None when that is nothing, or when something is missing before it."""
     shown = last.offset + len(last.content) if _same(last, delta.output_id) else 0
-    known = shown - delta.offset
-    if known < 0 or known >= len(delta.content):
-        return None
-    if known == 0:
-        return delta
-    return structs.replace(delta, content=delta.content[known:], offset=shown, snapshot=False)
+    return rest(delta, shown) if shown >= delta.offset and delta.content else None

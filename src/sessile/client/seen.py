@@ -1,7 +1,6 @@
 """What of a turn a stream has shown, so that a stream that joins the turn again shows nothing twice. It does no I/O."""
 
-from msgspec import structs
-
+from sessile.client.outputs import rest
 from sessile.client.unknown import UnknownEvent
 from sessile.wire.events import (
     Event,
@@ -46,12 +45,8 @@ class Seen:
         key = (type(frame), frame.output_id)
         shown = self._chars.get(key, 0)
         self._chars[key] = max(shown, frame.offset + len(frame.content))
-        known = shown - frame.offset
-        if not again or known <= 0:
-            return frame
-        if known >= len(frame.content):
-            return None
-        return structs.replace(frame, content=frame.content[known:], offset=shown)
+        new: Frame | None = rest(frame, shown) if again else frame
+        return new
 
     def _once(self, key: _Key, frame: Frame, again: bool) -> Frame | None:
         known = key in self._ended

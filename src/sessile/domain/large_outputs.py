@@ -15,6 +15,7 @@ DEFAULT_HEADROOM = 0.7
 MIN_BYTES, MAX_BYTES = 1_024, 256 * 1024
 """Between these lies the threshold, unless the agent sets other bounds."""
 _OFFLOADED = "The output was too large; all of it is the artifact %s of this session. %d of its %d bytes are shown."
+_ALONE = "The output was too large and was cut here; its first %d bytes are shown."
 _REMARK = "The output was too large and was cut here; %d of its %d bytes are shown."
 
 
@@ -61,3 +62,13 @@ def referring(cut: dict[str, Any], artifact: ArtifactReference) -> dict[str, Any
         "artifact": msgspec.to_builtins(artifact),
         "content": cut["content"],
     }
+
+
+def refers(output: Any) -> bool:
+    """Whether an output is one that `referring` has made."""
+    return isinstance(output, dict) and output.keys() == {"truncated", "remark", "artifact", "content"}
+
+
+def alone(output: dict[str, Any]) -> dict[str, Any]:
+    """The same without the file, which cannot be kept."""
+    return {"truncated": True, "remark": _ALONE % len(output["content"].encode()), "content": output["content"]}

@@ -3,9 +3,12 @@
 An override is JSON. An object `{"$ref": "path"}` in it stands for a value that is looked up when the tool is called.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from msgspec import Struct
 
@@ -15,6 +18,7 @@ MASK = "***"
 """Stands for a secret wherever a call is shown."""
 MIN_MASKED_CHARS = 4
 """Shorter secrets are not looked for in what a tool answers: they would blacken ordinary words."""
+_MIN_LINE_CHARS = 8
 SECRETS = "secrets"
 TOOLS = "tools"
 ROOTS = (*templates.ROOTS, SECRETS, TOOLS)
@@ -110,18 +114,46 @@ def hidden(schema: Mapping[str, Any], values: Mapping[str, Any]) -> Object:
 
 def masked(value: Any, secrets: frozenset[str]) -> Any:
     """A JSON value without the secrets that stand in its texts."""
-    if not secrets:
-        return value
+    return _without(value, _spellings(secrets)) if secrets else value
+
+
+def masked_now(text: str) -> str:
+    """A text without the secrets of the call that runs. Before the text is cut: half of a secret is not found."""
+    shown: str = masked(text, IN_USE.get())
+    return shown
+
+
+def traced(error: BaseException) -> str:
+    """The traceback of an error, for the log of the server: without the secrets of the call that runs."""
+    return masked_now("".join(traceback.format_exception(error)).rstrip("\n"))
+
+
+def _without(value: Any, spellings: list[str]) -> Any:
     if isinstance(value, str):
-        for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) >= MIN_MASKED_CHARS:
-                value = value.replace(secret, MASK)
+        for spelling in spellings:
+            value = value.replace(spelling, MASK)
         return value
     if isinstance(value, Mapping):
-        return {masked(name, secrets): masked(inner, secrets) for name, inner in value.items()}
+        return {_without(name, spellings): _without(inner, spellings) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [masked(inner, secrets) for inner in value]
+        return [_without(inner, spellings) for inner in value]
     return value
+
+
+def _spellings(secrets: Iterable[str]) -> list[str]:
+    """Secrets as they may stand in a text, the longest first: as they are, quoted in Python, JSON or a URL.
+
+    A traceback may indent a text of several lines, so each longer line of a secret counts as one.
+    """
+    found: set[str] = set()
+    for secret in secrets:
+        lines = (line.strip() for line in secret.splitlines())
+        for part in {secret, *(line for line in lines if len(line) >= _MIN_LINE_CHARS)}:
+            encoded = part.encode("utf-8", "surrogatepass")
+            found |= {part, repr(part)[1:-1], repr(encoded)[2:-1], ascii(part)[1:-1]}
+            found |= {json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]}
+            found |= {quote(encoded), quote(encoded, safe=""), quote_plus(encoded)}
+    return sorted((text for text in found if len(text) >= MIN_MASKED_CHARS), key=len, reverse=True)
 
 
 def _is_fixed_in_part(schema: Any, value: Any) -> bool:

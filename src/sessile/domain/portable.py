@@ -114,18 +114,23 @@ class Import:
         """The last event so far. No other is kept: a turn of an export may be as large as the whole."""
         self._files = _Files()
 
+    def lines(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, to be taken in turn; also the beginning of one that is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [*lines, self._rest] if len(self._rest) > MAX_IMPORT_LINE_BYTES else lines
+
     def feed(self, data: bytes) -> Iterator[Item]:
         """The events, files and bytes of files of the lines that `data` completes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            item = self._take(line)
-            if item is not None:
+        for line in self.lines(data):
+            if (item := self.take(line)) is not None:
                 yield item
-            if self._size > MAX_IMPORT_BYTES:
-                raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes, its files not counted.")
-        if len(self._rest) > MAX_IMPORT_LINE_BYTES:
-            self._number += 1
-            raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")
+
+    def take(self, line: bytes) -> Item | None:
+        """The event, file, or bytes of a file of the next line. A large one takes seconds."""
+        item = self._read(line)
+        if self._size > MAX_IMPORT_BYTES:
+            raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes, its files not counted.")
+        return item
 
     def end(self, repair: bool, now: int) -> list[Entry]:
         """At the end of the file: with `repair`, the events that end a turn which the export leaves open."""
@@ -146,7 +151,7 @@ class Import:
             for sequence, item in enumerate(map(draft, ending.events), head + 1)
         ]
 
-    def _take(self, line: bytes) -> Item | None:
+    def _read(self, line: bytes) -> Item | None:
         self._number += 1
         if len(line) > MAX_IMPORT_LINE_BYTES:
             raise self._wrong(f"The line is longer than {MAX_IMPORT_LINE_BYTES} bytes.")

@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from msgspec import structs
+
+from sessile.domain import large_outputs
 from sessile.rows import NewArtifact
 from sessile.wire.events import AnyEvent, ArtifactUploadEvent, ToolOutputEvent
+
+FULL = "The session cannot hold more files."
 
 
 def told(
@@ -23,3 +28,20 @@ def told(
             kept += own
         all_events.append(event)
     return all_events, kept
+
+
+def fewer(events: Sequence[AnyEvent], made: Sequence[NewArtifact]) -> tuple[Sequence[AnyEvent], Sequence[NewArtifact]]:
+    """What `told` gave, without the files of the last call that made some: the session has no room for all of them."""
+    place, told = next(
+        (place, event) for place, event in reversed([*enumerate(events)]) if isinstance(event, ArtifactUploadEvent)
+    )
+    output = events[place + 1]
+    assert isinstance(output, ToolOutputEvent), "an `artifact_upload` of a turn stands before the output of its call"
+    return [*events[:place], _without_file(output), *events[place + 2 :]], made[: -len(told.artifacts)]
+
+
+def _without_file(output: ToolOutputEvent) -> ToolOutputEvent:
+    """The output of a call whose file cannot be kept: cut when the file held the rest of it, else an error."""
+    if large_outputs.refers(output.tool_output):
+        return structs.replace(output, tool_output=large_outputs.alone(output.tool_output))
+    return structs.replace(output, tool_output={"error": FULL, "code": "tool_failed"}, error=True)

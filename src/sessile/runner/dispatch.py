@@ -252,7 +252,7 @@ async def _run(call: PreparedCall, fixed: Resolved, around: Surroundings) -> Too
             raise
         return _failure("tool_failed", "The tool cancelled itself.")
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a tool is foreign code: its defect is its model's
-        _log.exception("tool_raised", tool=call.tool_name)
+        _log.error("tool_raised", tool=call.tool_name, exception=overrides.traced(error))
         return _failure("tool_failed", type(error).__name__)
 
 

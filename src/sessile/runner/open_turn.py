@@ -17,7 +17,7 @@ from sessile.rows import Appended, Claim, Cover, NewArtifact, TurnEnd, TurnProgr
 from sessile.runner import artifacts, dispatch
 from sessile.runner.history import History
 from sessile.wire import codec
-from sessile.wire.errors import StorageUnavailable
+from sessile.wire.errors import SessionFull, StorageUnavailable
 from sessile.wire.events import (
     AnyEvent,
     CompactionEvent,
@@ -241,13 +241,18 @@ class OpenTurn:
         self, events: Sequence[AnyEvent], last: _Last | None, compacted: _Compacted | None = None
     ) -> Callable[[], Awaitable[None]]:
         events, made = artifacts.told(events, self.made)
-        drafts = [draft(event) for event in events]
         context = self._context_usage if compacted is None else compacted.context
         cover = None if compacted is None else compacted.cover
         progress = TurnProgress(turn_usage=self._usage, session_usage=self._session_usage, context_usage=context)
 
         async def write() -> None:
-            added = await self._store_it(drafts, progress, last, cover, made)
+            nonlocal events, made
+            while True:
+                try:
+                    added = await self._store_it([*map(draft, events)], progress, last, cover, made)
+                    break
+                except SessionFull:
+                    events, made = artifacts.fewer(events, made)
             self.answer = None
             self._context_usage = context
             self.steered = self.steered or added.steered

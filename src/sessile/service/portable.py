@@ -1,6 +1,7 @@
 """Use-cases of sessions that travel: one as a file, and a file as a session."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -8,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from sessile.domain import artifacts as rules
 from sessile.domain.log import Entry
-from sessile.domain.portable import Export, File, Import
+from sessile.domain.portable import Export, File, Import, Item
 from sessile.ports import Clock, Files, Principal, Store, Upload
 from sessile.rows import AgentRow, ArtifactRow, EventQuery, NewArtifact, NewSession, SessionRef, SessionRow
 from sessile.service.artifacts import Artifacts
@@ -21,6 +22,8 @@ from sessile.wire.sessions import Origin
 _PAGE = 100
 _SLICE_EVENTS = 500
 _SLICE_BYTES = 1024 * 1024
+_HELD_BYTES = 64 * 1024
+"""How much of an import is read on the event loop at a time: 30 milliseconds at the worst."""
 
 
 class Portable:
@@ -117,8 +120,8 @@ class Portable:
         """The events of an import, some at a time, then its files, one at a time."""
         waiting: list[Entry] = []
         size = 0
-        async for chunk in chunks:
-            for item in reading.feed(chunk):
+        async with aclosing(_items(reading, chunks)) as items:
+            async for item in items:
                 if isinstance(item, Entry):
                     waiting.append(item)
                     size += len(item.body)
@@ -130,6 +133,20 @@ class Portable:
         waiting += reading.end(repair, self._clock.now())
         if waiting:
             yield waiting
+
+
+async def _items(reading: Import, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Item]:
+    """What an import gives. Now and then, and for large lines, a thread reads, so that others have their turn."""
+    held = 0
+    async for chunk in chunks:
+        for line in reading.lines(chunk):
+            held += len(line)
+            if held <= _HELD_BYTES:
+                item = reading.take(line)
+            else:
+                item, held = await asyncio.to_thread(reading.take, line), 0
+            if item is not None:
+                yield item
 
 
 class _Arriving:

@@ -149,6 +149,20 @@ class ArtifactContract(Fixtures):
         assert await store.count_artifacts((await store.get_session(other)).id) == (0, 0)
         assert (await store.get_session(other)).last_sequence == 0
 
+    async def test_a_turn_makes_no_more_files_than_a_session_holds(self, store: Store, ref: SessionRef) -> None:
+        claim: Claim = await send(store, ref, *(file() for _ in range(MAX_SESSION_FILES - 2)))
+        head = (await store.get_session(ref)).last_sequence
+        calls = (store.append(claim.fence, [answered()], NOTHING, artifacts=[file()]) for _ in range(4))
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes].count(SessionFull) == 2
+        with pytest.raises(SessionFull):
+            await store.append(claim.fence, [], NOTHING, DONE, artifacts=[file()])
+        with pytest.raises(SessionFull):
+            await store.park(claim.fence, [answered()], NOTHING, [], artifacts=[file()])
+        session = await store.get_session(ref)
+        assert (session.last_sequence, session.running_turn) == (head + 2, claim.turn_id)
+        assert (await store.count_artifacts(session.id))[0] == MAX_SESSION_FILES
+
     async def test_the_same_input_brings_its_files_once(self, store: Store, ref: SessionRef) -> None:
         once = Once("k", b"this")
         await send(store, ref, file("a"), once=once)

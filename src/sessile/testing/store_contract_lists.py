@@ -24,6 +24,7 @@ from sessile.testing.store_world import (
     walk,
     whole_turn,
 )
+from sessile.wire.limits import MAX_FILTER_CONDITIONS
 
 _MANY = 1_100
 """More sessions than a page may examine."""
@@ -185,6 +186,19 @@ class ListContract(Fixtures):
         rarest = await store.find_sessions(tenant, SessionQuery(limit=1, metadata=parse("a = 1 AND rare = true")))
         assert ([row.key for row in rarest.rows], rarest.next) == (["needle"], None)
         assert len(await _keys(store, tenant, limit=100, where="a = 1")) == _MANY + 1
+
+    async def test_many_conditions_on_large_metadata_make_short_pages_that_miss_nothing(
+        self, store: Store, tenant: int
+    ) -> None:
+        for number in range(12):
+            tags = _metadata(tags=[*range(100, 12_000), str(number)])
+            await _of(store, tenant, AGENT, f"s{number}", metadata=tags)
+        never = " OR ".join(f"'no{number}' IN tags" for number in range(MAX_FILTER_CONDITIONS - 1))
+        many = SessionQuery(limit=100, metadata=parse(f"{never} OR '1' IN tags"))
+        assert (await store.find_sessions(tenant, many)).next is not None
+        assert await _keys(store, tenant, limit=100, where=f"{never} OR '1' IN tags") == ["s1"]
+        few = await store.find_sessions(tenant, SessionQuery(limit=100, metadata=parse("'1' IN tags")))
+        assert ([row.key for row in few.rows], few.next) == (["s1"], None)
 
     async def test_agents_are_found_by_name_and_description(self, store: Store, tenant: int) -> None:
         for number in range(230):

@@ -10,6 +10,7 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
+from sessile.domain import overrides
 from sessile.ports import ToolFault
 from sessile.tools.guard import Guard, Refused, refusal
 
@@ -20,7 +21,10 @@ _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What to send. `private` headers go to the first origin only: a redirect elsewhere loses them."""
+    """What to send. `private` headers and the body go to the first origin only.
+
+    A redirect elsewhere loses these headers; one that asks for the body there is not followed.
+    """
 
     url: str
     method: str = "GET"
@@ -69,11 +73,13 @@ async def _follow(guard: Guard, session: aiohttp.ClientSession, request: Request
             if location is None or not request.follow_redirects:
                 return await _read(response, url, location, request.max_bytes)
             target = guard.url(str(url.join(URL(location))))
-        if response.status == 303 or (response.status in (301, 302) and method == "POST"):
-            method, body = ("HEAD" if method == "HEAD" else "GET"), None
-            headers = {name: value for name, value in headers.items() if name.lower() != "content-type"}
-        if target.origin() != url.origin():
-            headers = dict(request.headers)
+            if response.status == 303 or (response.status in (301, 302) and method == "POST"):
+                method, body = ("HEAD" if method == "HEAD" else "GET"), None
+                headers.pop("content-type", None)
+            if target.origin() != url.origin():
+                if body is not None:
+                    return await _read(response, url, location, request.max_bytes)
+                headers = {name: request.headers[name] for name in headers if name in request.headers}
         url = target
     raise ToolFault("tool_unreachable", f"There were more than {MAX_REDIRECTS} redirects.")
 
@@ -129,4 +135,4 @@ async def _decompressed(response: aiohttp.ClientResponse, limit: int) -> AsyncIt
 
 def _described(error: BaseException) -> str:
     text = str(error) or type(error).__name__
-    return f"The request failed: {text[:300]}"
+    return f"The request failed: {overrides.masked_now(text)[:300]}"

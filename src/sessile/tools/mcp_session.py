@@ -16,6 +16,7 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import ValidationError
 
+from sessile.domain import overrides
 from sessile.domain.tool_servers import Endpoint
 from sessile.ports import ToolFault
 from sessile.tools.guard import Guard, Refused, refusal
@@ -132,7 +133,7 @@ def _answer(result: Any) -> dict[str, Any]:
     texts = [part.text for part in result.content if isinstance(part, mcp_types.TextContent)]
     text = "\n".join(texts)
     if result.is_error:
-        raise ToolFault("tool_failed", text[:2000] or "The tool failed and did not say why.")
+        raise ToolFault("tool_failed", overrides.masked_now(text)[:2000] or "The tool failed and did not say why.")
     others = [_other(part) for part in result.content if not isinstance(part, mcp_types.TextContent)]
     answer: dict[str, Any] = {}
     if isinstance(result.structured_content, dict):
@@ -224,4 +225,4 @@ def _described(error: BaseException) -> str:
     """The innermost message of an error, or of the first of a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return (str(error) or type(error).__name__)[:500]
+    return overrides.masked_now(str(error) or type(error).__name__)[:500]

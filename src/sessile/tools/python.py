@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from sessile.config import ConfigError, ToolConfig
+from sessile.domain import overrides
 from sessile.ports import ToolContext, ToolFault
 from sessile.wire import codec
 from sessile.wire.limits import MAX_INTEGER, MAX_JSON_DEPTH, MAX_TOOL_OUTPUT_BYTES, MIN_INTEGER
@@ -147,7 +148,7 @@ class PythonTool:
         return value if inspect.iscoroutine(value) else self._checked(value)
 
     def _failed(self, error: BaseException) -> ToolFault:
-        _log.warning("tool_failed", tool=self.name, exc_info=error)
+        _log.warning("tool_failed", tool=self.name, exception=overrides.traced(error))
         return ToolFault("tool_failed", _described(error))
 
     def _checked(self, value: Any) -> _Settled:
@@ -201,8 +202,8 @@ def _described(error: BaseException) -> str:
 
 
 def _shortened(text: str) -> str:
-    """At most MAX_MESSAGE_CHARS characters, all of which can be encoded."""
-    return text[:MAX_MESSAGE_CHARS].encode("utf-8", "replace").decode()
+    """At most MAX_MESSAGE_CHARS characters without secrets, all of which can be encoded."""
+    return overrides.masked_now(text)[:MAX_MESSAGE_CHARS].encode("utf-8", "replace").decode()
 
 
 def _import(name: str, path: str) -> _Function:

@@ -128,13 +128,15 @@ class WebGetTool:
         Raises ToolFault: `tool_arguments_invalid`, `tool_address_refused`, `tool_unreachable`, `tool_timeout`.
         """
         wanted = _read(arguments, context.fixed if context else frozenset())
-        private = await self._authorization(wanted)
+        fixed = context is not None and "headers" in context.fixed
+        secret = {name.lower(): value for name, value in wanted.headers.items() if fixed or _is_private(name)}
+        private = secret | await self._authorization(wanted)
         request = Request(
             url=wanted.url,
             method=wanted.method,
             headers={"user-agent": USER_AGENT, "accept": "text/html, application/json, text/*, */*;q=0.5"}
-            | {name.lower(): value for name, value in wanted.headers.items() if not _is_private(name)},
-            private={name.lower(): value for name, value in wanted.headers.items() if _is_private(name)} | private,
+            | {name.lower(): value for name, value in wanted.headers.items() if not (fixed or _is_private(name))},
+            private=private,
             body=wanted.body.encode() if wanted.body is not None else None,
             follow_redirects=wanted.follow_redirects,
             verify=wanted.ssl_verify,

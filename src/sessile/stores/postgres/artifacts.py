@@ -58,7 +58,7 @@ async def count(db: Db, session_id: int, now: int) -> tuple[int, int]:
 
 
 async def check_room(db: Db, session_id: int, artifacts: Sequence[NewArtifact], now: int) -> None:
-    """Raise SessionFull when artifacts that come with an input are too many for a session, which is locked."""
+    """Raise SessionFull when new artifacts are too many for a session, which is locked."""
     rules.check_room(artifacts, *await count(db, session_id, now))
 
 

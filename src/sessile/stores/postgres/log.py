@@ -25,7 +25,7 @@ from sessile.stores.postgres.db import Db, Row
 from sessile.stores.postgres.opening import columns
 from sessile.stores.postgres.verbs import session_row
 from sessile.wire import codec
-from sessile.wire.errors import FenceLost
+from sessile.wire.errors import FenceLost, SessionFull
 
 
 class Append(Struct, frozen=True, kw_only=True):
@@ -51,10 +51,13 @@ class _Standing:
         self.last: Append | None = None
         self.context: bytes | None = None
 
-    def append(self, call: Append) -> list[Entry]:
-        """Add what a call brings. Raises FenceLost."""
+    def check(self, call: Append) -> None:
+        """Raise FenceLost when the turn is not the call's any more."""
         if call.fence != self.fence or (self.last is not None and self.last.end is not None):
             raise FenceLost
+
+    def append(self, call: Append) -> list[Entry]:
+        """Add what a call brings."""
         entries = rules.placed(call.drafts, self.session_key, self.head, self.turn_id, call.now)
         self.head += len(entries)
         self.last_event_id = rules.last_shown(entries) or self.last_event_id
@@ -79,9 +82,13 @@ async def append_all(db: Db, calls: Sequence[Append]) -> list[Appended | Excepti
         try:
             if (standing := standings.get(call.fence.turn)) is None:
                 raise FenceLost
+            standing.check(call)
+            if call.artifacts:
+                together = [*(artifact for _, _, artifact, _ in standing.artifacts), *call.artifacts]
+                await files.check_room(db, call.fence.session_id, together, call.now)
             added.append(standing.append(call))
-        except FenceLost as lost:
-            added.append(lost)
+        except (FenceLost, SessionFull) as refused:
+            added.append(refused)
     waits = await _write(db, [standing for standing in standings.values() if standing.last is not None])
     return [
         outcome if isinstance(outcome, Exception) else await _appended(db, call, outcome, waits[call.fence.session_id])

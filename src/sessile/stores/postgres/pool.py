@@ -29,6 +29,12 @@ PATIENCE_SECONDS = 2.0
 """How long a verb is tried again before the store counts as unavailable."""
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 10.0
+_WAIT_SECONDS = 10.0
+"""How long a verb waits for a connection that others use: while the database hangs, nobody queues for ever."""
+_LOOK_SECONDS = 1.0
+"""How often to look whether the server takes another connection again, while others of ours are in use."""
+_STOP_SECONDS = 2.0
+"""How long the server may take to end a statement that nobody waits for."""
 _PAUSE_SECONDS = 0.05
 _DOUBT_PAUSE_SECONDS = 0.2
 _SETTINGS = {
@@ -66,6 +72,10 @@ class Connections:
         self._patience = patience
         self._free = asyncio.Semaphore(limit)
         self._idle: deque[_Link] = deque()
+        self._used = 0
+        """Connections in use."""
+        self._hoping: deque[asyncio.Future[None]] = deque()
+        """Who waits for one of these, because the server takes no more."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.observer: CommitObserver | None = None
@@ -203,31 +213,73 @@ class Connections:
     @contextlib.asynccontextmanager
     async def _link(self) -> AsyncIterator[_Link]:
         """A connection for one use. Raises _Lost for a failure of the database, and what else goes wrong as it is."""
-        async with self._free:
-            link = None
-            try:
-                link = await self._take()
-                yield link
-            except asyncio.CancelledError:
-                if link is not None:
-                    link.connection.terminate()  # whatever it was doing
-                raise
-            except faults.DRIVER as error:
-                if link is not None and isinstance(error, faults.BROKEN):
-                    link.connection.terminate()
-                    self._distrust_idle()
-                if faults.passing(error, lost=link is None or link.connection.is_closed()):
-                    raise _Lost(error) from error
-                raise
-            finally:
-                if link is not None:
-                    self._give_back(link)
+        await self._wait()
+        link, stops = None, False
+        try:
+            link = await self._take()
+            self._used += 1
+            yield link
+        except asyncio.CancelledError:
+            stops = True
+            raise
+        except faults.DRIVER as error:
+            stops = isinstance(error, faults.BROKEN)
+            if stops:
+                self._distrust_idle()
+            if faults.passing(error, lost=link is None or link.connection.is_closed()):
+                raise _Lost(error) from error
+            raise
+        finally:
+            if link is not None and stops and not link.connection.is_closed():
+                self.follow(self._stop(link))
+            elif link is not None:
+                self._give_back(link)
+            else:
+                self._free.release()
+
+    async def _wait(self) -> None:
+        """Wait until there are fewer connections in use than may be. Raises _Lost when that takes too long."""
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise _Lost(error) from None
+
+    async def _stop(self, link: _Link) -> None:
+        """End a connection, and what the server does on it, which counts until then: else it would do more and more."""
+        try:
+            with contextlib.suppress(*faults.DRIVER):
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await link.connection.close()  # waits for the request to cancel that the driver has sent
+        finally:
+            link.connection.terminate()
+            self._give_back(link)
 
     async def _take(self) -> _Link:
-        while self._idle:
-            link = self._idle.pop()
-            if not link.connection.is_closed():
-                return link
+        """A connection that is idle, or a new one. When the server takes no more, one that others give back."""
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            while self._idle:
+                link = self._idle.pop()
+                if not link.connection.is_closed():
+                    return link
+            try:
+                return await self._connect()
+            except asyncpg.TooManyConnectionsError:
+                if not self._used or time.monotonic() > deadline:
+                    raise
+            await self._hope()
+
+    async def _hope(self) -> None:
+        """Wait until somebody gives a connection back, but not for long: the server may take others again."""
+        given_back = asyncio.get_running_loop().create_future()
+        self._hoping.append(given_back)
+        try:
+            await asyncio.wait([given_back], timeout=_LOOK_SECONDS)
+        finally:
+            given_back.cancel()
+
+    async def _connect(self) -> _Link:
         return _Link(
             await asyncpg.connect(
                 self._url,
@@ -249,6 +301,13 @@ class Connections:
             link.connection.terminate()
         else:
             self._idle.append(link)
+        self._used -= 1
+        self._free.release()
+        while self._hoping:
+            given_back = self._hoping.popleft()
+            if not given_back.done():
+                given_back.set_result(None)
+                return
 
 
 async def _commit(connection: Any) -> BaseException | None:

@@ -571,6 +571,10 @@ WHERE s.id = ANY(:ids::bigint[])
     AND TRUE
 ORDER BY s.id DESC LIMIT :limit;
 
+-- name: sizes_of_metadata
+-- How many bytes the metadata of some sessions have.
+SELECT id, octet_length(metadata) FROM sessions WHERE id = ANY(:ids::bigint[]);
+
 -- name: insert_terms
 -- Remember the terms of a session's metadata.
 INSERT INTO session_terms (session_id, term, tenant_id, agent_id)

@@ -1,7 +1,8 @@
 """Lists of sessions with filters, and across agents, in PostgreSQL.
 
 A page takes ids from an index, newest first and a slice at a time, and keeps the rows that the query takes, until it is
-full or has examined as many as a page may. Patterns are matched here, by the same engine as everywhere.
+full or has examined as many as a page may. Large metadata and many conditions make these fewer. Patterns are matched
+here, by the same engine as everywhere.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from msgspec import Struct
 from sessile.domain.metadata_filter import required_terms
 from sessile.domain.name_filter import matches
 from sessile.rows import Page, SessionQuery, SessionRow
-from sessile.stores import rows
+from sessile.stores import listed, rows
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.metadata_filter import compile_filter
 from sessile.stores.postgres.verbs import LAST, Verbs, before, is_text
@@ -49,19 +50,27 @@ async def _search(db: Db, tenant_id: int, query: SessionQuery) -> Page[SessionRo
     agents = await _agent_ids(db, tenant_id, query)
     source = await _source(db, tenant_id, agents, query)
     found: list[SessionRow] = []
-    cursor = before(query.cursor)
+    cursor, left = before(query.cursor), 0 if query.metadata is None else listed.metadata_budget(query.metadata)
     for _ in range(_EXAMINED // _SLICE):
-        ids = await source.ids(db, cursor, _SLICE)
+        candidates = await source.ids(db, cursor, _SLICE)
+        ids, left = (candidates, 0) if query.metadata is None else await _affordable(db, candidates, left)
         found += await _taken(db, ids, agents, query)
         if len(found) > query.limit:
             return Page(found[: query.limit], found[query.limit - 1].id)
-        if len(ids) < _SLICE:
+        if len(candidates) < _SLICE and len(ids) == len(candidates):
             return Page(found, None)
         cursor = ids[-1]
+        if query.metadata is not None and not left:
+            break
     return Page(found, cursor)
 
 
-async def _taken(db: Db, ids: list[int], agents: list[int] | None, query: SessionQuery) -> list[SessionRow]:
+async def _affordable(db: Db, ids: list[int], left: int) -> tuple[Sequence[int], int]:
+    sizes = {session_id: size for session_id, size in await db.all("sizes_of_metadata", ids=ids)}
+    return listed.affordable(ids, sizes, left)
+
+
+async def _taken(db: Db, ids: Sequence[int], agents: list[int] | None, query: SessionQuery) -> list[SessionRow]:
     """Those of some sessions that a query takes."""
     condition, values = compile_filter(query.metadata) if query.metadata is not None else ("TRUE", {})
     found = await db.all_where(

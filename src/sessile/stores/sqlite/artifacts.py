@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Literal
 
-from sessile.rows import ArtifactRow, FileName, NewArtifact, Page, SessionRef, SessionRow
+from sessile.rows import ArtifactRow, FileName, NewArtifact, Page, SessionRef
 from sessile.stores import rows, rules
 from sessile.stores.sqlite.verbs import QUERIES, Verbs, before, locate, one
 from sessile.wire import codec
@@ -58,11 +58,11 @@ def count(db: sqlite3.Connection, session_id: int, now: int) -> tuple[int, int]:
     return files, size
 
 
-def take(db: sqlite3.Connection, session: SessionRow, artifacts: Sequence[NewArtifact], now: int) -> None:
-    """Make artifacts that come with an input a session's. Raises SessionFull when they are too many for it."""
-    files, size = count(db, session.id, now)
+def take(db: sqlite3.Connection, tenant_id: int, session_id: int, artifacts: Sequence[NewArtifact], now: int) -> None:
+    """Make new artifacts a session's. Raises SessionFull when they are too many for it."""
+    files, size = count(db, session_id, now)
     rules.check_room(artifacts, files, size)
-    insert(db, session.tenant_id, session.id, artifacts, now)
+    insert(db, tenant_id, session_id, artifacts, now)
 
 
 def expire(db: sqlite3.Connection, session_id: int, told: bytes) -> None:

@@ -59,7 +59,7 @@ def accept_input(
             return _rejoin(db, session, made)
     admit(agent, session)
     if uploaded is not None and (session.running_turn is None or behavior is not None):
-        files.take(db, session, uploaded.artifacts, now)
+        files.take(db, session.tenant_id, session.id, uploaded.artifacts, now)
     told = None if uploaded is None else uploaded.event
     accepted: Claim | Queued
     if session.running_turn is not None:
@@ -135,10 +135,10 @@ def append(
     if row is None:
         raise FenceLost
     turn_id, tenant_id, session_key, head, last_event_id, steers = row
+    if artifacts:
+        files.take(db, tenant_id, fence.session_id, artifacts, now)
     entries = rules.placed(drafts, session_key, head, turn_id, now)
     insert(db, tenant_id, fence.session_id, entries)
-    if artifacts:
-        files.insert(db, tenant_id, fence.session_id, artifacts, now)
     last_event_id = rules.last_shown(entries) or last_event_id
     turn_usage, usage = codec.encode(progress.turn_usage), codec.encode(progress.session_usage)
     context = codec.encode(progress.context_usage) if progress.context_usage else None

@@ -11,17 +11,15 @@ from heapq import nlargest
 
 from msgspec import Struct
 
-from sessile.domain.metadata_filter import conditions, required_terms
+from sessile.domain.metadata_filter import required_terms
 from sessile.rows import Page, SessionQuery, SessionRow
-from sessile.stores import rows
+from sessile.stores import listed, rows
 from sessile.stores.sqlite.metadata_filter import compile_filter
 from sessile.stores.sqlite.verbs import LAST, QUERIES, Verbs, before
 from sessile.wire import codec
 
 _EXAMINED = 1000
 _SLICE = 100
-_BYTES = 4 * 1024 * 1024
-"""How much metadata the conditions of a filter look through for a page, each counted: tenths of a second at most."""
 _WEIGHED, _FREQUENT = 4, 200
 """Equalities whose frequencies are compared at most, and from how many sessions on they are all alike."""
 
@@ -64,7 +62,7 @@ def _search(db: sqlite3.Connection, tenant_id: int, query: SessionQuery) -> Page
         "limit": query.limit + 1,
     }
     found: list[SessionRow] = []
-    cursor, left = before(query.cursor), 0 if query.metadata is None else _BYTES // conditions(query.metadata)
+    cursor, left = before(query.cursor), 0 if query.metadata is None else listed.metadata_budget(query.metadata)
     for _ in range(_EXAMINED // _SLICE):
         candidates = source.ids(db, cursor, _SLICE)
         ids, left = (candidates, 0) if query.metadata is None else _affordable(db, candidates, left)
@@ -80,14 +78,9 @@ def _search(db: sqlite3.Connection, tenant_id: int, query: SessionQuery) -> Page
     return Page(found, cursor)
 
 
-def _affordable(db: sqlite3.Connection, ids: list[int], left: int) -> tuple[list[int], int]:
-    """Those of the sessions whose metadata may still be looked through, at least one, and what is left then."""
+def _affordable(db: sqlite3.Connection, ids: list[int], left: int) -> tuple[Sequence[int], int]:
     sizes = dict(db.execute(QUERIES["sizes_of_metadata"], {"ids": codec.encode(ids).decode()}).fetchall())
-    for place, session_id in enumerate(ids, 1):
-        left -= sizes.get(session_id, 0)
-        if left <= 0:
-            return ids[:place], 0
-    return ids, left
+    return listed.affordable(ids, sizes, left)
 
 
 def _agent_ids(db: sqlite3.Connection, tenant_id: int, keys: Collection[str]) -> list[int]:

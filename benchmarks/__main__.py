@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import busy, followers, front_door, lines, table
+from benchmarks import busy, followers, front_door, lines, nodes, table
 from benchmarks.lines import Size
 from benchmarks.processes import NotMeasured
 from benchmarks.product import Product
@@ -105,6 +105,8 @@ def measure(size: Size, folder: Path) -> list[Row]:
         ("idle followers", lambda: _followed(size, folder)),
         ("busy followers", lambda: _busy(size, folder)),
         ("start and idle memory", lambda: _shipped(size, folder)),
+        ("appends on PostgreSQL", lambda: nodes.appends(size)),
+        ("two nodes on PostgreSQL", lambda: nodes.on_nodes(size, folder)),
         ("import and help", lambda: front_door.measure(size.starts)),
     )
     return [row for name, part in parts for row in _attempt(name, part)]

@@ -55,8 +55,11 @@ class _Page(Struct):
     metadata: dict[str, str]
 
 
-def play(product: Product, server: Server, scene: Scene) -> Found:
-    """One turn in each session, followed by everybody. Raises NotMeasured when somebody saw anything but the log."""
+def play(product: Product, server: Server, scene: Scene, shown_by: Server | None = None) -> Found:
+    """One turn in each session, followed by everybody, on another server of the same database if one is given.
+
+    Raises NotMeasured when somebody saw anything but the log.
+    """
     raise_file_limit()
     parameters = {"deltas": round(scene.rate * scene.seconds), "pace": 1 / scene.rate, "dots": scene.dots}
     agent = {"name": "Steady", "model": {"name": AGENT, "parameters": parameters}}
@@ -65,7 +68,7 @@ def play(product: Product, server: Server, scene: Scene) -> Found:
     made = [msgspec.json.decode(product.post(server.port, sessions, {})) for _ in range(scene.sessions)]
     paths = [f"{sessions}/{session['key']}" for session in made]
     spec = Spec(
-        port=server.port,
+        port=(shown_by or server).port,
         paths=paths,
         followers=scene.followers,
         seconds=scene.seconds * scene.turns + _SPARE_SECONDS,

@@ -1,7 +1,8 @@
 """Appends on PostgreSQL: the store beside bare `asyncpg` batches of the same events, by turns, on a server of its own.
 
 `python -m benchmarks.postgres ROUNDS SECONDS` prints a list of Rates as JSON. Callers append one event after the other,
-each to a session of its own. The bare batches are `unnest` inserts of what waits, without sessions, turns or fences.
+each to a session of its own. The bare batches write what any log must, in one statement and so in one transaction: the
+events that wait, by `unnest`, and the heads of their logs. They know no sessions, turns or fences.
 """
 
 import asyncio
@@ -27,12 +28,19 @@ from sessile.wire.sessions import Usage
 
 CALLERS = (1, 16, 256)
 _ANSWER = "It left the warehouse on Monday; the carrier expects to deliver it on Thursday before noon."
-_PROGRESS = TurnProgress(turn_usage=Usage(), session_usage=Usage(), context_usage=None)
+_PROGRESS = [
+    TurnProgress(turn_usage=usage, session_usage=usage, context_usage=None) for usage in (Usage(), Usage(model_calls=1))
+]
+"""A turn's usage changes with every second append: that of a model's answer, not that of what its tools have said."""
 _WRITERS = 2
 _TABLE = """CREATE TABLE bare (session_id bigint, sequence bigint, id text NOT NULL, turn_id text NOT NULL,
     type text NOT NULL, created_at bigint NOT NULL, body bytea NOT NULL, PRIMARY KEY (session_id, sequence))"""
-_INSERT = """INSERT INTO bare SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[],
-    $6::bigint[], $7::bytea[])"""
+_HEADS = "CREATE TABLE bare_heads (session_id bigint PRIMARY KEY, head bigint NOT NULL)"
+_FILL = "INSERT INTO bare_heads SELECT number, 0 FROM generate_series(0, $1 - 1) AS number"
+_INSERT = """WITH added AS (INSERT INTO bare SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[],
+    $5::text[], $6::bigint[], $7::bytea[]))
+    UPDATE bare_heads AS h SET head = n.head FROM unnest($1::bigint[], $2::bigint[]) AS n (id, head)
+    WHERE h.session_id = n.id"""
 
 Append = Callable[[int], Awaitable[object]]
 
@@ -57,9 +65,11 @@ class Bare:
         self._draft = _event()
 
     async def open(self, url: str) -> None:
-        """Make the table and connect."""
+        """Connect and make the tables."""
         self._idle = [await asyncpg.connect(url) for _ in range(_WRITERS)]
-        await self._idle[0].execute(_TABLE)
+        for statement in (_TABLE, _HEADS):
+            await self._idle[0].execute(statement)
+        await self._idle[0].execute(_FILL, max(CALLERS))
 
     async def close(self) -> None:
         """Disconnect."""
@@ -131,8 +141,11 @@ async def run(url: str, rounds: int, seconds: float) -> list[Rates]:
     await bare.open(url)
     claims, event = await _claims(store), _event()
 
+    appended = [0] * max(CALLERS)
+
     def append(caller: int) -> Awaitable[object]:
-        return store.append(claims[caller].fence, [event], _PROGRESS)
+        appended[caller] += 1
+        return store.append(claims[caller].fence, [event], _PROGRESS[appended[caller] // 2 % 2])
 
     found: dict[int, list[tuple[float, float]]] = {callers: [] for callers in CALLERS}
     await _rate(append, max(CALLERS), seconds / 2)

@@ -23,10 +23,11 @@ _UNLIMITED = "[limits]\nrequests_per_second = 0\n"
 
 
 class Product:
-    """A data folder, and servers on it one after another."""
+    """A data folder, and servers on it: one after another, or several on a database of PostgreSQL."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
         folder.mkdir()
+        self._database = {} if database is None else {"SESSILE_DATABASE": database}
         self.folder = folder
         self.data = folder / "data"
         self._key = f"bench_{secrets.token_hex(24)}"
@@ -78,4 +79,4 @@ class Product:
         return path
 
     def _environment(self) -> dict[str, str]:
-        return {"SESSILE_OWNER_KEY": self._key}
+        return {"SESSILE_OWNER_KEY": self._key, **self._database}

@@ -196,7 +196,8 @@ async def running(
                 limits=_request_limits(config.limits),
             )
             elsewhere = Elsewhere((worker, hub), clock, config.heartbeat_seconds)
-            await store.listen(elsewhere.heard)
+            if (relay := await store.listen(elsewhere.heard)) is not None:
+                hub.connect(relay)
             await worker.recover(alone=not shared)
             keepers = [
                 asyncio.create_task(_sweep_for_ever(services.sessions)),

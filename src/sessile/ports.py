@@ -13,6 +13,7 @@ from msgspec import Struct
 from sessile.domain.log import Entry
 from sessile.domain.messages import Message, OutputSchema, ToolCall, ToolSpec
 from sessile.domain.tool_servers import Endpoint, RemoteTool
+from sessile.relay_port import Relay as Relay
 from sessile.rows import Claim, FileName, HeldFile, NewArtifact, NewSession, SessionRow, SubCall
 from sessile.sealed_ports import Seal as Seal
 from sessile.sealed_ports import SecretStore as SecretStore
@@ -118,6 +119,9 @@ class LiveSink(Protocol):
 
     def publish(self, session_id: int, frame: LiveFrame) -> None:
         """An ephemeral frame of the running turn."""
+
+    def left(self, session_id: int) -> None:
+        """No turn of the session runs here, though its log does not end one: somebody else goes on with it."""
 
     def withdrawn(self, session_id: int, event_id: str) -> None:
         """An input that waited was withdrawn: end those who wait for its turn."""

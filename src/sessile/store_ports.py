@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from sessile.domain.client_tools import CallOutput
 from sessile.domain.log import Draft, Entry
+from sessile.relay_port import Relay as Relay
 from sessile.rows import (
     AgentRow,
     Answered,
@@ -507,8 +508,10 @@ class Store(
     async def close(self) -> None:
         """Finish what was queued and let go of the files."""
 
-    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+    async def listen(self, heard: Callable[[Heard | None], None]) -> Relay | None:
         """Call `heard` soon after other processes on the store have changed sessions or deleted agents.
+
+        Returns what carries messages to and from them, or None when there can be no others.
 
         A hint that may be lost or come twice: whoever needs to know looks at the store, and looks now and then without
         one. With None anything may have happened. Never for what this process does itself.

@@ -17,7 +17,9 @@ from sessile.testing.upstream import Upstream
 
 pytestmark = pytest.mark.acceptance
 
-LEASE = "lease_seconds = 1\n"
+SECONDS = 3
+"""A lease: long enough for a busy machine to renew it in time."""
+LEASE = f"lease_seconds = {SECONDS}\n"
 SECRET = "hunter2-hunter2"
 EVENTS = "/v2/agents/a/sessions/s/events"
 
@@ -98,7 +100,7 @@ async def test_a_second_server_takes_up_what_a_killed_one_has_left(
         upstream.add(wait_for(goes_on), say("First."))
         first = asyncio.create_task(post(one, "Hello"))
         await upstream.arrived(1)
-        await asyncio.sleep(2.5)  # two leases and a half: the first server renews its claim
+        await asyncio.sleep(1.5 * SECONDS)  # the first server renews its claim
         goes_on.set()
         assert (await first).json()["stop_reason"] == "end_turn"
         assert len(upstream.requests) == 1

@@ -89,6 +89,7 @@ async def test_a_worker_that_stalls_loses_its_turn_and_changes_nothing(
     assert types(log) == ["input_message", "turn_started", "agent_output", "turn_ended"]
     assert log[2].event().content == "From the second."  # type: ignore[union-attr]
     assert last(log).error is None
+    assert not any(channel.running for channel in pair.first.hub._channels.values()), "it runs there no more"
 
 
 async def test_a_worker_that_wakes_up_without_asking_is_refused(pair: Pair) -> None:

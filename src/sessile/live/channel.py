@@ -72,10 +72,11 @@ class Place:
     `awaits`: the id of the input whose turn it waits for, if that may be withdrawn; `withdrawn`: whether it was.
     """
 
-    __slots__ = ("awaits", "node", "withdrawn")
+    __slots__ = ("awaits", "deltas", "node", "withdrawn")
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, deltas: bool) -> None:
         self.node: Node | None = node
+        self.deltas = deltas
         self.awaits: str | None = None
         self.withdrawn = False
 
@@ -104,29 +105,34 @@ class Channel:
         """Those who wait for durable events only."""
         self._inspect_at = _INSPECTION_BYTES
 
-    def announce(self, entries: Sequence[Entry]) -> None:
-        """Link durable events."""
+    @property
+    def wants_deltas(self) -> bool:
+        """Whether a follower wants to see ephemeral frames."""
+        return any(place.deltas for place in self.places)
+
+    def announce(self, entries: Sequence[Entry], here: bool = True) -> None:
+        """Link durable events. `here`: whether it was done here, also in `publish`."""
         for entry in entries:
             self._link(Node(entry, None, self.tail.position + len(entry.body) + _FRAME_OVERHEAD))
             self.head = max(entry.sequence, self.head or 0)
             if entry.turn_id:
-                self.running = entry.type not in ENDS_TURN
+                self.running = here and entry.type not in ENDS_TURN
             if entry.type in ENDS_OUTPUT:
-                self._forget_output()
+                self.forget_output()
         self.wake()
 
-    def publish(self, frame: LiveFrame) -> None:
+    def publish(self, frame: LiveFrame, here: bool = True) -> None:
         """Link an ephemeral frame, and keep the text of the output in flight."""
-        self.running = True
+        self.running = here
         size = _FRAME_OVERHEAD
         if isinstance(frame, StreamingAgentOutput):
             if self.output is None or frame.output_id != self.output.output_id:
-                self._forget_output()
+                self.forget_output()
             self.output = frame
             self._output.append(frame.content)
             size += len(frame.content)
         elif isinstance(frame, StreamingAgentOutputEnd):
-            self._forget_output()
+            self.forget_output()
         self._link(Node(None, frame, self.tail.position + size, time.perf_counter()))
         self._wake_impatient()
 
@@ -174,9 +180,9 @@ class Channel:
         waiters, self._waiters = self._waiters, set()
         _complete(waiters)
 
-    def attach(self) -> Place:
+    def attach(self, deltas: bool = True) -> Place:
         """A new follower, at the end of the chain."""
-        place = Place(self.tail)
+        place = Place(self.tail, deltas)
         self.places.add(place)
         return place
 
@@ -193,7 +199,8 @@ class Channel:
                 if place.node is not None and node.position - place.node.position > MAX_LAG_BYTES:
                     place.node = None
 
-    def _forget_output(self) -> None:
+    def forget_output(self) -> None:
+        """No text is in flight, or none that is known."""
         self.output = None
         self._output = []
 

@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 
 from sessile.domain.log import Entry
 from sessile.live.channel import Channel
+from sessile.live.exchange import Exchange
 from sessile.live.replay import Replay
 from sessile.live.tail import Tail
 from sessile.observation import UNOBSERVED, DeltaObserver
-from sessile.ports import Store
+from sessile.ports import Relay, Store
 from sessile.wire.errors import StorageUnavailable
 from sessile.wire.events import LiveFrame
 
@@ -22,9 +23,14 @@ class Hub:
         self._observer = observer
         self._heartbeat_seconds = heartbeat_seconds
         self._channels: dict[int, Channel] = {}
+        self._exchange: Exchange | None = None
         self._draining = False
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
+
+    def connect(self, relay: Relay) -> None:
+        """Show what turns on other nodes show, and let those have what is shown here."""
+        self._exchange = Exchange(relay, self._store, self._channels, self._heartbeat_seconds)
 
     @property
     def followers(self) -> int:
@@ -34,11 +40,24 @@ class Hub:
     def announce(self, session_id: int, entries: Sequence[Entry]) -> None:
         """Durable events, after their commit, in log order."""
         self._channel(session_id).announce(entries)
+        if self._exchange is not None:
+            self._exchange.announced(session_id, entries)
         self._drop_if_idle(session_id)
 
     def publish(self, session_id: int, frame: LiveFrame) -> None:
         """An ephemeral frame of the running turn."""
-        self._channel(session_id).publish(frame)
+        channel = self._channel(session_id)
+        if self._exchange is not None:
+            self._exchange.published(session_id, frame)
+        channel.publish(frame)
+
+    def left(self, session_id: int) -> None:
+        """No turn of the session runs here any more: somebody else goes on with it."""
+        if (channel := self._channels.get(session_id)) is not None:
+            channel.running = False
+            if self._exchange is not None:
+                self._exchange.left(session_id)
+            self._drop_if_idle(session_id)
 
     def withdrawn(self, session_id: int, event_id: str) -> None:
         """An input that waited was withdrawn: end those who wait for its turn."""
@@ -50,6 +69,8 @@ class Hub:
         channel = self._channels.pop(session_id, None)
         if channel is not None:
             channel.close("deleted")
+            if self._exchange is not None:
+                self._exchange.closed(session_id)
 
     def close_agent(self, agent_id: int) -> None:
         """The agent is gone: end the followers of its sessions."""
@@ -91,7 +112,9 @@ class Hub:
         )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
-        tail.on_leave = lambda: self._drop_if_idle(session_id)
+        tail.on_leave = lambda: self._on_leave(session_id)
+        if deltas and self._exchange is not None:
+            self._exchange.followed(session_id)
         return tail
 
     async def entries(self, session_id: int, cursor: int) -> AsyncGenerator[Entry, None]:
@@ -117,6 +140,8 @@ class Hub:
         if self._draining or not any(channel.places for channel in self._channels.values()):
             return
         self._timer = asyncio.get_running_loop().call_later(self._heartbeat_seconds, self._look)
+        if self._exchange is not None:
+            self._exchange.beat()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(self._compare())
 
@@ -143,6 +168,8 @@ class Hub:
         for session_id in followed:
             if session_id not in heads:
                 self.close_session(session_id)
+            elif self._exchange is not None and self._exchange.look(session_id, heads[session_id]):
+                continue
             elif (channel := self._channels.get(session_id)) is not None:
                 channel.remind(heads[session_id])
 
@@ -153,6 +180,11 @@ class Hub:
         if awaited:
             for event_id in await self._store.withdrawn_inputs(session_id, awaited):
                 self.withdrawn(session_id, event_id)
+
+    def _on_leave(self, session_id: int) -> None:
+        if self._exchange is not None and session_id in self._channels:
+            self._exchange.unfollowed(session_id)
+        self._drop_if_idle(session_id)
 
     def _drop_if_idle(self, session_id: int) -> None:
         channel = self._channels.get(session_id)

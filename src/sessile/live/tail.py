@@ -43,7 +43,7 @@ class Tail:
         self.on_leave: Callable[[], None] = lambda: None
         self._observer = observer
         self._channel = channel
-        self._place = channel.attach()
+        self._place = channel.attach(deltas)
         self._place.awaits = awaits
         if joins or channel.head is None or channel.head > cursor:
             self._place.node = None

@@ -119,6 +119,16 @@ class OpenTurn:
         """Show an ephemeral frame to the followers."""
         self._sink.publish(self.claim.session.id, frame)
 
+    def leave(self, lost: bool) -> None:
+        """Nobody here will run the turn; it was never begun here."""
+        self.watch.left(lost)
+        self._sink.left(self.claim.session.id)
+
+    def tell_whether_left(self) -> None:
+        """Nobody here runs the turn any more: tell the followers, unless it has ended."""
+        if self.lost or self.stopping:
+            self._sink.left(self.claim.session.id)
+
     def count(self, call: Usage, context: SessionContextUsage) -> None:
         """Add a model call to the totals; they are stored with the next append."""
         self._usage += call

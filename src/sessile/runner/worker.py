@@ -296,12 +296,12 @@ class Worker:
         """Forget the turn of a session that waits for a slot, if one does: it is another's, or gone."""
         if (turn := self._waiting.get(session_id)) is not None:
             self._withdraw(turn)
-            turn.watch.left(lost=True)
+            turn.leave(lost=True)
 
     def _abandon(self, turn: OpenTurn) -> None:
         """Leave a turn that never ran here to the next start."""
         self._abandoned.append(turn.claim.fence)
-        turn.watch.left(lost=False)
+        turn.leave(lost=False)
 
     async def _run(self, turn: OpenTurn) -> None:
         bind_contextvars(turn_id=turn.turn_id, session_key=turn.claim.session.key)
@@ -432,6 +432,6 @@ class Worker:
 
     def _forget(self, turn: OpenTurn) -> None:
         """The next turn of the session may be running already: it was accepted the moment this one had ended."""
-        running = self._running.get(turn.claim.session.id)
-        if running is not None and running[0] is turn:
+        if self._running.get(turn.claim.session.id, (None,))[0] is turn:
             del self._running[turn.claim.session.id]
+            turn.tell_whether_left()

@@ -166,6 +166,8 @@ class Inputs:
             if isinstance(found, Rejoined):
                 return found, attach(found)
             self._live.announce(found.session.id, found.opened)
+            if found.claim is None:
+                self._live.left(found.session.id)
             follower = attach(found)
             self._observer.accepted(found.turn_id)
             if found.claim is not None:

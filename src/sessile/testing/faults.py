@@ -158,6 +158,10 @@ class LossySink:
         """An ephemeral frame."""
         self._sink.publish(session_id, frame)
 
+    def left(self, session_id: int) -> None:
+        """The turn does not run here any more."""
+        self._sink.left(session_id)
+
     def withdrawn(self, session_id: int, event_id: str) -> None:
         """An input was withdrawn."""
         self._sink.withdrawn(session_id, event_id)

@@ -430,7 +430,8 @@ FROM unnest(:e_tenants::bigint[], :e_sessions::bigint[], :e_sequences::bigint[],
     AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body);
 
 -- name: append_events
--- Append events to the logs of running turns, move the heads, and end the turns that have a reason to stop.
+-- Append events to the logs of running turns, move the heads, and end the turns that have a reason to stop. A turn's row
+-- is written only when its usage has changed, or it ends.
 -- Says of each session whether inputs wait (1: one to steer the turn).
 WITH appended AS (
     INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
@@ -443,7 +444,7 @@ WITH appended AS (
         ended_at = w.ended_at
     FROM unnest(:turns::bigint[], :turn_usages::bytea[], :stop_reasons::text[], :errors::bytea[], :ends::bigint[])
         AS w (id, usage, stop_reason, error, ended_at)
-    WHERE t.id = w.id
+    WHERE t.id = w.id AND (t.usage <> w.usage OR w.stop_reason IS NOT NULL)
 )
 UPDATE sessions s SET last_sequence = w.head, last_event_id = w.last_event_id, usage = w.usage,
     context_usage = coalesce(w.context_usage, s.context_usage), updated_at = w.updated_at,

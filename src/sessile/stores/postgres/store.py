@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Self
 
-from sessile.ports import Clock
+from sessile.ports import Clock, Relay
 from sessile.rows import LEASE_SECONDS, Heard
 from sessile.stores import rules
 from sessile.stores.postgres.accounts import Accounts
@@ -96,9 +96,10 @@ class PostgresStore(
         if self._wakeups is not None:
             await self._wakeups.close()
 
-    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+    async def listen(self, heard: Callable[[Heard | None], None]) -> Relay:
         self._wakeups = Wakeups(self._url, heard)
         self._connections.on_commit = self._wakeups.changed
+        return self._wakeups
 
     async def ping(self) -> None:
         async def verb(db: Db) -> None:

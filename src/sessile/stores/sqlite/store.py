@@ -71,7 +71,7 @@ class SqliteStore(
         self._lookups.close()
         await self._writer.close()
 
-    async def listen(self, heard: Callable[[Heard | None], None]) -> None:
+    async def listen(self, heard: Callable[[Heard | None], None]) -> None:  # there is nobody to relay anything to
         """Nobody else writes: the database file has one owner."""
 
     async def ping(self) -> None:

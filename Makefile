@@ -67,8 +67,9 @@ load: $(BIN)/.installed-dev ## 1,000 followers of 200 sessions, 20 deltas a seco
 mutants: $(BIN)/.installed-dev ## Break a promise in a copy of the source, one at a time; a test must notice
 	$(BIN)/python -m checks.mutants
 
-chaos: $(BIN)/.installed-dev ## Kill a real server under load, again and again, and check what it promised
-	$(BIN)/python -m chaos
+chaos: $(BIN)/.installed-dev ## Hurt real servers under load, one on SQLite, then three on one PostgreSQL, and check what they promised
+	$(BIN)/python -m chaos --seconds 130
+	$(BIN)/python -m chaos --nodes 3 --seconds 150
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,18 +1,24 @@
-"""People who talk all the time, and write down what the server has acknowledged."""
+"""People who talk and follow all the time, at whatever server is there, and write down what they were told."""
 
 import asyncio
 import itertools
+import json
 from typing import Any
 
 import httpx
 
-from chaos.stand import Stand
+from chaos.stand import Node, Stand
 
 AGENT = "chaos"
 _EVENTS = "/v2/agents/{agent}/sessions/{session}/events"
 _PAUSE = 0.03
 _LATEST = 0.004
 """Seconds within which a request that was just sent may find its server dead."""
+_PATIENCE_SECONDS = (0.7, 5.0)
+"""After so long somebody asks another server, if there is one."""
+_LONG_SECONDS = 60.0
+_STAY_SECONDS = 3.0
+"""How long a follower stays at a server at most."""
 
 
 class Acknowledged:
@@ -22,9 +28,11 @@ class Acknowledged:
         self.inputs: dict[str, str] = {}
         self.sent = 0
         self.uncertain = 0
-        """Requests that got no answer: those without a key had the log asked, those with one were sent again."""
+        """Requests that got no answer: those with a key were sent again, the others never were."""
         self.repeated = 0
         """Requests that were sent again with their key."""
+        self.elsewhere = 0
+        """Those of them that were sent to another server than before."""
         self.turns: dict[str, set[str]] = {}
         """The turns that answers to an input named, by token: one each."""
         self._numbers = itertools.count(1)
@@ -51,19 +59,20 @@ class Talker:
             await self._settle(token, self._stand.chance.choice(("", " once", " again")), stop)
 
     async def _settle(self, token: str, tool: str, stop: asyncio.Event) -> None:
-        """Send an input until the server has it: again under its key, or, without one, never before asking the log."""
+        """Send an input until a server has it: again under its key, at another server, or, without one, once."""
         keyed, streamed = (self._stand.chance.random() < 0.5 for _ in range(2))
         headers = {"idempotency-key": f"key-{token}"} if keyed else {}
+        node = None
         while True:
-            await self._stand.wait_until_up()
+            node = await self._stand.one(but=node)
             try:
-                status = await self._send({"content": token + tool, "stream_response": streamed}, headers)
-            except httpx.TransportError:
+                status = await self._send(node, {"content": token + tool, "stream_response": streamed}, headers)
+            except (httpx.TransportError, TimeoutError):
                 self._known.uncertain += 1
-                self._known.repeated += keyed
-                if not keyed and (token in self._known.inputs or await self._has(token)):
-                    self._known.inputs[token] = self._session
+                if not keyed:
                     return
+                self._known.repeated += 1
+                self._known.elsewhere += len(self._stand.nodes) > 1
                 continue
             if status == 201:
                 return
@@ -73,12 +82,17 @@ class Talker:
                 return
             await asyncio.sleep(_PAUSE)
 
-    async def _send(self, body: dict[str, Any], headers: dict[str, str]) -> int:
+    async def _send(self, node: Node, body: dict[str, Any], headers: dict[str, str]) -> int:
         token = body["content"].partition(" ")[0]
-        async with httpx.AsyncClient(base_url=self._stand.url, headers=self._stand.headers, timeout=60) as client:
-            if self._stand.armed_for("before input commit"):
+        alone = len(self._stand.nodes) == 1
+        patience = _LONG_SECONDS if alone else self._stand.chance.choice(_PATIENCE_SECONDS)
+        async with (
+            asyncio.timeout(patience),
+            httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=_LONG_SECONDS) as client,
+        ):
+            if self._stand.armed_for("before input commit", node):
                 asyncio.get_running_loop().call_later(
-                    self._stand.chance.random() * _LATEST, self._stand.moment, "before input commit"
+                    self._stand.chance.random() * _LATEST, self._stand.moment, "before input commit", node
                 )
             async with client.stream("POST", self._path, json=body, headers=headers) as response:
                 if response.status_code == 201:
@@ -89,16 +103,54 @@ class Talker:
                         self._known.inputs[token] = self._session
                 return response.status_code
 
-    async def _has(self, token: str) -> bool:
-        """Ask the log whether an input arrived."""
-        query = "?type=input_message&order=desc&limit=5"
+
+class Follower:
+    """Follows one session from server to server, and keeps the ids of all durable events, in the order they came."""
+
+    def __init__(self, stand: Stand, session: str) -> None:
+        self.session = session
+        self.seen: list[str] = []
+        self.moves = 0
+        """How often it went on at another server."""
+        self._stand = stand
+        self._news = asyncio.Event()
+        self._path = _EVENTS.format(agent=AGENT, session=session)
+
+    async def until(self, last: list[str], seconds: float) -> None:
+        """Wait for the last event. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while self.seen[-1:] != last:
+                self._news.clear()
+                await self._news.wait()
+
+    async def follow(self) -> None:
+        """Follow until it is cancelled."""
+        node = None
         while True:
-            await self._stand.wait_until_up()
+            node = await self._stand.one(but=node)
             try:
-                async with httpx.AsyncClient(base_url=self._stand.url, headers=self._stand.headers) as client:
-                    answer = await client.get(self._path + query)
-            except httpx.TransportError:
-                await asyncio.sleep(_PAUSE)
-                continue
-            events = answer.raise_for_status().json()["events"]
-            return any(event["content"].partition(" ")[0] == token for event in events)
+                async with asyncio.timeout(self._stand.chance.random() * _STAY_SECONDS):
+                    await self._read(node)
+            except (httpx.TransportError, TimeoutError):
+                self.moves += 1
+            await asyncio.sleep(_PAUSE)
+
+    async def _read(self, node: Node) -> None:
+        headers = {"accept": "text/event-stream", "last-event-id": self.seen[-1] if self.seen else "start"}
+        async with (
+            httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=_LONG_SECONDS) as client,
+            client.stream("GET", self._path, headers=headers) as response,
+        ):
+            if response.status_code != 200:
+                return
+            id = None
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    id = value
+                elif name == "data" and id is not None:
+                    assert json.loads(value)["id"] == id
+                    self.seen.append(id)
+                    self._news.set()
+                elif not line:
+                    id = None

@@ -52,10 +52,10 @@ class Model:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> str:
-        """Listen; returns the base URL."""
+        """Listen; returns the base URL. Each server has a path of its own below it, its name."""
         app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_get("/tool", self._tool)
+        app.router.add_post("/{node}/v1/chat/completions", self._complete)
+        app.router.add_get("/{node}/tool", self._tool)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -71,7 +71,7 @@ class Model:
     async def _tool(self, request: web.Request) -> web.Response:
         if request.query["what"] == "start":
             self.starts[request.query["kind"], request.query["token"]] += 1
-            self._moment("tool running")
+            self._moment("tool running", request)
         return web.Response()
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
@@ -83,14 +83,14 @@ class Model:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):  # the server was killed
-            await self._play(response, token, None if answered else tool)
+            await self._play(request, response, token, None if answered else tool)
         return response
 
-    async def _play(self, response: web.StreamResponse, token: str, tool: str | None) -> None:
+    async def _play(self, request: web.Request, response: web.StreamResponse, token: str, tool: str | None) -> None:
         for number in range(DELTAS):
             await self._send(response, {"content": f"{token}:{number} "})
             if number == DELTAS // 2:
-                self._moment("mid-delta")
+                self._moment("mid-delta", request)
             await asyncio.sleep(_DELTA_SECONDS)
         if tool:
             function = {"name": tool, "arguments": json.dumps({"token": token})}
@@ -98,12 +98,13 @@ class Model:
         await self._send(response, {}, "tool_calls" if tool else "stop")
         await response.write(b"data: [DONE]\n\n")
         if not tool:
-            self._moment("before end commit")
+            self._moment("before end commit", request)
 
     async def _send(self, response: web.StreamResponse, delta: dict[str, Any], reason: str | None = None) -> None:
         chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
         await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
-    def _moment(self, phase: str) -> None:
+    def _moment(self, phase: str, request: web.Request) -> None:
         if self.stand is not None:
-            self.stand.moment(phase)
+            (node,) = (node for node in self.stand.nodes if node.name == request.match_info["node"])
+            self.stand.moment(phase, node)

@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from chaos.load import AGENT, Acknowledged
+from chaos.load import AGENT, Acknowledged, Follower
 from chaos.model import Model
-from chaos.stand import Stand
+from chaos.stand import Node, Stand
 
 _PATIENCE_SECONDS = 60.0
 
@@ -17,7 +17,7 @@ class Verdict:
     """The figures of a run."""
 
     def __init__(self) -> None:
-        self.accepted = self.ended = self.events = 0
+        self.accepted = self.ended = self.events = self.followed = self.moves = 0
         self.lost: list[str] = []
         self.doubled: list[str] = []
         self.broken: list[str] = []
@@ -28,19 +28,24 @@ class Verdict:
         return not (self.lost or self.doubled or self.broken)
 
 
-async def judge(stand: Stand, sessions: list[str], known: Acknowledged, model: Model) -> Verdict:
-    """Wait until every turn has ended, read every log, and compare."""
+async def judge(stand: Stand, followers: list[Follower], known: Acknowledged, model: Model) -> Verdict:
+    """Wait until every turn has ended, read every log at every server, and compare."""
     verdict = Verdict()
     found: Counter[str] = Counter()
-    async with httpx.AsyncClient(base_url=stand.url, headers=stand.headers, timeout=30) as client:
-        for session in sessions:
-            await _settled(client, session)
-            log = await _log(client, session)
-            verdict.events += len(log)
-            found.update(_token(event) for event in log if event["type"] == "input_message")
-            verdict.broken += [f"{session}: {problem}" for problem in _problems(log, model)]
-            verdict.ended += sum(event["type"] == "turn_ended" for event in log)
-    verdict.accepted = len(known.inputs)
+    for follower in followers:
+        session = follower.session
+        logs = [await _settled(node, session) for node in stand.nodes]
+        log = logs[0]
+        verdict.events += len(log)
+        found.update(_token(event) for event in log if event["type"] == "input_message")
+        verdict.broken += [f"{session}: {problem}" for problem in _problems(log, model)]
+        if any(other != log for other in logs):
+            verdict.broken.append(f"{session}: two servers do not have the same log")
+        verdict.broken += [f"{session}: {problem}" for problem in await _misled(follower, log)]
+        verdict.ended += sum(event["type"] == "turn_ended" for event in log)
+        verdict.followed += len(follower.seen)
+        verdict.moves += follower.moves
+    verdict.accepted = len(found)
     verdict.lost = [token for token in known.inputs if not found[token]]
     verdict.doubled = [token for token, count in found.items() if count > 1]
     verdict.broken += [
@@ -53,13 +58,24 @@ def _token(event: dict[str, Any]) -> str:
     return str(event["content"]).partition(" ")[0]
 
 
-async def _settled(client: httpx.AsyncClient, session: str) -> None:
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+async def _settled(node: Node, session: str) -> list[dict[str, Any]]:
+    """The log as a server has it, once no turn runs."""
+    async with (
+        asyncio.timeout(_PATIENCE_SECONDS),
+        httpx.AsyncClient(base_url=node.url, headers=node.headers, timeout=_PATIENCE_SECONDS) as client,
+    ):
         while True:
-            answer = await client.get(f"/v2/agents/{AGENT}/sessions/{session}")
-            if answer.raise_for_status().json()["status"] != "running":
-                return
+            if await _status(client, session) not in ("running", None):
+                return await _log(client, session)
             await asyncio.sleep(0.05)
+
+
+async def _status(client: httpx.AsyncClient, session: str) -> str | None:
+    """How a session stands; None when the server cannot tell yet, because its database was away just now."""
+    answer = await client.get(f"/v2/agents/{AGENT}/sessions/{session}")
+    if answer.status_code == 503:
+        return None
+    return str(answer.raise_for_status().json()["status"])
 
 
 async def _log(client: httpx.AsyncClient, session: str) -> list[dict[str, Any]]:
@@ -68,11 +84,24 @@ async def _log(client: httpx.AsyncClient, session: str) -> list[dict[str, Any]]:
     while True:
         query = {"records": "true", "limit": "100", "page_key": page_key}
         answer = await client.get(f"/v2/agents/{AGENT}/sessions/{session}/events", params=query)
+        if answer.status_code == 503:
+            await asyncio.sleep(0.05)
+            continue
         page = answer.raise_for_status().json()
         events += page["events"]
         page_key = page["metadata"].get("page_key", "")
         if not page_key:
             return events
+
+
+async def _misled(follower: Follower, log: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with what a follower was shown; it is given time to see the end."""
+    ids = [event["id"] for event in log]
+    try:
+        await follower.until(ids[-1:], _PATIENCE_SECONDS)
+    except TimeoutError:
+        return [f"a follower has seen {len(follower.seen)} of {len(ids)} events, and no more came"]
+    return [] if follower.seen == ids else ["a follower was not shown the log: gaps, repeats or another order"]
 
 
 def _problems(log: list[dict[str, Any]], model: Model) -> list[str]:

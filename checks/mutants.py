@@ -277,6 +277,31 @@ MUTANTS = (
         "tests/integration/test_postgres_wakeups.py -k every_change",
     ),
     Mutant(
+        "a server that has gone deaf waits for ever",
+        "stores/postgres/wakeups.py",
+        '                await self._ask("SELECT 1")\n',
+        "                pass\n",
+        "tests/integration/test_postgres_wakeups.py -k deaf",
+    ),
+    Mutant(
+        "idle connections that may be deaf are kept",
+        "stores/postgres/pool.py",
+        "                self._distrust_idle()\n",
+        "                pass\n",
+        "tests/integration/test_postgres_faults.py -k deaf",
+    ),
+    Mutant(
+        "a server remembers a session for a moment",
+        "stores/postgres/sessions.py",
+        "        return await self._read(lambda db: session_row(db, ref))\n",
+        "        import time\n"
+        '        known, key = self.__dict__.setdefault("_known", {}), (ref, int(time.monotonic() * 4))\n'
+        "        if key not in known:\n"
+        "            known[key] = await self._read(lambda db: session_row(db, ref))\n"
+        "        return known[key]\n",
+        "tests/acceptance/test_linearizable.py -k nothing",
+    ),
+    Mutant(
         "an interrupt that another server took is not looked for",
         "runner/worker.py",
         "            elif stands.interrupted:\n",

@@ -12,6 +12,7 @@ from sessile.domain.client_tools import failed, pending
 from sessile.domain.log import Entry, draft
 from sessile.ports import Admit, Store
 from sessile.rows import Claim, NewSession, Once, SessionChanges, SessionRef
+from sessile.stores.postgres import pool
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.postgres import PostgresServer, postgres_server
@@ -164,6 +165,38 @@ async def test_a_batch_in_doubt_is_made_once(store: PostgresStore, ref: SessionR
     for each in refs:
         log = (await read_all(store, (await store.get_session(each)).id))[2:]
         assert [entry.event().content for entry in log] == ["one", "two", "three"]  # type: ignore[union-attr]
+
+
+async def test_who_gets_no_answer_gives_up_all_connections_that_may_be_as_deaf(
+    emptied_database: str, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_COMMAND_SECONDS", 2)
+    store = await PostgresStore.open(proxy.url(emptied_database), FakeClock(), patience=0)
+    ref = SessionRef(await new_tenant(store), AGENT, SESSION)
+    claim = await accept(store, ref)
+    await asyncio.gather(*(store.get_session(ref) for _ in range(8)))
+    proxy.cut("silence")
+    assert proxy.deaf >= 4
+    with pytest.raises(StorageUnavailable):
+        await append(store, claim.fence, [thought("Hm.")], NOTHING)
+    proxy.mend()
+    await append(store, claim.fence, [thought("Ah.")], NOTHING)
+    assert [entry.event().content for entry in (await read_all(store, claim.session.id))[2:]] == ["Ah."]  # type: ignore[union-attr]
+    assert proxy.deaf <= 1  # the one that got no answer may be on its way out
+    await store.close()
+
+
+async def test_a_way_that_resets_connections_costs_nobody_anything(
+    store: PostgresStore, ref: SessionRef, proxy: PostgresProxy
+) -> None:
+    claim = await accept(store, ref)
+    proxy.cut("reset")
+    writing = asyncio.create_task(append(store, claim.fence, [thought("Hm.")], NOTHING))
+    await asyncio.sleep(0.2)
+    assert not writing.done()
+    proxy.mend()
+    await writing
+    assert len(await read_all(store, (await store.get_session(ref)).id)) == 3
 
 
 async def test_connections_that_are_ended_cost_nobody_anything(

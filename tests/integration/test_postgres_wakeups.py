@@ -11,6 +11,8 @@ from sessile.rows import Heard, SessionRef
 from sessile.stores.postgres import wakeups
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
+from sessile.testing.postgres import PostgresServer
+from sessile.testing.postgres_proxy import PostgresProxy
 from sessile.testing.store_contract_waiting import queue
 from sessile.testing.store_world import (
     AGENT,
@@ -174,3 +176,26 @@ async def test_a_store_that_has_just_begun_to_listen_can_be_closed(emptied_datab
     store = await PostgresStore.open(emptied_database, FakeClock())
     await store.listen(lambda heard: None)
     await store.close()
+
+
+async def test_who_has_gone_deaf_listens_again(
+    postgres: PostgresServer, emptied_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that a firewall has forgotten does not end: whoever has nothing to say must find out too."""
+    monkeypatch.setattr(wakeups, "_SECONDS", 0.3)
+    monkeypatch.setattr(wakeups, "_AGAIN_SECONDS", 0.1)
+    clock = FakeClock()
+    async with PostgresProxy(postgres.port).running() as proxy:
+        ear = Ear(await PostgresStore.open(proxy.url(emptied_database), clock, lease_clock=clock))
+        await ear.store.listen(ear.heard)
+        await ear.until(lambda: ear.anything == 1)
+        proxy.cut("silence")
+        proxy.mend()
+        await ear.until(lambda: ear.anything == 2)
+        other = Ear(await PostgresStore.open(emptied_database, clock, lease_clock=clock))
+        await other.store.listen(other.heard)
+        await other.until(lambda: other.anything == 1)
+        claim = await accept(other.store, SessionRef(await new_tenant(other.store), AGENT, SESSION))
+        await ear.until(lambda: claim.session.id in ear.sessions)
+        await other.store.close()
+        await ear.store.close()

@@ -229,6 +229,8 @@ class Connections:
             raise
         except faults.DRIVER as error:
             stops = isinstance(error, faults.BROKEN)
+            if stops:
+                self._distrust_idle()
             if faults.passing(error, lost=link is None or link.connection.is_closed()):
                 raise _Lost(error) from error
             raise
@@ -292,6 +294,11 @@ class Connections:
                 server_settings=_SETTINGS,
             )
         )
+
+    def _distrust_idle(self) -> None:
+        """One connection got no answer: the idle ones went the same way, and each would cost its caller as much."""
+        while self._idle:
+            self._idle.pop().connection.terminate()
 
     def _give_back(self, link: _Link) -> None:
         """Keep a connection that has nothing left to do; any other one is of no use to anybody."""

@@ -34,6 +34,7 @@ _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
 _AGAIN_SECONDS = 1.0
 _SECONDS = 5.0
+"""How long the database may take for an answer, and how long nothing is asked of it at most."""
 _log = structlog.get_logger("sessile.store")
 
 
@@ -106,8 +107,14 @@ class Wakeups:
             connection.terminate()
 
     async def _tell(self) -> None:
+        """Send what there is to tell; from time to time something else, because a deaf connection does not end."""
         while True:
-            await self._waiting.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SECONDS):
+                    await self._waiting.wait()
+            if not self._waiting.is_set():
+                await self._ask("SELECT 1")
+                continue
             if self._outbox:
                 await asyncio.sleep(_GATHER_SECONDS)
             await self._flush()
@@ -117,11 +124,20 @@ class Wakeups:
         agents, self._agents = self._agents, set()
         sessions, self._sessions = self._sessions, set()
         notes = [*self._outbox.take(), *((_CHANNEL, payload) for payload in self._payloads(sessions, agents))]
-        if not notes or (connection := self._connection) is None:
+        if notes:
+            channels, payloads = zip(*notes, strict=True)
+            await self._ask(_NOTIFY, channels, payloads)
+
+    async def _ask(self, query: str, *values: Any) -> None:
+        """Use the connection, if there is one; who listens on one that has failed makes another."""
+        if (connection := self._connection) is None:
             return
-        channels, payloads = zip(*notes, strict=True)
-        with contextlib.suppress(*faults.DRIVER):
-            await connection.execute(_NOTIFY, channels, payloads)
+        try:
+            await connection.execute(query, *values)
+        except asyncpg.InterfaceError:
+            return  # it is closed, or in use: what is sent while the store closes is a hint too
+        except faults.DRIVER:
+            connection.terminate()
 
     def _payloads(self, sessions: Collection[int], agents: Collection[int]) -> Iterator[str]:
         ids = iter([*map(str, sessions), *(f"a{agent}" for agent in agents)])

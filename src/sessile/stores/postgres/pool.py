@@ -43,6 +43,9 @@ _SETTINGS = {
     "jit": "off",
     "lock_timeout": "5s",
     "idle_in_transaction_session_timeout": "5s",  # the locks of a process that has vanished do not outlive a lease
+    "tcp_keepalives_idle": "30s",  # nor do its connections stay for hours
+    "tcp_keepalives_interval": "10s",
+    "tcp_keepalives_count": "3",
 }
 _BEGIN = text_of("begin")
 _log = structlog.get_logger("sessile.store")

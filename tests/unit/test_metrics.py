@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sessile.rows import Backlog
 from sessile.telemetry.metrics import Metrics
+from sessile.telemetry.workers import merged
 from sessile.wire.sessions import Usage
 from unit.test_protocol_document import keyed, named, tables
 
@@ -34,6 +35,8 @@ def test_the_protocol_names_every_metric_with_its_kind_and_labels() -> None:
         (labels,) = {tuple(getattr(collector, "_labelnames", ())) for collector in collectors(family.name)}
         info = family.type == "info"
         rows[f"{family.name}_info" if info else family.name] = (family.type, () if info else labels)
+    for family in text_string_to_metric_families(merged({1: None}).decode()):
+        rows[family.name] = (family.type, ("worker",))
     written = {
         name: (row["Kind"], tuple(named(row["Labels"].split(":")[0])) if row["Kind"] != "info" else ())
         for name, row in keyed("Metric").items()

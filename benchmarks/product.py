@@ -53,7 +53,8 @@ class Product:
         """One agent for each model, under the model's name."""
         for name in (*MODELS, FLAT):
             step = {"name": "first_step", "instructions": [_INSTRUCTION]}
-            self.post(port, "/v2/agents", {"key": name, "name": name, "model": {"name": name}, "first_step": step})
+            agent = {"key": name, "name": name, "model": {"name": name}, "first_step": step}
+            self.post(port, "/v2/agents", agent | {"compaction": {"enabled": False}})
 
     def post(self, port: int, path: str, body: object, extra: dict[str, str] | None = None) -> bytes:
         """One request outside every clock. Raises NotMeasured for anything but 201."""

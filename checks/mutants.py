@@ -390,7 +390,7 @@ MUTANTS = (
         "logs.py",
         "for key, value in event.items()} if secrets else event\n",
         "for key, value in event.items()} if False else event\n",
-        "tests/acceptance/test_secrets.py -k nobody_sees",
+        "tests/unit/test_logs.py",
     ),
     Mutant(
         "a fork without its files",

@@ -11,8 +11,8 @@ from sessile.wire.errors import StorageUnavailable
 Call = TypeVar("Call")
 Result = TypeVar("Result")
 
-MAX_BATCH = 256
-"""Calls of one transaction at most."""
+MAX_BATCH = 128
+"""Calls of one transaction at most: two batches of which one is encoded while the other one is carried out."""
 _AT_ONCE = 2
 """Batches of a lane that run at once: one is decided while another one waits for the disk."""
 

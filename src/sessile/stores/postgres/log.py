@@ -22,7 +22,7 @@ from sessile.stores import rows, rules
 from sessile.stores.postgres import artifacts as files
 from sessile.stores.postgres import waiting
 from sessile.stores.postgres.db import Db, Row
-from sessile.stores.postgres.opening import columns
+from sessile.stores.postgres.opening import events
 from sessile.stores.postgres.verbs import session_row
 from sessile.wire import codec
 from sessile.wire.errors import FenceLost, SessionFull
@@ -38,6 +38,21 @@ class Append(Struct, frozen=True, kw_only=True):
     artifacts: Sequence[NewArtifact]
     now: int
     lease_until: int
+
+
+class _Move(Struct, omit_defaults=True):
+    """What a batch changes of a turn and its session, as `append_events` reads it; a None is left out."""
+
+    turn: int
+    session_id: int
+    head: int
+    last_event_id: str | None
+    turn_usage: bytes
+    session_usage: bytes
+    updated_at: int
+    context_usage: bytes | None = None
+    stop_reason: str | None = None
+    error: bytes | None = None
 
 
 class _Standing:
@@ -67,6 +82,22 @@ class _Standing:
         self.artifacts += [(self.tenant_id, self.fence.session_id, artifact, call.now) for artifact in call.artifacts]
         self.last = call
         return entries
+
+    def move(self, last: Append) -> _Move:
+        """What the calls have changed, the last one among them."""
+        end = last.end
+        return _Move(
+            turn=self.fence.turn,
+            session_id=self.fence.session_id,
+            head=self.head,
+            last_event_id=self.last_event_id,
+            turn_usage=codec.encode(last.progress.turn_usage),
+            session_usage=codec.encode(last.progress.session_usage),
+            updated_at=last.now,
+            context_usage=self.context,
+            stop_reason=end.stop_reason if end else None,
+            error=codec.encode(end.error) if end and end.error else None,
+        )
 
 
 async def append_all(db: Db, calls: Sequence[Append]) -> list[Appended | Exception]:
@@ -98,25 +129,14 @@ async def append_all(db: Db, calls: Sequence[Append]) -> list[Appended | Excepti
 
 async def _write(db: Db, moved: Sequence[_Standing]) -> dict[int, int | None]:
     """Append what has come together; returns for each session whether inputs wait, as `append_events` says."""
-    last = [standing.last for standing in moved if standing.last is not None]
-    if not last:
+    moves = [standing.move(standing.last) for standing in moved if standing.last is not None]
+    if not moves:
         return {}
-    ends = [call.end for call in last]
-    db.changed.sessions.update(s.fence.session_id for s in moved)
+    db.changed.sessions.update(move.session_id for move in moves)
     found = await db.change(
         "append_events",
-        **columns((s.tenant_id, s.fence.session_id, entry) for s in moved for entry in s.entries),
-        sessions=[s.fence.session_id for s in moved],
-        heads=[s.head for s in moved],
-        last_event_ids=[s.last_event_id for s in moved],
-        contexts=[s.context for s in moved],
-        turns=[s.fence.turn for s in moved],
-        usages=[codec.encode(call.progress.session_usage) for call in last],
-        turn_usages=[codec.encode(call.progress.turn_usage) for call in last],
-        times=[call.now for call in last],
-        stop_reasons=[end.stop_reason if end else None for end in ends],
-        errors=[codec.encode(end.error) if end and end.error else None for end in ends],
-        ends=[call.now if call.end else None for call in last],
+        **events((s.tenant_id, s.fence.session_id, entry) for s in moved for entry in s.entries),
+        moves=codec.encode(moves).decode(),
     )
     await files.insert(db, (artifact for s in moved for artifact in s.artifacts))
     return {session_id: waits for session_id, waits in found}

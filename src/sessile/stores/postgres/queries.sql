@@ -430,34 +430,41 @@ ORDER BY s.id FOR UPDATE OF s, t;
 -- Append events to logs; whoever calls moves their heads.
 INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
 SELECT e.tenant_id, e.session_id, e.sequence, e.id, e.turn_id, e.type, 0, e.created_at, e.body
-FROM unnest(:e_tenants::bigint[], :e_sessions::bigint[], :e_sequences::bigint[], :e_ids::text[], :e_turns::text[],
-    :e_types::text[], :e_times::bigint[], :e_bodies::bytea[])
-    AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body);
+FROM ROWS FROM (
+    json_to_recordset(:events::json) AS (tenant_id bigint, session_id bigint, sequence bigint, id text, turn_id text,
+        type text, created_at bigint),
+    unnest(:bodies::bytea[])
+) AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body);
 
 -- name: append_events
 -- Append events to the logs of running turns, move the heads, and end the turns that have a reason to stop. A turn's row
--- is written only when its usage has changed, or it ends.
+-- is written only when its usage has changed, or it ends. What a row keeps as bytes is base64 in `moves`.
 -- Says of each session whether inputs wait (1: one to steer the turn).
 WITH appended AS (
     INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
     SELECT e.tenant_id, e.session_id, e.sequence, e.id, e.turn_id, e.type, 0, e.created_at, e.body
-    FROM unnest(:e_tenants::bigint[], :e_sessions::bigint[], :e_sequences::bigint[], :e_ids::text[], :e_turns::text[],
-        :e_types::text[], :e_times::bigint[], :e_bodies::bytea[])
-        AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body)
+    FROM ROWS FROM (
+        json_to_recordset(:events::json) AS (tenant_id bigint, session_id bigint, sequence bigint, id text, turn_id text,
+            type text, created_at bigint),
+        unnest(:bodies::bytea[])
+    ) AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body)
+), moves AS MATERIALIZED (
+    SELECT m.turn, m.session_id, m.head, m.last_event_id, decode(m.turn_usage, 'base64') AS turn_usage,
+        decode(m.session_usage, 'base64') AS session_usage, decode(m.context_usage, 'base64') AS context_usage,
+        m.updated_at, m.stop_reason, decode(m.error, 'base64') AS error
+    FROM json_to_recordset(:moves::json) AS m (turn bigint, session_id bigint, head bigint, last_event_id text,
+        turn_usage text, session_usage text, context_usage text, updated_at bigint, stop_reason text, error text)
 ), advanced AS (
-    UPDATE turns t SET usage = w.usage, running = w.stop_reason IS NULL, stop_reason = w.stop_reason, error = w.error,
-        ended_at = w.ended_at
-    FROM unnest(:turns::bigint[], :turn_usages::bytea[], :stop_reasons::text[], :errors::bytea[], :ends::bigint[])
-        AS w (id, usage, stop_reason, error, ended_at)
-    WHERE t.id = w.id AND (t.usage <> w.usage OR w.stop_reason IS NOT NULL)
+    UPDATE turns t SET usage = m.turn_usage, running = m.stop_reason IS NULL, stop_reason = m.stop_reason,
+        error = m.error, ended_at = CASE WHEN m.stop_reason IS NOT NULL THEN m.updated_at END
+    FROM moves m
+    WHERE t.id = m.turn AND (t.usage <> m.turn_usage OR m.stop_reason IS NOT NULL)
 )
-UPDATE sessions s SET last_sequence = w.head, last_event_id = w.last_event_id, usage = w.usage,
-    context_usage = coalesce(w.context_usage, s.context_usage), updated_at = w.updated_at,
-    running_turn = CASE WHEN w.stop_reason IS NULL THEN s.running_turn END, stop_reason = w.stop_reason
-FROM unnest(:sessions::bigint[], :heads::bigint[], :last_event_ids::text[], :usages::bytea[], :contexts::bytea[],
-    :times::bigint[], :stop_reasons::text[])
-    AS w (id, head, last_event_id, usage, context_usage, updated_at, stop_reason)
-WHERE s.id = w.id
+UPDATE sessions s SET last_sequence = m.head, last_event_id = m.last_event_id, usage = m.session_usage,
+    context_usage = coalesce(m.context_usage, s.context_usage), updated_at = m.updated_at,
+    running_turn = CASE WHEN m.stop_reason IS NULL THEN s.running_turn END, stop_reason = m.stop_reason
+FROM moves m
+WHERE s.id = m.session_id
 RETURNING s.id, (SELECT max((i.behavior = 'steer')::integer) FROM inputs i WHERE i.session_id = s.id AND i.waits);
 
 -- name: open_turns
@@ -465,9 +472,11 @@ RETURNING s.id, (SELECT max((i.behavior = 'steer')::integer) FROM inputs i WHERE
 WITH appended AS (
     INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
     SELECT e.tenant_id, e.session_id, e.sequence, e.id, e.turn_id, e.type, 0, e.created_at, e.body
-    FROM unnest(:e_tenants::bigint[], :e_sessions::bigint[], :e_sequences::bigint[], :e_ids::text[], :e_turns::text[],
-        :e_types::text[], :e_times::bigint[], :e_bodies::bytea[])
-        AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body)
+    FROM ROWS FROM (
+        json_to_recordset(:events::json) AS (tenant_id bigint, session_id bigint, sequence bigint, id text, turn_id text,
+            type text, created_at bigint),
+        unnest(:bodies::bytea[])
+    ) AS e (tenant_id, session_id, sequence, id, turn_id, type, created_at, body)
 ), started AS (
     UPDATE sessions s SET running_turn = w.turn_id, stop_reason = NULL, last_sequence = w.head,
         last_event_id = w.last_event_id, updated_at = w.created_at

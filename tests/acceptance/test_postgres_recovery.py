@@ -1,6 +1,7 @@
 """A moment of the past, as the page for operators says: a base backup, the archived write-ahead log, and a time."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -38,7 +39,6 @@ async def value(url: str, query: str, *arguments: object) -> Any:
 
 @asynccontextmanager
 async def sessile(folder: Path, upstream: Upstream, url: str) -> AsyncIterator[Stage]:
-    folder.mkdir()
     config = "lease_seconds = 1\n" + model_config(upstream)
     with ServerProcess(folder, config, env={"SESSILE_DATABASE": url}) as server:
         async with httpx.AsyncClient(base_url=server.url, headers=server.headers, timeout=WAIT_SECONDS) as client:
@@ -48,8 +48,8 @@ async def sessile(folder: Path, upstream: Upstream, url: str) -> AsyncIterator[S
 
 async def archive_log(server: PostgresServer, archive: Path) -> None:
     """Let a server archive its write-ahead log."""
-    archive.mkdir()
-    archive.chmod(0o777)  # for whoever runs PostgreSQL
+    os.mkdir(archive)
+    os.chmod(archive, 0o777)  # for whoever runs PostgreSQL
     command = f"test ! -f {archive}/%f && cp %p {archive}/%f"
     await execute(server.url(), "ALTER SYSTEM SET archive_mode = on", f"ALTER SYSTEM SET archive_command = '{command}'")
     server.stop()
@@ -66,18 +66,26 @@ async def archived(url: str) -> None:
     await eventually(there)
 
 
-async def go_back(server: PostgresServer, data: Path, archive: Path, moment: object) -> None:
-    """Put the base backup in the place of a server's data, and replay its log up to a moment."""
-    server.stop()
+def replace(data: Path, settings: str) -> None:
+    """Put the base backup in the place of a server's data, with settings for what follows."""
     owner = data.stat()
     data.rename(data.with_name("lost"))
     data.with_name("base").rename(data)
-    with (data / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
-        settings.write(f"archive_mode = off\nrestore_command = 'cp {archive}/%f %p'\n")
-        settings.write(f"recovery_target_time = '{moment}'\nrecovery_target_action = 'promote'\n")
+    with (data / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+        file.write(settings)
     (data / "recovery.signal").touch()
     for path in (data, *data.rglob("*")):
         shutil.chown(path, owner.st_uid, owner.st_gid)
+
+
+async def go_back(server: PostgresServer, data: Path, archive: Path, moment: object) -> None:
+    """Restore the base backup, and replay the log up to a moment."""
+    server.stop()
+    replace(
+        data,
+        f"archive_mode = off\nrestore_command = 'cp {archive}/%f %p'\n"
+        f"recovery_target_time = '{moment}'\nrecovery_target_action = 'promote'\n",
+    )
     server.start()
 
     async def promoted() -> bool:
@@ -87,7 +95,7 @@ async def go_back(server: PostgresServer, data: Path, archive: Path, moment: obj
 
 
 async def test_a_moment_between_backups_is_restored_checked_and_served(
-    own_server: PostgresServer, tmp_path: Path
+    own_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = Path(await value(own_server.url(), "SELECT current_setting('data_directory')"))
     archive = data.with_name("archive")
@@ -95,7 +103,7 @@ async def test_a_moment_between_backups_is_restored_checked_and_served(
     await execute(own_server.url(), "CREATE DATABASE sessile")
     url = own_server.url("sessile")
     async with Upstream() as upstream:
-        async with sessile(tmp_path / "before", upstream, url) as stage:
+        async with sessile(tmp_path_factory.mktemp("before"), upstream, url) as stage:
             session = await stage.conversation()
             upstream.add(say("In the backup."))
             await stage.post(session)
@@ -114,7 +122,7 @@ async def test_a_moment_between_backups_is_restored_checked_and_served(
         assert (checked.code, "1 sessions" in checked.stderr) == (0, True), checked
         upstream.reset()
         upstream.add(say("A whole answer."))
-        async with sessile(tmp_path / "after", upstream, url) as stage:
+        async with sessile(tmp_path_factory.mktemp("after"), upstream, url) as stage:
             await stage.stopped(session)
             upstream.add(say("And on."))
             await stage.post(session)

@@ -98,6 +98,32 @@ async def test_a_log_that_breaks_a_rule_is_found(
     assert (f"{document['tenant']}/{document['agent']}/{document['session']}", rule) in places
 
 
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            "UPDATE sessions SET last_sequence = last_sequence - 1",
+            "session {key}: event 4 is behind the end of the log, 3",
+        ),
+        ("UPDATE sessions SET running_turn = 'trn_gone'", "session {key}: its turn trn_gone does not run"),
+        ("DELETE FROM agents", "session {key}: its agent is not there"),
+        ("DELETE FROM tenants", "its tenant is not there"),
+        ("DELETE FROM sessions", "turns of a session that is not there, number "),
+    ],
+)
+async def test_rows_that_no_server_leaves_behind_are_found(
+    stage: Stage, upstream: Upstream, copy: Callable[[], Path], damage: str, line: str
+) -> None:
+    session, _ = await talked(stage, upstream)
+    data = copy()
+    with closing(sqlite3.connect(data / "sessile.db")) as database, database:
+        database.execute(damage)
+    found = await db(data, "check")
+    assert found.code == 1
+    told = [row[2] for row in found.rows() if row[:2] == ["database", "damage"]]
+    assert any(line.format(key=session.rsplit("/", 1)[1]) in words for words in told), found.stdout
+
+
 async def test_the_backup_of_the_documentation_is_taken_while_a_turn_runs_and_goes_on(
     stage: Stage, upstream: Upstream, tmp_path: Path
 ) -> None:

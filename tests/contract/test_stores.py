@@ -31,6 +31,7 @@ class TestSqliteStore(StoreContract):
         clock = FakeClock()
         harness = _Sqlite(path, await SqliteStore.open(path, clock), clock)
         yield harness
+        assert await harness.store.damage() == [], "whatever a case does, it leaves no stray row"
         await harness.store.close()
 
 
@@ -54,4 +55,5 @@ class TestPostgresStore(StoreContract):
             emptied_database, await PostgresStore.open(emptied_database, clock, lease_clock=clock), clock
         )
         yield harness
+        assert await harness.store.damage() == [], "whatever a case does, it leaves no stray row"
         await harness.store.close()

@@ -33,6 +33,7 @@ async def check_log(store: Store, session: SessionRow) -> list[Violation]:
     cached: dict[str, Any] = {
         "status": session.status,
         "stop_reason": session.stop_reason,
+        "running_turn": session.running_turn,
         "last_sequence": session.last_sequence,
         "last_event_id": session.last_event_id,
     }

@@ -1119,6 +1119,25 @@ WHERE NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = s.agent_id)
     AND NOT EXISTS (SELECT 1 FROM purges p WHERE p.agent_id = s.agent_id)
 ORDER BY s.id LIMIT 100;
 
+-- name: stray_rows
+--- Rows of sessions that are not there, although nobody is removing or filling them; one line for each kind of row.
+SELECT r.kind || ' of a session that is not there, number ' || r.session_id
+FROM (SELECT 'events' AS kind, session_id FROM events UNION SELECT 'turns', session_id FROM turns
+        UNION SELECT 'inputs', session_id FROM inputs UNION SELECT 'artifacts', session_id FROM artifacts) r
+WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = r.session_id)
+    AND NOT EXISTS (SELECT 1 FROM purges p WHERE p.session_id = r.session_id)
+    AND NOT EXISTS (SELECT 1 FROM copies c WHERE c.session_id = r.session_id)
+ORDER BY r.session_id, r.kind LIMIT 100;
+
+-- name: stray_agents
+--- Agents and sessions whose tenant is not there.
+SELECT 'agent ' || a.key || ': its tenant is not there' FROM agents a
+WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = a.tenant_id)
+UNION ALL
+SELECT 'session ' || s.key || ': its tenant is not that of its agent' FROM sessions s JOIN agents a ON a.id = s.agent_id
+WHERE s.tenant_id <> a.tenant_id
+ORDER BY 1 LIMIT 100;
+
 -- name: largest_sessions
 -- The sessions with the largest logs: their keys, and how many events of how many bytes they have.
 SELECT t.key, a.key, s.key, l.events, l.bytes

@@ -7,9 +7,7 @@ from sessile.rows import Backlog, Page, SessionRow, SessionSize, TableSize
 from sessile.stores import rows
 from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.verbs import Verbs
-
-_RULES = ("stray_events", "stray_turns", "stray_sessions")
-"""Queries for what no verb leaves behind; each tells some of it, in words."""
+from sessile.stores.stray import RULES
 
 
 class Upkeep(Verbs):
@@ -58,7 +56,7 @@ async def _damage(db: Db) -> list[str]:
             except asyncpg.InternalServerError as error:
                 found.append(f"{name}: {error}")
     if not found:
-        found += [line for rule in _RULES for (line,) in await db.all(rule)]
+        found += [line for rule in RULES for (line,) in await db.all(rule)]
     return found
 
 

@@ -6,6 +6,7 @@ from sessile.observation import CommitObserver
 from sessile.rows import Backlog, Page, SessionRow, SessionSize, TableSize
 from sessile.stores import rows
 from sessile.stores.sqlite.verbs import QUERIES, Verbs
+from sessile.stores.stray import RULES
 from sessile.wire.errors import StorageUnavailable
 
 _MAX_DAMAGE = 100
@@ -35,7 +36,7 @@ class Upkeep(Verbs):
             await self._readers.run(lambda db: _look_for_damage(db, found))
         except StorageUnavailable as error:  # a file may be so bad that not even the transaction ends
             return found or [error.message]
-        return [] if found == ["ok"] else found
+        return found
 
 
 def _backlog(db: sqlite3.Connection) -> Backlog:
@@ -65,4 +66,8 @@ def _all_sessions(db: sqlite3.Connection, cursor: int | None, limit: int) -> Pag
 
 
 def _look_for_damage(db: sqlite3.Connection, found: list[str]) -> None:
-    found += [str(line) for (line,) in db.execute(f"PRAGMA integrity_check({_MAX_DAMAGE})")]
+    """The file itself first: what its tables say is worth nothing while it is damaged."""
+    lines = [str(line) for (line,) in db.execute(f"PRAGMA integrity_check({_MAX_DAMAGE})")]
+    found += [] if lines == ["ok"] else lines
+    if not found:
+        found += [line for rule in RULES for (line,) in db.execute(QUERIES[rule])]

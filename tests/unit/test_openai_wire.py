@@ -119,6 +119,16 @@ def test_other_choices_are_not_read() -> None:
     assert read(event({"content": "Hi."}), other, STOP) == [TextDelta("Hi.")]
 
 
+def test_usage_that_makes_no_sense_can_be_added_up_all_the_same() -> None:
+    usage = {
+        "prompt_tokens": -5,
+        "completion_tokens": 10**30,
+        "prompt_tokens_details": {"cached_tokens": -1},
+        "completion_tokens_details": {"reasoning_tokens": -(10**18)},
+    }
+    assert read(event({"content": "Hi."}, "stop", usage=usage)) == [TextDelta("Hi."), ModelUsage(0, 10**12, 0, 0)]
+
+
 def test_usage_in_the_last_choice_chunk_and_its_details() -> None:
     usage = {
         "prompt_tokens": 10,

@@ -31,6 +31,7 @@ ResponseFormat = Literal["json_schema", "json_object", "none"]
 
 MAX_LINE_BYTES = 8 * MAX_MODEL_OUTPUT_CHARS
 MAX_CALL_ID_CHARS = 200
+_MAX_TOKENS = 10**12
 _PROVIDER_FAILED = frozenset({"error", "insufficient_system_resource"})
 _ONLY_WITH_TOOLS = ("tool_choice", "parallel_tool_calls")
 
@@ -434,8 +435,13 @@ def _model_usage(usage: _Usage) -> ModelUsage:
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
     reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
     return ModelUsage(
-        input_tokens=usage.prompt_tokens or 0,
-        output_tokens=usage.completion_tokens or 0,
-        cached_tokens=cached or usage.prompt_cache_hit_tokens or 0,
-        reasoning_tokens=reasoning or 0,
+        input_tokens=_tokens(usage.prompt_tokens),
+        output_tokens=_tokens(usage.completion_tokens),
+        cached_tokens=_tokens(cached or usage.prompt_cache_hit_tokens),
+        reasoning_tokens=_tokens(reasoning),
     )
+
+
+def _tokens(said: int | None) -> int:
+    """What a provider says it has counted, as a number that can be added up everywhere."""
+    return min(max(said or 0, 0), _MAX_TOKENS)

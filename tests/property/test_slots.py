@@ -143,7 +143,7 @@ class SlotMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
         assert sorted(self.slots) == sorted(self.waiting)
-        assert self.slots._bytes == len(self.waiting) + self.rooms_that_wait()
+        assert self.slots._bytes + self.slots._coming_bytes == len(self.waiting) + self.rooms_that_wait()
         assert (self.slots.running, self.slots.waiting) == (len(self.running), len(self.waiting))
 
     @invariant()

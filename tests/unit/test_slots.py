@@ -1,5 +1,8 @@
 """Who runs, who waits and who is refused, one rule at a time; the orders of events are `property/test_slots.py`."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from sessile.domain.fair_queue import FairQueue
@@ -78,6 +81,25 @@ def test_room_is_kept_for_those_that_come() -> None:
     made.reserve(2, 1)
     with pytest.raises(Overloaded):
         made.reserve(2, 1)
+
+
+def test_rooms_that_two_threads_keep_are_all_given_back() -> None:
+    both, kept = slots(running=1), 200_000
+
+    def keep() -> None:
+        for _ in range(kept):
+            both.reserve(1, 1)()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as other:
+            there = other.submit(keep)
+            keep()
+            there.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert (both._coming, both._coming_at_all, both._coming_bytes) == ({}, [0, 0], 0)
 
 
 def test_the_queue_of_a_tenant_is_full_before_that_of_all() -> None:

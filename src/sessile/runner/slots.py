@@ -1,6 +1,7 @@
 """How many turns run at once, which wait for that, and which are not taken at all. It starts nothing by itself."""
 
 import math
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -32,7 +33,8 @@ class Slots(Generic[Turn]):
     """The slots of the turns that run in one process, and a fair queue of those that wait for one.
 
     `now` gives seconds, `size` the bytes that a turn needs while it waits. A turn that is durable is never refused, so
-    the queue may be longer than its limit: only new ones reserve their room before.
+    the queue may be longer than its limit: only new ones reserve their room before. A store may do that on a thread of
+    its own (`reserve`); all else is for one thread.
     """
 
     def __init__(self, limits: TurnLimits, now: Callable[[], float], size: Callable[[Turn], int]) -> None:
@@ -42,13 +44,15 @@ class Slots(Generic[Turn]):
         self._queue = FairQueue[Turn]()
         self._sizes: dict[Turn, int] = {}
         self._bytes = 0
-        """What those need that wait, and those that will have to."""
+        """What those need that wait."""
         self._holders: dict[Turn, int] = {}
         self._running: dict[int, int] = {}
         """How many slots each tenant has."""
         self._coming: dict[tuple[int, bool], int] = {}
         """Rooms that are reserved, by tenant, and whether their turn will have to wait."""
         self._coming_at_all = [0, 0]
+        self._coming_bytes = 0
+        self._lock = threading.Lock()
         self._ended_at: float | None = None
         self._pause = 1.0
 
@@ -71,11 +75,17 @@ class Slots(Generic[Turn]):
 
         Raises Overloaded.
         """
-        waits = not self._is_free(tenant, self._coming_at_all[False], self._coming.get((tenant, False), 0))
-        if waits:
-            self._check_queue(tenant, size)
-        self._come(tenant, waits, 1, size)
-        return lambda: self._come(tenant, waits, -1, -size)
+        with self._lock:
+            waits = not self._is_free(tenant, self._coming_at_all[False], self._coming.get((tenant, False), 0))
+            if waits:
+                self._check_queue(tenant, size)
+            self._come(tenant, waits, 1, size)
+
+        def give_back() -> None:
+            with self._lock:
+                self._come(tenant, waits, -1, -size)
+
+        return give_back
 
     def enter(self, tenant: int, turn: Turn) -> bool:
         """Take a slot for a turn, if one is free and nobody waits who could have it; else the turn waits."""
@@ -134,7 +144,7 @@ class Slots(Generic[Turn]):
 
     def _check_queue(self, tenant: int, size: int) -> None:
         limits = self._limits
-        fits = not limits.waiting_bytes or self._bytes + size <= limits.waiting_bytes
+        fits = not limits.waiting_bytes or self._bytes + self._coming_bytes + size <= limits.waiting_bytes
         if not fits or not _below(len(self._queue) + self._coming_at_all[True], limits.waiting):
             raise Overloaded(retry_after=self._retry_after(1))
         if not _below(self._queue.of(tenant) + self._coming.get((tenant, True), 0), limits.waiting_per_tenant):
@@ -150,7 +160,7 @@ class Slots(Generic[Turn]):
 
     def _come(self, tenant: int, waits: bool, count: int, size: int) -> None:
         if waits:
-            self._bytes += size
+            self._coming_bytes += size
         self._coming_at_all[waits] += count
         _add(self._coming, (tenant, waits), count)
 

@@ -35,7 +35,7 @@ from sessile.models.providers import default_providers
 from sessile.models.registry import Provider, Registry
 from sessile.observation import UNOBSERVED, TurnObserver
 from sessile.ports import Authenticator, Clock, ModelFault, Store
-from sessile.rows import TenantRow
+from sessile.rows import Backlog, TenantRow
 from sessile.runner.elsewhere import Elsewhere
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
@@ -72,6 +72,8 @@ DEFAULT_TENANT = "default"
 _SWEEP_IDLE_SECONDS = 1.0
 _SWEEP_SECONDS = 60 * 60
 _STRAY_SECONDS = 0.3
+_BACKLOG_SECONDS = 1.0
+"""How long `/metrics` waits for the store; less than workers wait for each other's pages."""
 _OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SWITCH_INTERVAL = 0.0005
 """Seconds a thread keeps the interpreter: short, so that the store's threads are not starved by a busy event loop."""
@@ -454,9 +456,18 @@ def _metrics(config: Config) -> Metrics | None:
 
 
 def _metrics_text(store: Store, metrics: Metrics) -> MetricsText:
+    asking: asyncio.Future[Backlog] | None = None
+
     async def text() -> bytes:
+        """What is counted here must not wait for a database that hangs: whoever scrapes would give up before."""
+        nonlocal asking
+        if asking is None or asking.done():
+            asking = asyncio.ensure_future(store.backlog())
+            asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        asked = asking
+        await asyncio.wait([asked], timeout=_BACKLOG_SECONDS)
         try:
-            return metrics.text(await store.backlog())
+            return metrics.text(asked.result() if asked.done() else None)
         except StorageUnavailable:
             return metrics.text(None)
 

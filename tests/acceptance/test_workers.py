@@ -1,6 +1,7 @@
 """`sessile serve --workers N`: processes that share a port, replaced when they die, drained and ended as one server."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from acceptance.stage import WAIT_SECONDS, Stage, eventually, model_config
 from log_rules import problems
 from processes import children, gone
 from sessile.telemetry.workers import merged
+from sessile.testing.postgres import PostgresServer
+from sessile.testing.postgres_proxy import Cut, PostgresProxy
 from sessile.testing.script import hang, say, wait_for
 from sessile.testing.server import ServerProcess
 from sessile.testing.upstream import Upstream
@@ -83,6 +86,58 @@ async def test_a_signal_drains_all_workers_and_they_end_as_one(stage: Stage) -> 
     assert await asyncio.to_thread(stage.server.process.wait, WAIT_SECONDS) == 0
     for worker in workers:
         await gone(worker)
+
+
+async def test_while_workers_drain_new_clients_are_refused_at_once(stage: Stage) -> None:
+    session, go_on = await stage.conversation(), asyncio.Event()
+    stage.upstream.add(wait_for(go_on), say("The whole answer."))
+    turn = asyncio.create_task(stage.post(session))
+    await stage.upstream.arrived(1)
+    stage.server.process.send_signal(signal.SIGTERM)
+
+    async def refused() -> bool:
+        try:
+            await stage.client.get("/healthz", timeout=0.5)
+        except httpx.ConnectError:
+            return True
+        except httpx.TransportError:
+            return False  # it was let in, and nobody takes it
+        return False
+
+    await eventually(refused)
+    assert stage.server.process.poll() is None
+    go_on.set()
+    assert (await turn)["events"][-1]["content"] == "The whole answer."
+    assert await asyncio.to_thread(stage.server.process.wait, WAIT_SECONDS) == 0
+
+
+@pytest.mark.parametrize("how", ["silence", "reset"])
+async def test_all_workers_are_counted_while_the_database_is_away(
+    tmp_path: Path, postgres: PostgresServer, new_database: str, how: Cut
+) -> None:
+    async with PostgresProxy(postgres.port).running() as proxy:
+        server = ServerProcess(
+            tmp_path,
+            "drain_seconds = 0\n",
+            arguments=["--workers", "3"],
+            env={"SESSILE_DATABASE": proxy.url(new_database)},
+        )
+        with contextlib.ExitStack() as ended:
+            ended.push(server)
+            await asyncio.to_thread(server.start)
+            async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_SECONDS) as client:
+                proxy.cut(how)
+                page = (await client.get("/metrics")).text
+                for name, up in (("sessile_worker_up", "1"), ("sessile_store_up", "0.0")):
+                    assert re.findall(rf'^{name}{{worker="(\d)"}} {up}$', page, re.MULTILINE) == ["1", "2", "3"], name
+                proxy.mend()
+                if how == "reset":
+                    await eventually(lambda: stores_are_up(client))
+
+
+async def stores_are_up(client: httpx.AsyncClient) -> bool:
+    page = (await client.get("/metrics")).text
+    return len(re.findall("^sessile_store_up.* 1.0$", page, re.MULTILINE)) == 3
 
 
 async def test_a_second_signal_ends_all_at_once(stage: Stage) -> None:

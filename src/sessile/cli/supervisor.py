@@ -80,8 +80,7 @@ class Supervisor:
                 tasks.create_task(self._run_all(tasks))
                 tasks.create_task(self._end_all())
         finally:
-            for opened in self._sockets:
-                opened.close()
+            self._close_sockets()
             shutil.rmtree(self._meeting, ignore_errors=True)
         return self._code
 
@@ -115,7 +114,7 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """Wait for the end of a worker, and replace it, until everything ends."""
         pause, since = _FIRST_PAUSE, time.monotonic()
-        while True:
+        while number in self._workers:
             code = await self._workers[number].wait()
             if self._stop.is_set():
                 return
@@ -131,7 +130,9 @@ class Supervisor:
                 _log.warning("worker_replaced", worker=number)
 
     async def _spawn(self, number: int) -> Told | None:
-        """Start a process; returns when it is ready, or has ended."""
+        """Start a process, unless everything ends; returns when it is ready, or has ended."""
+        if self._stop.is_set():
+            return None
         reads, writes = os.pipe()
         sockets = [opened.fileno() for opened in self._sockets]
         start = Start(
@@ -164,6 +165,7 @@ class Supervisor:
         """After a signal, or a start that failed: drain all workers; after a second signal, end them at once."""
         await self._stop.wait()
         self._signal_all(signal.SIGTERM)
+        self._close_sockets()
         seconds = self._config.drain_seconds + self._config.shutdown_seconds + _EXIT_SECONDS
         ended = asyncio.create_task(self._all_ended())
         hurry = asyncio.create_task(self._at_once.wait())
@@ -177,6 +179,11 @@ class Supervisor:
         codes = await ended
         if self._code == 0 and any(code not in (0, -signal.SIGTERM) for code in codes) and not self._at_once.is_set():
             self._code = FAILED
+
+    def _close_sockets(self) -> None:
+        """Listen no more: once the workers do not either, clients are refused at once, and do not wait for the end."""
+        for opened in self._sockets:
+            opened.close()
 
     async def _all_ended(self) -> list[int]:
         return await asyncio.gather(*(worker.wait() for worker in self._workers.values()))

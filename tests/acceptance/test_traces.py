@@ -167,6 +167,7 @@ async def test_a_turn_is_one_trace_of_its_calls(tmp_path: Path) -> None:
         ]
         first, last = [attributes(span) for span in children if span.name == "chat m"]
         assert first["gen_ai.operation.name"] == "chat"
+        assert first["gen_ai.conversation.id"] == session.rsplit("/", 1)[1]
         assert first["gen_ai.provider.name"] == "openai_compatible"
         assert (first["gen_ai.request.model"], first["sessile.model"]) == ("m", "scripted")
         assert (first["gen_ai.request.temperature"], first["gen_ai.request.max_tokens"]) == (0.25, 500)

@@ -113,7 +113,7 @@ class Traces:
         finally:
             self._ids.next_trace = 0
         self._open[claim.turn_id] = span
-        return TurnTrace(self, claim.turn_id, span)
+        return TurnTrace(self, claim.turn_id, span, claim.session.key)
 
     def over(self, turn_id: str, span: Span) -> None:
         """A turn does not run here any more; another claim of it may."""
@@ -133,8 +133,9 @@ class Traces:
 class TurnTrace:
     """A turn as a span, with a child for each call."""
 
-    def __init__(self, traces: Traces, turn_id: str, span: Span) -> None:
+    def __init__(self, traces: Traces, turn_id: str, span: Span, session_key: str) -> None:
         self._traces = traces
+        self._session_key = session_key
         self._turn_id = turn_id
         self._span = span
         self._over = False
@@ -144,6 +145,7 @@ class TurnTrace:
         called = self._traces.describe(model)
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
+            "gen_ai.conversation.id": self._session_key,
             "gen_ai.provider.name": _WELL_KNOWN.get(called.provider, called.provider),
             "gen_ai.request.model": called.model,
             "gen_ai.request.stream": True,

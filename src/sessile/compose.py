@@ -394,7 +394,7 @@ async def _serve(
         meeting = None
         if share is not None and metrics is not None:
             text = _metrics_text(runtime.store, metrics)
-            meeting = await open_things.enter_async_context(meet(share.meeting, share.number, text))
+            meeting = await open_things.enter_async_context(meet(share.meeting, share.number, config.workers, text))
         app = build_app(config, runtime, metrics, meeting)
         secret = await owner_key(runtime.store, runtime.tenant, runtime.clock)
         if prepare is not None:

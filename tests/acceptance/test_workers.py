@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -42,8 +44,7 @@ async def stage(tmp_path: Path, new_database: str) -> AsyncIterator[Stage]:
 
 
 async def ups(stage: Stage) -> set[str]:
-    page = (await stage.client.get("/metrics")).text
-    return set(re.findall(r"sessile_worker_up\{worker=\"(\d)\"\} 1", page))
+    return await counted(stage.client)
 
 
 async def test_workers_share_a_port_and_a_dead_one_is_replaced(stage: Stage) -> None:
@@ -133,6 +134,7 @@ async def test_all_workers_are_counted_while_the_database_is_away(
                 proxy.mend()
                 if how == "reset":
                     await eventually(lambda: stores_are_up(client))
+            await asyncio.to_thread(server.kill)  # the proxy must run meanwhile
 
 
 async def stores_are_up(client: httpx.AsyncClient) -> bool:
@@ -162,6 +164,31 @@ async def test_workers_end_with_whoever_started_them(stage: Stage) -> None:
     stage.server.kill()
     for worker in workers:
         await gone(worker)
+
+
+async def test_a_temporary_folder_that_is_long_or_tidied_up_harms_no_worker(tmp_path: Path, new_database: str) -> None:
+    long = tmp_path / "x".ljust(100, "x")
+    for folder in (long, short := Path(tempfile.mkdtemp())):
+        os.makedirs(folder, exist_ok=True)
+        env = {"SESSILE_DATABASE": new_database, "TMPDIR": str(folder)}
+        with ServerProcess(tmp_path, arguments=["--workers", "2"], env=env) as server:
+            async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_SECONDS) as client:
+                assert await counted(client) == {"1", "2"}
+                for meeting in os.listdir(short):
+                    shutil.rmtree(short / meeting)
+                    assert len(await counted(client)) == 1, "the other one cannot be asked any more"
+                    os.kill(children(server.process.pid)[0], signal.SIGKILL)
+                    await eventually(lambda: has_replaced(server))
+            server.terminate()
+    os.rmdir(short)
+
+
+async def counted(client: httpx.AsyncClient) -> set[str]:
+    return set(re.findall(r"sessile_worker_up\{worker=\"(\d)\"\} 1", (await client.get("/metrics")).text))
+
+
+async def has_replaced(server: ServerProcess) -> bool:
+    return "worker_replaced" in server.stderr
 
 
 async def test_a_database_file_is_refused(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ _LIVES_SECONDS = 60.0
 _EXIT_SECONDS = 3.0
 """What a worker gets beyond its settings' time to end."""
 _AT_ONCE_SECONDS = 1.0
+_MAX_FOLDER_BYTES = 96
+"""The name of a Unix socket has 103 bytes at most on macOS, 107 on Linux."""
 _log = structlog.get_logger("sessile")
 
 
@@ -71,7 +73,7 @@ class Supervisor:
         """Run until a signal; returns the exit code. Raises ConfigError."""
         logs.configure(self._config.log_level)
         self._sockets = await listen(self._config.host, self._config.port)
-        self._meeting = tempfile.mkdtemp(prefix="sessile-")
+        self._meeting = _new_folder()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -107,6 +109,8 @@ class Supervisor:
         told = await self._spawn(number)
         if told is None and not self._stop.is_set():
             code = await self._workers[number].wait()
+            if code < 0:
+                _log.error("worker_ended", worker=number, code=code)  # otherwise it has told why itself
             self._code = code if code > 0 else FAILED
             self._stop.set()
         return told
@@ -193,6 +197,15 @@ class Supervisor:
             if worker.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     worker.send_signal(number)
+
+
+def _new_folder() -> str:
+    """A temporary folder, for whose sockets the system's limit on the length of their names leaves room."""
+    folder = tempfile.mkdtemp(prefix="sessile-")
+    if len(os.fsencode(folder)) > _MAX_FOLDER_BYTES:
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="sessile-", dir="/tmp")
+    return folder
 
 
 async def _read_all(descriptor: int) -> bytes:

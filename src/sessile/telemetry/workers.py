@@ -19,8 +19,8 @@ _UP = "# HELP sessile_worker_up Whether a worker has answered for this page.\n# 
 
 
 @contextlib.asynccontextmanager
-async def meet(folder: Path, number: int, text: MetricsText) -> AsyncIterator[MetricsText]:
-    """Answer the other workers; gives what tells of all of them."""
+async def meet(folder: Path, number: int, workers: int, text: MetricsText) -> AsyncIterator[MetricsText]:
+    """Answer the other workers; gives what tells of all of them, who are numbered from 1."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -29,11 +29,12 @@ async def meet(folder: Path, number: int, text: MetricsText) -> AsyncIterator[Me
         writer.close()
 
     place = folder / str(number)
+    os.makedirs(folder, mode=0o700, exist_ok=True)  # somebody may have tidied up where temporary files are
     place.unlink(missing_ok=True)  # of a worker that has died
     server = await asyncio.start_unix_server(answer, place)
 
     async def of_all() -> bytes:
-        numbers = sorted(int(name) for name in os.listdir(folder))
+        numbers = range(1, workers + 1)
         pages = await asyncio.gather(*(text() if n == number else _ask(folder / str(n)) for n in numbers))
         return merged(dict(zip(numbers, pages, strict=True)))
 

@@ -109,6 +109,7 @@ async def test_a_log_that_breaks_a_rule_is_found(
         ("DELETE FROM agents", "session {key}: its agent is not there"),
         ("DELETE FROM tenants", "its tenant is not there"),
         ("DELETE FROM sessions", "turns of a session that is not there, number "),
+        ("UPDATE agents SET document = X'7B'", "The agent cannot be read: "),
     ],
 )
 async def test_rows_that_no_server_leaves_behind_are_found(
@@ -120,7 +121,7 @@ async def test_rows_that_no_server_leaves_behind_are_found(
         database.execute(damage)
     found = await db(data, "check")
     assert found.code == 1
-    told = [row[2] for row in found.rows() if row[:2] == ["database", "damage"]]
+    told = [row[2] for row in found.rows()]
     assert any(line.format(key=session.rsplit("/", 1)[1]) in words for words in told), found.stdout
 
 

@@ -99,6 +99,7 @@ async def test_a_running_server_is_checked_and_measured(stage: Stage, upstream: 
         ("UPDATE events SET turn_id = 'trn_x' WHERE sequence = 2", "stale_session\tThe session says running_turn "),
         ("UPDATE events SET body = '{'::bytea WHERE sequence = 2", "{key}:0\tunreadable"),
         ("DELETE FROM events WHERE sequence = 1", "sequence_gap"),
+        ("UPDATE agents SET document = '{'::bytea", f"acme/{AGENT}\tunreadable\tThe agent cannot be read"),
     ],
 )
 async def test_rows_that_break_a_rule_are_found(new_database: str, damage: str, line: str) -> None:

@@ -102,6 +102,8 @@ def size(
 
 
 def _place(finding: Finding) -> str:
-    if finding.session is None:
+    if finding.agent is None:
         return "database"
+    if finding.session is None:
+        return f"{finding.tenant}/{finding.agent}"
     return f"{finding.tenant}/{finding.agent}/{finding.session}:{finding.sequence}"

@@ -1,5 +1,6 @@
 """Use-cases of whoever runs a store: is all that it keeps whole? They see every tenant."""
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -35,7 +36,7 @@ class Checked(Struct):
 
 
 async def check_store(store: Store, checked: Checked) -> AsyncIterator[Finding]:
-    """Everything that is wrong, as it is found, page by page: the database itself, then the log of every session.
+    """Everything that is wrong, as it is found, page by page: the database itself, agents, the log of every session.
 
     It works beside a running server: a log is read up to where its session stood. Raises StorageUnavailable when not
     even the sessions can be listed.
@@ -43,6 +44,9 @@ async def check_store(store: Store, checked: Checked) -> AsyncIterator[Finding]:
     for line in await store.damage():
         yield Finding(DAMAGE, line)
     tenants = {tenant.id: tenant.key for tenant in await store.list_tenants()}
+    for tenant_id, key in tenants.items():
+        async for finding in _unreadable_agents(store, tenant_id, key):
+            yield finding
     cursor: int | None = None
     while True:
         page = await store.all_sessions(cursor, _PAGE)
@@ -62,6 +66,22 @@ async def check_store(store: Store, checked: Checked) -> AsyncIterator[Finding]:
         if page.next is None:
             return
         cursor = page.next
+
+
+async def _unreadable_agents(store: Store, tenant_id: int, tenant: str) -> AsyncIterator[Finding]:
+    """Agents of a tenant whose document makes no sense."""
+    cursor: int | None = None
+    with contextlib.suppress(StorageUnavailable):  # what cannot be read at all was found as damage
+        while True:
+            page = await store.list_agents(tenant_id, cursor=cursor, limit=_PAGE, enabled=None)
+            for agent in page.rows:
+                try:
+                    msgspec.json.decode(agent.document, type=dict)
+                except (msgspec.MsgspecError, ValueError) as error:
+                    yield Finding(UNREADABLE, f"The agent cannot be read: {error}", tenant, agent.key)
+            if page.next is None:
+                return
+            cursor = page.next
 
 
 async def _violations(store: Store, session: SessionRow) -> list[Violation]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -181,6 +182,32 @@ async def test_a_temporary_folder_that_is_long_or_tidied_up_harms_no_worker(tmp_
                     await eventually(lambda: has_replaced(server))
             server.terminate()
     os.rmdir(short)
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_and_the_others_go_on(
+    tmp_path: Path, new_database: str
+) -> None:
+    python = tmp_path / "python"  # a new version is being installed: for a while there is none
+    os.symlink(sys.executable, python)
+    server = ServerProcess(
+        tmp_path,
+        arguments=["--workers", "2"],
+        env={"SESSILE_DATABASE": new_database, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        command=(str(python), "-m", "sessile"),
+    )
+    with server:
+        os.unlink(python)
+        os.kill(children(server.process.pid)[0], signal.SIGKILL)
+
+        async def tried() -> bool:
+            return server.stderr.count("worker_not_started") >= 2
+
+        await eventually(tried)
+        async with httpx.AsyncClient(base_url=server.url, timeout=WAIT_SECONDS) as client:
+            assert (await client.get("/readyz")).status_code == 200
+        os.symlink(sys.executable, python)
+        await eventually(lambda: has_replaced(server))
+        assert server.terminate() == 0
 
 
 async def counted(client: httpx.AsyncClient) -> set[str]:

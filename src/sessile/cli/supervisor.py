@@ -116,7 +116,7 @@ class Supervisor:
         return told
 
     async def _keep(self, number: int) -> None:
-        """Wait for the end of a worker, and replace it, until everything ends."""
+        """Wait for the end of a worker, and replace it, again and again if need be, until everything ends."""
         pause, since = _FIRST_PAUSE, time.monotonic()
         while number in self._workers:
             code = await self._workers[number].wait()
@@ -130,8 +130,11 @@ class Supervisor:
                     await self._stop.wait()
                     return
             pause, since = min(2 * pause, _LAST_PAUSE), time.monotonic()
-            if await self._spawn(number) is not None:
-                _log.warning("worker_replaced", worker=number)
+            try:
+                if await self._spawn(number) is not None:
+                    _log.warning("worker_replaced", worker=number)
+            except OSError as error:  # no memory, no process, no file to run: it may pass, and the others go on
+                _log.error("worker_not_started", worker=number, error=str(error))
 
     async def _spawn(self, number: int) -> Told | None:
         """Start a process, unless everything ends; returns when it is ready, or has ended."""
@@ -155,6 +158,9 @@ class Supervisor:
                 pass_fds=[*sockets, writes],
                 process_group=0,  # Ctrl-C is for us: a worker must hear of it once
             )
+        except OSError:
+            os.close(reads)
+            raise
         finally:
             os.close(writes)
         self._workers[number] = worker

@@ -123,8 +123,8 @@ MUTANTS = (
     ),
     Mutant(
         "another request with the same key joins the turn of the first",
-        "stores/sqlite/once.py",
-        "    if row[1] != once.fingerprint:\n        raise IdempotencyKeyReused\n",
+        "stores/rules.py",
+        "    if kept.fingerprint != once.fingerprint:\n        raise IdempotencyKeyReused\n",
         "",
         "tests/contract/test_stores.py tests/integration/test_idempotency.py",
     ),

@@ -122,6 +122,20 @@ MUTANTS = (
         "tests/contract/test_stores.py tests/integration/test_idempotency.py tests/acceptance/test_durability.py",
     ),
     Mutant(
+        "an import that is overtaken makes a second session",
+        "stores/sqlite/imports.py",
+        "                    found = keys.made(db, tenant_id, rules.IMPORTS, whole, now)\n",
+        "                    found = None\n",
+        "tests/contract/test_stores.py",
+    ),
+    Mutant(
+        "an idempotency key that is not bound to the bytes of its import",
+        "domain/idempotency.py",
+        "    return sha256(request + digest).digest()\n",
+        "    return sha256(request).digest()\n",
+        "tests/unit/test_idempotency.py",
+    ),
+    Mutant(
         "another request with the same key joins the turn of the first",
         "stores/rules.py",
         "    if kept.fingerprint != once.fingerprint:\n        raise IdempotencyKeyReused\n",

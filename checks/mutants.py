@@ -277,6 +277,27 @@ MUTANTS = (
         "tests/unit/test_live_stream.py",
     ),
     Mutant(
+        "no fence check on PostgreSQL",
+        "stores/postgres/log.py",
+        "        if call.fence != self.fence or (",
+        "        if call.fence.turn != self.fence.turn or (",
+        "tests/contract/test_stores.py -k postgres",
+    ),
+    Mutant(
+        "a batch that does not lock what it appends to",
+        "stores/postgres/queries.sql",
+        "WHERE t.id = ANY(:turns::bigint[]) AND t.running AND t.outstanding IS NULL\nORDER BY s.id FOR UPDATE OF s, t;",
+        "WHERE t.id = ANY(:turns::bigint[]) AND t.running AND t.outstanding IS NULL\nORDER BY s.id;",
+        "tests/contract/test_stores.py tests/integration/test_postgres_races.py -k postgres",
+    ),
+    Mutant(
+        "a worker that dies is not replaced",
+        "cli/supervisor.py",
+        "            if self._stop.is_set():\n                return\n            if time",
+        "            if code:\n                return\n            if time",
+        "tests/acceptance/test_workers.py -k replaced",
+    ),
+    Mutant(
         "a commit in doubt counts as lost",
         "stores/postgres/pool.py",
         "if doubt is not None and not await self._committed(link.writer, link.mark):",

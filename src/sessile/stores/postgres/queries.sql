@@ -438,7 +438,8 @@ FROM ROWS FROM (
 
 -- name: append_events
 -- Append events to the logs of running turns, move the heads, and end the turns that have a reason to stop. A turn's row
--- is written only when its usage has changed, or it ends. What a row keeps as bytes is base64 in `moves`.
+-- is written only when its usage has changed, or it ends. What a row keeps as bytes is base64 in `moves`, of which there are
+-- `count`: a plan for an unknown number would read all sessions rather than look some up.
 -- Says of each session whether inputs wait (1: one to steer the turn).
 WITH appended AS (
     INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
@@ -454,6 +455,7 @@ WITH appended AS (
         m.updated_at, m.stop_reason, decode(m.error, 'base64') AS error
     FROM json_to_recordset(:moves::json) AS m (turn bigint, session_id bigint, head bigint, last_event_id text,
         turn_usage text, session_usage text, context_usage text, updated_at bigint, stop_reason text, error text)
+    LIMIT :count::bigint
 ), advanced AS (
     UPDATE turns t SET usage = m.turn_usage, running = m.stop_reason IS NULL, stop_reason = m.stop_reason,
         error = m.error, ended_at = CASE WHEN m.stop_reason IS NOT NULL THEN m.updated_at END

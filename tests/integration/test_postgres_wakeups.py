@@ -156,6 +156,42 @@ async def test_what_others_say_on_the_channel_harms_nobody(here: Ear, there: Ear
     assert there.agents == {8}
 
 
+async def test_stores_in_two_schemas_of_a_database_do_not_hear_one_another(new_database: str) -> None:
+    """Their internal ids are the same: what one shows would be another's text."""
+    connection = await asyncpg.connect(new_database)
+    await connection.execute("CREATE SCHEMA one; CREATE SCHEMA two")
+    await connection.close()
+    ears = []
+    letters: list[tuple[str, bytes]] = []
+    for schema in ("one", "one", "two", "two"):
+        ear = Ear(await PostgresStore.open(f"{new_database}?search_path={schema}", FakeClock()))
+        relay = await ear.store.listen(ear.heard)
+        relay.receive(_keep(letters, schema))
+        await ear.until(lambda ear=ear: ear.anything == 1)  # type: ignore[misc]
+        ears.append((ear, relay))
+    (one, relay_of_one), (other, _), (two, relay_of_two), (last, _) = ears
+    relay_of_one.send(b"one")
+    relay_of_two.send(b"two")
+    for ear in (one, two):
+        await accept(ear.store, SessionRef(await new_tenant(ear.store), AGENT, SESSION))
+    await other.until(lambda: bool(other.sessions))
+    await last.until(lambda: bool(last.sessions))
+    assert one.sessions == two.sessions == set()
+    assert sorted(letters) == [("one", b"one"), ("two", b"two")]
+    for ear, _ in ears:
+        await ear.store.close()
+
+
+def _keep(letters: list[tuple[str, bytes]], schema: str) -> Callable[[str, bytes | None], None]:
+    """Keeps messages that a store in this schema has heard."""
+
+    def hear(node: str, message: bytes | None) -> None:
+        if message is not None:
+            letters.append((schema, message))
+
+    return hear
+
+
 async def test_who_lost_the_connection_looks_at_everything_when_it_is_back(
     here: Ear, there: Ear, emptied_database: str
 ) -> None:

@@ -30,6 +30,8 @@ _GATHER_SECONDS = 0.002
 _SETTINGS = {"application_name": "sessile", "synchronous_commit": "off"}
 """A commit of NOTIFY alone waits for the disk as any other does; for hints nobody needs that."""
 _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
+_SUFFIX = "SELECT CASE current_schema() WHEN 'public' THEN '' ELSE '_' || left(md5(current_schema()), 12) END"
+"""What the names of channels end with: they are the database's, and each of its schemas may hold another store."""
 _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
 _AGAIN_SECONDS = 1.0
@@ -46,6 +48,7 @@ class Wakeups:
         self._heard = heard
         self._node = uuid4().hex[:12]
         self._connection: Any = None
+        self._suffix = ""
         self._sessions: set[int] = set()
         self._agents: set[int] = set()
         self._outbox = Outbox(self._node)
@@ -94,9 +97,10 @@ class Wakeups:
         )
         try:
             connection.add_termination_listener(lambda _: ended.set())
-            await connection.add_listener(_CHANNEL, self._on_message)
+            self._suffix = await connection.fetchval(_SUFFIX)
+            await connection.add_listener(_CHANNEL + self._suffix, self._on_message)
             for channel in (_TO_ALL, _TO_ONE.format(self._node)):
-                await connection.add_listener(channel, self._on_letter)
+                await connection.add_listener(channel + self._suffix, self._on_letter)
             self._connection = connection
             self._inbox.forget()
             self._heard(None)  # something may have been sent while nobody listened
@@ -125,7 +129,7 @@ class Wakeups:
         sessions, self._sessions = self._sessions, set()
         notes = [*self._outbox.take(), *((_CHANNEL, payload) for payload in self._payloads(sessions, agents))]
         if notes:
-            channels, payloads = zip(*notes, strict=True)
+            channels, payloads = [channel + self._suffix for channel, _ in notes], [payload for _, payload in notes]
             await self._ask(_NOTIFY, channels, payloads)
 
     async def _ask(self, query: str, *values: Any) -> None:

@@ -22,6 +22,7 @@ from sessile.rows import Heard
 from sessile.stores.postgres import faults
 from sessile.stores.postgres.db import Changed
 from sessile.stores.postgres.letters import Inbox, Outbox
+from sessile.stores.postgres.pool import PRIMARY
 
 _CHANNEL = "sessile"
 _TO_ALL = "sessile_all"
@@ -93,7 +94,11 @@ class Wakeups:
         """Listen until the connection ends."""
         ended = asyncio.Event()
         connection = await asyncpg.connect(
-            self._url, timeout=_SECONDS, command_timeout=_SECONDS, server_settings=_SETTINGS
+            self._url,
+            target_session_attrs=PRIMARY,
+            timeout=_SECONDS,
+            command_timeout=_SECONDS,
+            server_settings=_SETTINGS,
         )
         try:
             connection.add_termination_listener(lambda _: ended.set())

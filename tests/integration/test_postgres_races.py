@@ -9,8 +9,9 @@ import asyncpg
 import pytest
 
 from sessile.ports import StaleKey
-from sessile.rows import Claim, Interruption, SealedSecrets, SessionRef
+from sessile.rows import Claim, EventQuery, Interruption, SealedSecrets, SessionRef
 from sessile.stores.postgres import copies
+from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.postgres import PostgresServer
@@ -23,6 +24,7 @@ from sessile.testing.store_world import (
     SESSION,
     accept,
     admit_all,
+    append,
     new_session,
     new_tenant,
     purge_all,
@@ -179,6 +181,31 @@ async def test_a_fork_of_a_session_that_is_deleted_is_whole_or_not_there(
             whole += 1
             assert len(await read_all(here, made.id)) == 16
     assert whole < ROUNDS
+
+
+async def test_a_log_that_is_removed_while_it_is_read_has_no_gap(
+    stores: tuple[PostgresStore, PostgresStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader stalls between two statements: meanwhile the session is deleted, and its oldest events are removed."""
+    here, there = stores
+    tenant = await new_tenant(here)
+    ref = await new_session(here, tenant, "long")
+    claim = await accept(here, ref)
+    await append(here, claim.fence, [thought()] * 150, NOTHING)
+    one = Db.one
+
+    async def stalling(db: Db, name: str, /, **values: Any) -> Any:
+        row = await one(db, name, **values)
+        if name in ("session_head", "locate_session"):
+            monkeypatch.setattr(Db, "one", one)
+            await there.delete_session(ref, None)
+            await there.purge()
+        return row
+
+    monkeypatch.setattr(Db, "one", stalling)
+    query = EventQuery(cursor=0, limit=200, records=True, include_hidden=True)
+    page = await here.read_log(claim.session.id, query)
+    assert sequences(page.rows) in ([], list(range(1, 153)))
 
 
 async def test_no_secret_is_written_under_a_key_that_was_changed(stores: tuple[PostgresStore, PostgresStore]) -> None:

@@ -11,7 +11,7 @@ from sessile.rows import Heard, SessionRef
 from sessile.stores.postgres import wakeups
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
-from sessile.testing.postgres import PostgresServer
+from sessile.testing.postgres import PostgresServer, postgres_server
 from sessile.testing.postgres_proxy import PostgresProxy
 from sessile.testing.store_contract_waiting import queue
 from sessile.testing.store_world import (
@@ -21,6 +21,7 @@ from sessile.testing.store_world import (
     SESSION,
     accept,
     answered,
+    append,
     new_session,
     new_tenant,
     whole_turn,
@@ -235,3 +236,43 @@ async def test_who_has_gone_deaf_listens_again(
         await ear.until(lambda: claim.session.id in ear.sessions)
         await other.store.close()
         await ear.store.close()
+
+
+async def test_a_queue_that_was_full_is_used_again_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener that is stuck, of whomever, fills it for all. Commits go on meanwhile."""
+    monkeypatch.setattr(wakeups, "_SECONDS", 0.5)
+    monkeypatch.setattr(wakeups, "_AGAIN_SECONDS", 0.1)
+    clock = FakeClock()
+    with postgres_server() as server:
+        await _few_pages(server)
+        stuck = await asyncpg.connect(server.url())
+        await stuck.execute("LISTEN anything")
+        await stuck.execute("BEGIN; SELECT 1")
+        ears = [Ear(await PostgresStore.open(server.url(), clock, lease_clock=clock)) for _ in range(2)]
+        here, there = ears
+        relay = await here.store.listen(here.heard)
+        await there.store.listen(there.heard)
+        await there.until(lambda: there.anything == 1)
+        refused = "too many notifications"
+        while refused not in server.log():
+            relay.send(b"x" * 300_000)
+            await asyncio.sleep(0.1)
+        claim = await accept(here.store, SessionRef(await new_tenant(here.store), AGENT, SESSION))
+        await stuck.execute("ROLLBACK")
+        there.sessions.clear()
+        async with asyncio.timeout(30):
+            while claim.session.id not in there.sessions:
+                await append(here.store, claim.fence, [draft(ThinkingEvent(content="Hm.", output_id="o"))], NOTHING)
+                await asyncio.sleep(0.1)
+        for ear in ears:
+            await ear.store.close()
+        await stuck.close()
+
+
+async def _few_pages(server: PostgresServer) -> None:
+    """Let a server have the shortest queue for notifications that it can have."""
+    connection = await asyncpg.connect(server.url())
+    await connection.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")
+    await connection.close()
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)

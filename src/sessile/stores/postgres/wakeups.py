@@ -33,6 +33,8 @@ _SETTINGS = {"application_name": "sessile", "synchronous_commit": "off"}
 _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
 _SUFFIX = "SELECT CASE current_schema() WHEN 'public' THEN '' ELSE '_' || left(md5(current_schema()), 12) END"
 """What the names of channels end with: they are the database's, and each of its schemas may hold another store."""
+_MAKE_ROOM = "SELECT pg_notification_queue_usage()"
+"""A queue that was full stays full, although all have read it, until somebody asks this."""
 _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
 _AGAIN_SECONDS = 1.0
@@ -102,6 +104,7 @@ class Wakeups:
         )
         try:
             connection.add_termination_listener(lambda _: ended.set())
+            await connection.execute(_MAKE_ROOM)
             self._suffix = await connection.fetchval(_SUFFIX)
             await connection.add_listener(_CHANNEL + self._suffix, self._on_message)
             for channel in (_TO_ALL, _TO_ONE.format(self._node)):
@@ -116,13 +119,16 @@ class Wakeups:
             connection.terminate()
 
     async def _tell(self) -> None:
-        """Send what there is to tell; from time to time something else, because a deaf connection does not end."""
+        """Send what there is to tell; from time to time nothing, to ourselves, because a deaf connection does not end.
+
+        Nor does one whose queue was full: what it has not read then, it is only told of by a NOTIFY that gets through.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SECONDS):
                     await self._waiting.wait()
             if not self._waiting.is_set():
-                await self._ask("SELECT 1")
+                await self._ask(_NOTIFY, [_TO_ONE.format(self._node) + self._suffix], [""])
                 continue
             if self._outbox:
                 await asyncio.sleep(_GATHER_SECONDS)

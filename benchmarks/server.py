@@ -3,7 +3,8 @@
 import sys
 
 from benchmarks import models
-from sessile import compose, config
+from sessile import config
+from sessile.compose import serving
 
 if __name__ == "__main__":
-    compose.serve(config.load(sys.argv[1]), providers={"bench": models.Provider()})
+    serving.serve(config.load(sys.argv[1]), providers={"bench": models.Provider()})

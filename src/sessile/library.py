@@ -14,7 +14,8 @@ from sessile.client.client import AsyncClient
 from sessile.client.in_process import InProcess
 from sessile.client.portal import Portal
 from sessile.client.sync import Client
-from sessile.compose import build_app, running
+from sessile.compose.runtime import running
+from sessile.compose.serving import build_app
 from sessile.config import Config, ConfigError
 
 Function = Callable[..., Any]

@@ -3,7 +3,7 @@
 Frozen data without behaviour of its own. Times are microseconds since the epoch.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType, json
@@ -415,6 +415,30 @@ class Once(Struct, frozen=True):
     """
 
     key: str
+    fingerprint: bytes
+
+
+class StreamOnce(Struct, frozen=True):
+    """An idempotency key that comes with a stream: the fingerprint is known when the stream was read to its end.
+
+    A verb that takes one looks the key up when it begins. When the key has made something, it calls `skip`, because
+    nothing of the stream will be wanted, reads it to its end all the same, and then does as with `Once`. Else it looks
+    again in the commit that creates: of two at once with one key, one creates, and both return what that one made.
+    """
+
+    key: str
+    fingerprint: Callable[[], bytes]
+    skip: Callable[[], None]
+
+    def whole(self) -> Once:
+        """The key with its fingerprint, behind the end of the stream."""
+        return Once(self.key, self.fingerprint())
+
+
+class Kept(Struct, frozen=True):
+    """What an idempotency key has made, by its internal id, and the fingerprint of the request it came with."""
+
+    made: int
     fingerprint: bytes
 
 

@@ -32,6 +32,7 @@ from sessile.rows import (
     Shown,
     Span,
     Standing,
+    StreamOnce,
     SubCall,
     Summary,
     TenantRow,
@@ -201,12 +202,18 @@ class CopyStore(Protocol):
         """
 
     async def import_session(
-        self, tenant_id: int, agent_key: str, new: NewSession, slices: AsyncIterator[Sequence[Entry | NewArtifact]]
+        self,
+        tenant_id: int,
+        agent_key: str,
+        new: NewSession,
+        slices: AsyncIterator[Sequence[Entry | NewArtifact]],
+        once: StreamOnce | None = None,
     ) -> SessionRow:
         """A new session with a whole log, which comes in slices and holds the rules of a transcript, then its files.
 
         Nobody sees it before it is whole, as with `fork_session`; what `slices` raises is raised here. Ids of events
-        and turns are kept, or all are new when the first turn of the log is in the store already.
+        and turns are kept, or all are new when the first turn of the log is in the store already, or in another import
+        that is being made. What `once` has made before is returned when `slices` has ended.
 
         Raises NotFound for the agent, KeyTaken, InvalidRequest when a later turn is in the store already.
         """

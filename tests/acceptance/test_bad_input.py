@@ -685,6 +685,8 @@ async def test_an_idempotency_key_that_is_none_is_refused(stage: Stage, place: P
     headers = {"idempotency-key": key.encode("latin-1")}
     for path in ("/v2/agents", f"/v2/agents/{place.agent}/sessions", f"{place.session}/events"):
         refused(await stage.client.post(path, json={"content": "Hi."}, headers=headers), 400, "invalid_parameter")
+    path, headers = f"/v2/agents/{place.agent}/session_imports", {**headers, "content-type": b"application/jsonl"}
+    refused(await stage.client.post(path, content=b"{}\n", headers=headers), 400, "invalid_parameter")
 
 
 @pytest.mark.parametrize("condition", ['"1"', '""', "start", 'W/"start"', '"start", "start"', '"aev_"', '"', ""])

@@ -11,7 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from acceptance.stage import EventStream, Stage, eventually, lambdas, model_config, refused
-from sessile.compose import build_app, owner_key, running
+from sessile.compose.access import owner_key
+from sessile.compose.runtime import running
+from sessile.compose.serving import build_app
 from sessile.config import Config
 from sessile.telemetry.metrics import Metrics
 from sessile.testing.script import call, hang, say, status, usage, wait_for

@@ -355,8 +355,8 @@ async def test_requests_that_cannot_be_an_import_are_refused(stage: Stage, upstr
     refused(await post(stage, agent, data, repair="perhaps"), 400, "invalid_parameter", "repair")
     refused(await post(stage, agent, data, unknown="1"), 400, "invalid_parameter", "unknown")
     refused(await post(stage, "nobody", data, key="x"), 404, "not_found")
-    answer = await stage.client.post(path, content=data, headers={**JSONL, "idempotency-key": "k"})
-    refused(answer, 400, "not_supported")
+    answer = await stage.client.post(path, content=data, headers={**JSONL, "idempotency-key": "two words"})
+    refused(answer, 400, "invalid_parameter")
     refused(await stage.client.get(f"{session}x/export"), 404, "not_found")
     refused(await stage.client.get("/v2/agents/nobody/sessions/s/export"), 404, "not_found")
 

@@ -281,7 +281,7 @@ async def test_a_collector_that_is_away_harms_nothing(tmp_path: Path) -> None:
 
 async def test_without_configuration_nothing_is_loaded(tmp_path: Path) -> None:
     program = (
-        "import asyncio, sys\nfrom sessile.compose import running\nfrom sessile.config import Config\n"
+        "import asyncio, sys\nfrom sessile.compose.runtime import running\nfrom sessile.config import Config\n"
         f"async def main():\n    async with running(Config(database={str(tmp_path / 's.db')!r})):\n        pass\n"
         "asyncio.run(main())\nassert not [name for name in sys.modules if name.startswith('opentelemetry')]\n"
     )

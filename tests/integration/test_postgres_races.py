@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from sessile.ports import StaleKey
 from sessile.rows import Claim, EventQuery, Interruption, SealedSecrets, SessionRef
@@ -16,6 +17,7 @@ from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.postgres import PostgresServer
 from sessile.testing.store_contract_copies import fork, new_row
+from sessile.testing.store_contract_import_once import Sent, bring, log_of
 from sessile.testing.store_contract_sub_turns import HELPER, by, end, fresh, start, started
 from sessile.testing.store_world import (
     AGENT,
@@ -240,3 +242,23 @@ async def test_forks_of_one_session_at_once(stores: tuple[PostgresStore, Postgre
     rows = [row for row in made if not isinstance(row, BaseException)]
     assert len(rows) == 4, made
     assert all(isinstance(error, KeyTaken) for error in made if error not in rows)
+
+
+async def test_an_import_at_two_servers_under_one_key_makes_one_session(
+    stores: tuple[PostgresStore, PostgresStore],
+) -> None:
+    tenant = await new_tenant(stores[0])
+    entries = await log_of(stores[0], SessionRef(tenant, AGENT, SESSION))
+    for number in range(ROUNDS):
+        turns = [ids.turn_id(), ids.turn_id()]
+        log = [replace(entry, turn_id=turns[place // 5]) for place, entry in enumerate(entries)]
+        imports = (
+            bring(store, tenant, Sent(log[:3], log[3:], key=str(number)), f"copy-{number}")
+            for store in (*stores, *stores)
+        )
+        made = await asyncio.gather(*imports)
+        assert len({row.id for row in made}) == 1
+    page = await stores[1].list_sessions(tenant, AGENT, cursor=None, limit=100)
+    assert len(page.rows) == ROUNDS + 1
+    await purge_all(stores[0])
+    assert len(await read_all(stores[1], page.rows[0].id)) == len(entries)

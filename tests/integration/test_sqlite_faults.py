@@ -83,7 +83,7 @@ HOT_QUERIES = (
     "delete_idle_sessions",
     "sizes_of_events",
     "turns_up_to",
-    "turn_is_there",
+    "release_turn",
     "get_artifact",
     "list_artifacts_asc",
     "list_artifacts_desc",

@@ -110,6 +110,7 @@ async def test_every_call_that_creates_has_a_key_of_its_own_or_the_callers() -> 
     calls: list[Callable[..., Any]] = [
         lambda **key: agents.create(name="A", model="m", **key),
         lambda **key: sessions.create("a", **key),
+        lambda **key: sessions.import_("a", b"{}", **key),
         lambda **key: events.send("a", "s", "Hi", **key),
         lambda **key: events.stream("a", "s", "Hi", **key).__aenter__(),
     ]
@@ -120,8 +121,8 @@ async def test_every_call_that_creates_has_a_key_of_its_own_or_the_callers() -> 
         with pytest.raises(InvalidParameter):
             await call(idempotency_key="two words")
     keys = [request.headers["idempotency-key"] for request in script.requests]
-    assert keys[2::3] == ["mine!~"] * 4
-    assert len({*keys[::3], *keys[1::3]}) == 8
+    assert keys[2::3] == ["mine!~"] * 5
+    assert len({*keys[::3], *keys[1::3]}) == 10
     for change in (agents.update("a", name="B"), agents.delete("a"), sessions.delete("a", "s")):
         with contextlib.suppress(UnexpectedAnswer):
             await change

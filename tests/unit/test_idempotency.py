@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sessile.domain.idempotency import fingerprint
+from sessile.domain.idempotency import fingerprint, with_stream
 from sessile.wire import ids
 
 BASE: tuple[str, str, str | None, Any] = ("POST", "/v2/agents", "key_1", {"name": "A", "model": {"name": "m"}})
@@ -51,3 +51,20 @@ def test_a_key_of_our_own_is_one() -> None:
     made = {ids.idempotency_key() for _ in range(100)}
     assert len(made) == 100
     assert all(key.startswith("idk_") and key.isalnum() is False and key.isascii() for key in made)
+
+
+def test_a_stream_is_a_part_of_its_request() -> None:
+    request = fingerprint(*BASE)
+    bound = with_stream(request, b"a digest")
+    assert bound == with_stream(request, b"a digest")
+    assert (
+        len(
+            {
+                request,
+                bound,
+                with_stream(request, b"another"),
+                with_stream(fingerprint("POST", "/", None, {}), b"a digest"),
+            }
+        )
+        == 4
+    )

@@ -239,3 +239,14 @@ async def test_others_have_their_turn_while_large_lines_are_read(monkeypatch: py
     given = [item async for item in service._items(Import(), small())]
     assert len(given) == len(many)
     assert 0 < max(read_here) <= service._HELD_BYTES
+
+
+def test_the_digest_is_of_all_before_the_last_line_however_it_came() -> None:
+    data = lines([event(1)])
+    before = data[: data.rindex(b"\n", 0, -1) + 1]
+    for size in (1, 100, len(data)):
+        reading = Import()
+        for start in range(0, len(data), size):
+            list(reading.feed(data[start : start + size]))
+        assert reading.ended
+        assert reading.digest == hashlib.sha256(before).digest()

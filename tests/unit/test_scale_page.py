@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.scale import Costs, Load, node, report, store
+from benchmarks.scale import Costs, Load, databases, node, report, store
 
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 
@@ -14,10 +14,17 @@ def test_the_page_holds_the_tables_of_the_simulation() -> None:
 
 
 def test_a_store_that_is_asked_for_more_than_it_can_do_falls_behind() -> None:
-    costs = Costs(append_us=100, postgres_cores=1)
-    easy, hard = store(5_000, 4, costs, seconds=2), store(12_000, 4, costs, seconds=2)
+    costs = Costs(transaction_us=50, append_us=100, postgres_cores=1)
+    easy, hard = store(3_000, 4, costs, seconds=2), store(12_000, 4, costs, seconds=2)
     assert easy.busy < 0.6 < 1 < hard.busy
     assert hard.p99_ms > 10 * easy.p99_ms
+
+
+def test_many_nodes_make_small_transactions_which_cost_more() -> None:
+    costs = Costs(postgres_cores=1)
+    few, many = store(2_000, 1, costs, seconds=2), store(2_000, 200, costs, seconds=2)
+    assert few.busy < 0.8 < 0.99 < many.busy
+    assert databases(2_000, 200, costs) > databases(2_000, 1, costs)
 
 
 def test_a_busy_node_writes_larger_frames_and_later() -> None:

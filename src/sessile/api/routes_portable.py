@@ -33,13 +33,14 @@ async def export(call: Call) -> Response:
 
 async def import_(call: Call) -> Response:
     """POST …/session_imports"""
-    call.refuse(b"idempotency-key")
     call.expect(MEDIA_TYPE)
     query = call.query(ImportQuery)
+    once = call.once({"key": query.key or None, "repair": query.repair})
     row = await call.services.portable.import_(
-        call.principal, call.path["agent_key"], call.chunks(), query.key, query.repair
+        call.principal, call.path["agent_key"], call.chunks(), query.key, query.repair, once
     )
-    return JsonResponse(codec.encode(shown(row, None)), 201, {"etag": f'"{row.version}"'})
+    (session,) = await call.services.sessions.shown([row]) if once else [shown(row, None)]
+    return JsonResponse(codec.encode(session), 201, {"etag": f'"{row.version}"'})
 
 
 ROUTES = (
@@ -67,13 +68,15 @@ ROUTES = (
         summary="Make a session from an export",
         description=(
             "The session has the key, the events and their ids of the export. A log that breaks the rules of a "
-            "transcript is refused with the place; with `repair=true` a turn that was not over is ended."
+            "transcript is refused with the place; with `repair=true` a turn that was not over is ended. With an "
+            "`Idempotency-Key` the same bytes are imported once."
         ),
         handler=import_,
         roles=roles.DEVELOPERS,
         status=201,
         body=Lines,
         body_media=MEDIA_TYPE,
+        headers=("Idempotency-Key",),
         query=ImportQuery,
         answer=Session,
         answer_headers=("ETag",),

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sessile.api.gathered import GatheredWrites
 from sessile.config import ConfigError
 from sessile.wire.limits import MAX_HEADER_BYTES, MAX_URL_BYTES
 
@@ -54,9 +55,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Turn the connection away when there are too many."""
         super().connection_made(transport)
+        self.transport = self._gathered = GatheredWrites(transport, self.loop)  # type: ignore[assignment]
         if 0 < self.max_connections < len(self.connections):
-            transport.write(_TOO_MANY)
-            transport.close()
+            self.transport.write(_TOO_MANY)
+            self.transport.close()
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -64,6 +66,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Send the end of an answer at once."""
+        self._gathered.flush()
+        super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close what is idle; an answer that nobody reads would be kept for ever."""

@@ -10,7 +10,8 @@ from msgspec import Struct
 from sessile.auth import keys
 from sessile.auth.roles import AGENT_ROLES, API_ROLES
 from sessile.clock import SystemClock
-from sessile.compose import DEFAULT_TENANT, default_tenant, open_store
+from sessile.compose.access import DEFAULT_TENANT, default_tenant
+from sessile.compose.storage import open_store
 from sessile.config import Config, ConfigError
 from sessile.ports import Store
 from sessile.rows import TenantRow

@@ -11,7 +11,7 @@ from msgspec import Struct
 from sessile import logs
 from sessile.cli import faults, output
 from sessile.cli.options import ConfigFile, Json
-from sessile.compose import model_registry
+from sessile.compose.runtime import model_registry
 from sessile.config import load
 from sessile.domain.messages import UserMessage
 from sessile.models.registry import DEFAULT, WILDCARD, Described, Registry, WarmUp

@@ -12,7 +12,7 @@ import typer
 from sessile.cli import output
 from sessile.cli.options import AgentKey, ApiKey, ConfigFile, Data, Json, Url
 from sessile.cli.remote import server
-from sessile.compose import rotate_secrets_key
+from sessile.compose.storage import rotate_secrets_key
 from sessile.config import load
 
 app = typer.Typer(

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from sessile.cli import shell
 from sessile.cli.greeting import Facts, greeting, warns
-from sessile.compose import Runtime, Share
-from sessile.compose import serve as run_server
+from sessile.compose.runtime import Runtime
+from sessile.compose.serving import Share
+from sessile.compose.serving import serve as run_server
 from sessile.config import Config, ConfigError, is_url, without_secrets
 from sessile.models.registry import DEFAULT, Described
 from sessile.ports import Principal

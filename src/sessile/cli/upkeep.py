@@ -6,7 +6,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from sessile import logs
-from sessile.compose import migrate_database, open_existing, pending_migrations
+from sessile.compose.storage import migrate_database, open_existing, pending_migrations
 from sessile.config import Config
 from sessile.rows import SessionSize, TableSize
 from sessile.service.upkeep import Checked, Finding, check_store

@@ -12,7 +12,7 @@ import typer
 
 from sessile.cli import faults, serving
 from sessile.cli.supervisor import Start
-from sessile.compose import Share
+from sessile.compose.serving import Share
 
 
 def main() -> None:

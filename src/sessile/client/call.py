@@ -133,9 +133,11 @@ class Caller:
         request = self._request("GET", path, None, None, {"accept": media})
         return (await self._whole(request, self._timeout, media=media)).body
 
-    async def upload(self, path: str, body: bytes, media: str, query: Mapping[str, object]) -> Reply:
+    async def upload(
+        self, path: str, body: bytes, media: str, query: Mapping[str, object], headers: Mapping[str, str]
+    ) -> Reply:
         """Post a body of another media type than JSON."""
-        request = self._request("POST", path, query, None, {"content-type": media})
+        request = self._request("POST", path, query, None, {**headers, "content-type": media})
         return await self._whole(structs.replace(request, body=body), self._timeout)
 
     async def turn(self, path: str, document: object, seconds: float | None, headers: Mapping[str, str]) -> Reply:

@@ -150,16 +150,25 @@ class AsyncSessions:
             raise ConnectionLost("The export was cut off.")
         return data
 
-    async def import_(self, agent_key: str, data: bytes, *, key: str | None = None, repair: bool = False) -> Session:
+    async def import_(
+        self,
+        agent_key: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        repair: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Session:
         """Make a session of an agent from the bytes of an export, with its key or another one.
 
-        With `repair`, a turn that the export leaves open is ended as interrupted.
+        With `repair`, a turn that the export leaves open is ended as interrupted. Each call imports once, however often
+        it has to be repeated; with an `idempotency_key` of your own, so do all calls with that key and the same bytes.
 
         Raises NotFound (the agent), KeyTaken, InvalidRequest (it is no export, or not whole), TranscriptInvalid (no
-        session may have these events).
+        session may have these events), IdempotencyKeyReused.
         """
-        imports = path(_IMPORTS, agent_key=agent_key)
-        return _session(await self._caller.upload(imports, data, MEDIA_TYPE, {"key": key, "repair": repair or None}))
+        imports, query = path(_IMPORTS, agent_key=agent_key), {"key": key, "repair": repair or None}
+        return _session(await self._caller.upload(imports, data, MEDIA_TYPE, query, once(idempotency_key)))
 
     async def delete(self, agent_key: str, session_key: str, *, if_match: str | None = None) -> None:
         """Delete a session and its events; a turn that runs is stopped. Raises NotFound, PreconditionFailed."""

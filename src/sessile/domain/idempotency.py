@@ -17,3 +17,8 @@ def fingerprint(method: str, path: str, caller: str | None, body: Any, apart_fro
     if isinstance(body, dict):
         body = {name: value for name, value in body.items() if name not in apart_from}
     return sha256(_encode([method, path, caller, body])).digest()
+
+
+def with_stream(request: bytes, digest: bytes) -> bytes:
+    """The fingerprint of a request and of the stream that came with it, from those of each."""
+    return sha256(request + digest).digest()

@@ -132,6 +132,11 @@ class Import:
             raise TooLarge(f"The export is larger than {MAX_IMPORT_BYTES} bytes, its files not counted.")
         return item
 
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of all bytes before the last line; that line only repeats it, and says how many events came."""
+        return self._digest.digest()
+
     def end(self, repair: bool, now: int) -> list[Entry]:
         """At the end of the file: with `repair`, the events that end a turn which the export leaves open."""
         if not self.ended or self._rest:

@@ -8,10 +8,21 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from sessile.domain import artifacts as rules
+from sessile.domain.idempotency import with_stream
 from sessile.domain.log import Entry
 from sessile.domain.portable import Export, File, Import, Item
 from sessile.ports import Clock, Files, Principal, Store, Upload
-from sessile.rows import AgentRow, ArtifactRow, EventQuery, NewArtifact, NewSession, SessionRef, SessionRow
+from sessile.rows import (
+    AgentRow,
+    ArtifactRow,
+    EventQuery,
+    NewArtifact,
+    NewSession,
+    Once,
+    SessionRef,
+    SessionRow,
+    StreamOnce,
+)
 from sessile.service.artifacts import Artifacts
 from sessile.wire import codec
 from sessile.wire.errors import InvalidRequest, NotFound, StorageUnavailable
@@ -45,11 +56,20 @@ class Portable:
         return self._lines(session, agent)
 
     async def import_(
-        self, principal: Principal, agent_key: str, chunks: AsyncIterator[bytes], key: str | UnsetType, repair: bool
+        self,
+        principal: Principal,
+        agent_key: str,
+        chunks: AsyncIterator[bytes],
+        key: str | UnsetType,
+        repair: bool,
+        once: Once | None = None,
     ) -> SessionRow:
         """A session from the bytes of an export, under its own key or another one.
 
-        Raises InvalidRequest, TranscriptInvalid, NotFound for the agent, KeyTaken; nothing is left then.
+        `once` is bound to the request without these bytes; they are added here.
+
+        Raises InvalidRequest, TranscriptInvalid, NotFound for the agent and for what `once` made, KeyTaken,
+        IdempotencyKeyReused; nothing is left then.
         """
         reading, arriving = Import(), _Arriving(self._files, principal.tenant_id)
         slices = self._slices(reading, chunks, repair, arriving)
@@ -64,7 +84,8 @@ class Portable:
                     async for items in slices:
                         yield items
 
-            return await self._store.import_session(principal.tenant_id, agent_key, new, log())
+            keyed = None if once is None else _bound(once, reading, arriving)
+            return await self._store.import_session(principal.tenant_id, agent_key, new, log(), keyed)
         finally:
             await arriving.discard()
             self._artifacts.doubt(arriving.kept, principal)
@@ -154,6 +175,7 @@ class _Arriving:
 
     def __init__(self, files: Files, tenant_id: int) -> None:
         self.kept: list[NewArtifact] = []
+        self._wanted = True
         self._files = files
         self._tenant_id = tenant_id
         self._file: File | None = None
@@ -162,6 +184,8 @@ class _Arriving:
 
     async def take(self, item: File | bytes) -> NewArtifact | None:
         """Go on; the file, made durable, when it is complete."""
+        if not self._wanted:
+            return None
         if isinstance(item, File):
             self._file, self._upload, self._head = item, self._files.create(self._tenant_id), b""
         assert self._file is not None
@@ -185,10 +209,19 @@ class _Arriving:
         self.kept.append(artifact)
         return artifact
 
+    def skip(self) -> None:
+        """Nobody wants those that come from now on."""
+        self._wanted = False
+
     async def discard(self) -> None:
         """Forget what is not complete."""
         if self._upload is not None:
             await self._upload.discard()
+
+
+def _bound(once: Once, reading: Import, arriving: _Arriving) -> StreamOnce:
+    """The key of an import, bound to its bytes too."""
+    return StreamOnce(once.key, lambda: with_stream(once.fingerprint, reading.digest), arriving.skip)
 
 
 def _file_line(row: ArtifactRow) -> FileLine:

@@ -1,6 +1,6 @@
 """Decisions about copied and imported sessions that are the same in every store. No I/O, no SQL."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from os import urandom
 from typing import Any
 
@@ -9,7 +9,7 @@ from msgspec import UNSET, Struct
 from sessile.domain import copies
 from sessile.domain.log import VISIBLE, Entry, draft
 from sessile.domain.session import fold
-from sessile.rows import NewArtifact, NewSession
+from sessile.rows import NewArtifact, NewSession, Once, StreamOnce
 from sessile.wire import codec, ids
 from sessile.wire.errors import InvalidRequest, KeyTaken, StorageUnavailable
 from sessile.wire.events import AnyEvent, TurnEndedRecord, TurnStartedRecord
@@ -40,18 +40,19 @@ class ImportedLog:
 
     def __init__(self) -> None:
         self.begun = False
+        """Whether a slice is durable that has a turn: what ids become is decided."""
         self._salt: bytes | None = None
         self._state = fold([])
         self._started: Entry | None = None
         """The `turn_started` of the turn that has no end yet."""
 
     def begin(self, taken: bool) -> None:
-        """Decide with the first slice: every id is new when its first turn is here already, else all stay."""
+        """Decide with the first turn: every id is new when it is here already, else all stay."""
         self._salt = urandom(copies.SALT_BYTES) if taken else None
-        self.begun = True
 
     def written(self, entries: Sequence[Entry]) -> None:
         """A slice is durable."""
+        self.begun = self.begun or bool(first_turn(entries))
         self._state = fold((entry.event() for entry in entries), self._state)
         for entry in entries:
             if entry.type in ("turn_started", "turn_ended"):
@@ -156,6 +157,19 @@ def entries(items: Sequence[Entry | NewArtifact]) -> list[Entry]:
 def files(items: Sequence[Entry | NewArtifact]) -> list[NewArtifact]:
     """The files in a slice of an import."""
     return [item for item in items if isinstance(item, NewArtifact)]
+
+
+def first_turn(entries: Sequence[Entry]) -> str:
+    """The id of the first turn in a slice of an import; empty when there is none."""
+    return next((entry.turn_id for entry in entries if entry.turn_id), "")
+
+
+async def read_through(slices: AsyncIterator[Sequence[Entry | NewArtifact]], once: StreamOnce) -> Once:
+    """Read an import to its end that has happened before; returns what proves that it is the same."""
+    once.skip()
+    async for _ in slices:
+        pass
+    return once.whole()
 
 
 def files_told(bodies: Iterable[bytes]) -> list[str]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from sessile.domain.log import DELETED, HIDDEN, VISIBLE, Draft, Entry
-from sessile.rows import EventQuery, NewArtifact, Page, SessionRow, TurnEnd, TurnProgress
+from sessile.rows import EventQuery, Kept, NewArtifact, Once, Page, SessionRow, TurnEnd, TurnProgress
 from sessile.wire import ids
-from sessile.wire.errors import PreconditionFailed, SessionFull, SessionRunning
+from sessile.wire.errors import IdempotencyKeyReused, PreconditionFailed, SessionFull, SessionRunning
 from sessile.wire.events import RECORD_TYPES, TurnEndedRecord
 from sessile.wire.limits import IDEMPOTENCY_SECONDS, MAX_SESSION_FILE_BYTES, MAX_SESSION_FILES
 
-AGENTS, SESSIONS, TOOL_SERVERS = "agents", "sessions", "tool_servers"
+AGENTS, SESSIONS, TOOL_SERVERS, IMPORTS = "agents", "sessions", "tool_servers", "session_imports"
 """Scopes of idempotency keys in a tenant."""
 _UNTIL_IT_STOPS = "is running; wait until it has stopped"
 _UNTIL_ANSWERED = "waits for client tools; answer them"
@@ -113,6 +113,13 @@ def check_room(artifacts: Sequence[NewArtifact], files: int, size: int) -> None:
 def expires_at(artifact: NewArtifact, now: int) -> int | None:
     """When the time of an artifact is over that comes now."""
     return None if artifact.ttl_days is None else now + artifact.ttl_days * _DAY
+
+
+def same(kept: Kept, once: Once) -> int:
+    """The internal id of what a key has made. Raises IdempotencyKeyReused when it came with another request."""
+    if kept.fingerprint != once.fingerprint:
+        raise IdempotencyKeyReused
+    return kept.made
 
 
 def expired(now: int) -> int:

@@ -26,6 +26,7 @@ from sessile.testing.store_contract_combined import CombinedCopyContract, Combin
 from sessile.testing.store_contract_compaction import CompactionContract, order
 from sessile.testing.store_contract_concurrent import ConcurrencyContract
 from sessile.testing.store_contract_copies import ForkContract, IdleContract, ImportContract, in_slices, new_row
+from sessile.testing.store_contract_import_once import ImportOnceContract
 from sessile.testing.store_contract_leases import LeaseContract
 from sessile.testing.store_contract_lists import ListContract
 from sessile.testing.store_contract_log import LogContract, ReadingContract
@@ -356,6 +357,7 @@ class StoreContract(
     ListContract,
     ForkContract,
     ImportContract,
+    ImportOnceContract,
     IdleContract,
     CombinedCopyContract,
     CombinedIdleContract,

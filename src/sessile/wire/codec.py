@@ -11,13 +11,14 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import msgspec
 
 from sessile.wire.errors import InvalidJson, InvalidRequest
-from sessile.wire.limits import MAX_INTEGER, MAX_JSON_DEPTH, MIN_INTEGER
+from sessile.wire.limits import MAX_INTEGER, MAX_JSON_CONTAINERS, MAX_JSON_DEPTH, MIN_INTEGER
 
 T = TypeVar("T")
 
 encode = msgspec.json.Encoder().encode
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|$)', re.DOTALL)
 _MISSING_FIELD = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
 
@@ -25,10 +26,12 @@ def decode(body: bytes, depth: int = MAX_JSON_DEPTH) -> Any:
     """Parse a JSON body strictly.
 
     Refused with InvalidJson: invalid UTF-8, a byte-order mark, duplicate keys, NaN and infinities, numbers that
-    overflow 64 bits, lone surrogates, NUL characters, and nesting deeper than `depth` levels.
+    overflow 64 bits, lone surrogates, NUL characters, nesting deeper than `depth` levels, and more arrays and objects
+    than are parsed in a fraction of a second.
     """
     try:
         text = body.decode("utf-8")
+        _check_containers(text)
         value = _STRICT.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidJson(f"The body is not UTF-8 (byte {error.start}).") from None
@@ -36,7 +39,7 @@ def decode(body: bytes, depth: int = MAX_JSON_DEPTH) -> Any:
         raise InvalidJson(f"The body is not JSON: {error.msg} (character {error.pos}).") from None
     except RecursionError:
         raise _too_deep(depth) from None
-    if text.count("{") + text.count("[") > depth and _is_deeper(value, depth):
+    if _containers(text) > depth and _is_deeper(value, depth):
         raise _too_deep(depth)
     if "\\u" in text:
         _check_characters(value)
@@ -116,6 +119,15 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_
 
 def _too_deep(depth: int) -> InvalidJson:
     return InvalidJson(f"The body is nested deeper than {depth} levels.")
+
+
+def _check_containers(text: str) -> None:
+    if _containers(text) > MAX_JSON_CONTAINERS and _containers(_STRING.sub("", text)) > MAX_JSON_CONTAINERS:
+        raise InvalidJson(f"The body has more than {MAX_JSON_CONTAINERS} arrays and objects.")
+
+
+def _containers(text: str) -> int:
+    return text.count("{") + text.count("[")
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

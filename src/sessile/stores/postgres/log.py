@@ -137,6 +137,7 @@ async def _write(db: Db, moved: Sequence[_Standing]) -> dict[int, int | None]:
         "append_events",
         **events((s.tenant_id, s.fence.session_id, entry) for s in moved for entry in s.entries),
         moves=codec.encode(moves).decode(),
+        count=len(moves),
     )
     await files.insert(db, (artifact for s in moved for artifact in s.artifacts))
     return {session_id: waits for session_id, waits in found}

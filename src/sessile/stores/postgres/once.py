@@ -1,9 +1,9 @@
 """Idempotency keys in PostgreSQL: found and kept within the transaction of the verb that creates. They know no verb."""
 
-from sessile.rows import Once
+from sessile.rows import Kept, Once
 from sessile.stores import rules
 from sessile.stores.postgres.db import Db, Row
-from sessile.wire.errors import IdempotencyKeyReused, NotFound
+from sessile.wire.errors import NotFound
 
 
 async def made(db: Db, tenant_id: int, scope: str, once: Once, now: int) -> int | None:
@@ -11,8 +11,17 @@ async def made(db: Db, tenant_id: int, scope: str, once: Once, now: int) -> int 
 
     Until the transaction ends, others with the same key wait here.
     """
-    await db.one("once_at_a_time", tenant_id=tenant_id, scope=scope, key=once.key)
-    return (await made_in(db, tenant_id, {scope: once}, now)).get(scope)
+    kept = await find(db, tenant_id, scope, once.key, now)
+    return None if kept is None else rules.same(kept, once)
+
+
+async def find(db: Db, tenant_id: int, scope: str, key: str, now: int) -> Kept | None:
+    """What a key has made, whatever request it comes with now. Others with the same key wait here, as in `made`."""
+    await db.one("once_at_a_time", tenant_id=tenant_id, scope=scope, key=key)
+    found = await db.one(
+        "find_idempotents", tenants=[tenant_id], scopes=[scope], keys=[key], expired=rules.expired(now)
+    )
+    return None if found is None else Kept(made=found[1], fingerprint=found[2])
 
 
 async def made_in(db: Db, tenant_id: int, wanted: dict[str, Once], now: int) -> dict[str, int]:
@@ -24,10 +33,7 @@ async def made_in(db: Db, tenant_id: int, wanted: dict[str, Once], now: int) -> 
         keys=[once.key for once in wanted.values()],
         expired=rules.expired(now),
     )
-    for scope, _, fingerprint in found:
-        if fingerprint != wanted[scope].fingerprint:
-            raise IdempotencyKeyReused
-    return {scope: made for scope, made, _ in found}
+    return {scope: rules.same(Kept(made, fingerprint), wanted[scope]) for scope, made, fingerprint in found}
 
 
 async def keep(db: Db, tenant_id: int, scope: str, once: Once, row_id: int, now: int) -> None:

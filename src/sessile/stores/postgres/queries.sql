@@ -442,7 +442,8 @@ FROM ROWS FROM (
 
 -- name: append_events
 -- Append events to the logs of running turns, move the heads, and end the turns that have a reason to stop. A turn's row
--- is written only when its usage has changed, or it ends. What a row keeps as bytes is base64 in `moves`.
+-- is written only when its usage has changed, or it ends. What a row keeps as bytes is base64 in `moves`, of which there are
+-- `count`: a plan for an unknown number would read all sessions rather than look some up.
 -- Says of each session whether inputs wait (1: one to steer the turn).
 WITH appended AS (
     INSERT INTO events (tenant_id, session_id, sequence, id, turn_id, type, hidden, created_at, body)
@@ -458,6 +459,7 @@ WITH appended AS (
         m.updated_at, m.stop_reason, decode(m.error, 'base64') AS error
     FROM json_to_recordset(:moves::json) AS m (turn bigint, session_id bigint, head bigint, last_event_id text,
         turn_usage text, session_usage text, context_usage text, updated_at bigint, stop_reason text, error text)
+    LIMIT :count::bigint
 ), advanced AS (
     UPDATE turns t SET usage = m.turn_usage, running = m.stop_reason IS NULL, stop_reason = m.stop_reason,
         error = m.error, ended_at = CASE WHEN m.stop_reason IS NOT NULL THEN m.updated_at END
@@ -861,9 +863,15 @@ JOIN turns t ON t.id = w.id ORDER BY w.id;
 UPDATE turns SET stop_reason = 'interrupted', error = NULL, usage = '{}'::bytea, ended_at = :now, interrupted_at = :now
 WHERE session_id = :copy_id AND turn_id = :turn_id;
 
--- name: turn_is_there
--- Whether some session has a turn of this id.
-SELECT 1 FROM turns WHERE turn_id = :turn_id;
+-- name: claim_turn
+-- Take the id of the first turn of an import; no row is added when some session has a turn of this id.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at, lease_until)
+VALUES (:tenant_id, :copy_id, :turn_id, 0, '', 1, false, '{}'::bytea, :now, 0)
+ON CONFLICT (turn_id) DO NOTHING;
+
+-- name: release_turn
+-- Give up the place of a turn whose row comes now.
+DELETE FROM turns WHERE turn_id = :turn_id AND session_id = :copy_id AND ended_at IS NULL;
 
 -- name: insert_imported_events
 -- Write events of an import.

@@ -3,22 +3,23 @@
 import sqlite3
 from typing import Any
 
-from sessile.rows import Once
-from sessile.stores.rules import expired
+from sessile.rows import Kept, Once
+from sessile.stores.rules import expired, same
 from sessile.stores.sqlite.verbs import QUERIES
-from sessile.wire.errors import IdempotencyKeyReused, NotFound
+from sessile.wire.errors import NotFound
 
 
 def made(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, now: int) -> int | None:
     """The internal id of what the key has made, if it came before. Raises IdempotencyKeyReused."""
-    values = {"tenant_id": tenant_id, "scope": scope, "key": once.key, "expired": expired(now)}
+    kept = find(db, tenant_id, scope, once.key, now)
+    return None if kept is None else same(kept, once)
+
+
+def find(db: sqlite3.Connection, tenant_id: int, scope: str, key: str, now: int) -> Kept | None:
+    """What a key has made, whatever request it comes with now."""
+    values = {"tenant_id": tenant_id, "scope": scope, "key": key, "expired": expired(now)}
     row = db.execute(QUERIES["find_idempotent"], values).fetchone()
-    if row is None:
-        return None
-    if row[1] != once.fingerprint:
-        raise IdempotencyKeyReused
-    found: int = row[0]
-    return found
+    return None if row is None else Kept(*row)
 
 
 def keep(db: sqlite3.Connection, tenant_id: int, scope: str, once: Once, row_id: int, now: int) -> None:

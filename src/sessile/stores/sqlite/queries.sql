@@ -806,9 +806,15 @@ SELECT id, running, usage FROM turns WHERE session_id = :source_id AND input_seq
 UPDATE turns SET stop_reason = 'interrupted', error = NULL, usage = X'7B7D', ended_at = :now, interrupted_at = :now
 WHERE session_id = :copy_id AND turn_id = :turn_id;
 
--- name: turn_is_there
--- Whether some session has a turn of this id.
-SELECT 1 FROM turns WHERE turn_id = :turn_id;
+-- name: claim_turn
+-- Take the id of the first turn of an import; no row is added when some session has a turn of this id.
+INSERT INTO turns (tenant_id, session_id, turn_id, input_sequence, input_event_id, fence, running, usage, created_at)
+VALUES (:tenant_id, :copy_id, :turn_id, 0, '', 1, 0, X'7B7D', :now)
+ON CONFLICT (turn_id) DO NOTHING;
+
+-- name: release_turn
+-- Give up the place of a turn whose row comes now.
+DELETE FROM turns WHERE turn_id = :turn_id AND session_id = :copy_id AND ended_at IS NULL;
 
 -- name: insert_imported_event
 -- Write one event of an import.

@@ -1,0 +1,1 @@
+"""Puts the adapters behind the ports. The only package that names concrete ones."""

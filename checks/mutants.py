@@ -314,7 +314,7 @@ MUTANTS = (
     Mutant(
         "a server that has gone deaf waits for ever",
         "stores/postgres/wakeups.py",
-        '                await self._ask("SELECT 1")\n',
+        '                await self._ask(_NOTIFY, [_TO_ONE.format(self._node) + self._suffix], [""])\n',
         "                pass\n",
         "tests/integration/test_postgres_wakeups.py -k deaf",
     ),

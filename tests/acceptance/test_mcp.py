@@ -302,6 +302,7 @@ async def test_tools_that_no_model_can_be_told_of_are_left_out(stage: Stage) -> 
         {"name": "large", "inputSchema": {"type": "object", "description": "x" * 70_000}},
         {"name": "deep", "inputSchema": {"type": "object", **deep}},
         {"name": "", "inputSchema": {"type": "object"}},
+        {"name": "nul\0", "inputSchema": {"type": "object"}},
     ]
     async with liar(result({}), {"tools": tools}) as url:
         assert list(await synced(stage, url)) == ["good"]

@@ -1,20 +1,24 @@
 """What happens at once on PostgreSQL, in two stores: verbs that touch several sessions have one outcome."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
 from sessile.ports import StaleKey
-from sessile.rows import Claim, Interruption, SealedSecrets, SessionRef
+from sessile.rows import Claim, EventQuery, Interruption, SealedSecrets, SessionRef
 from sessile.stores.postgres import copies
+from sessile.stores.postgres.db import Db
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.postgres import PostgresServer
 from sessile.testing.store_contract_copies import fork, new_row
 from sessile.testing.store_contract_import_once import Sent, bring, log_of
-from sessile.testing.store_contract_sub_turns import HELPER, by, end, fresh, start
+from sessile.testing.store_contract_sub_turns import HELPER, by, end, fresh, start, started
 from sessile.testing.store_world import (
     AGENT,
     DOCUMENT,
@@ -22,6 +26,7 @@ from sessile.testing.store_world import (
     SESSION,
     accept,
     admit_all,
+    append,
     new_session,
     new_tenant,
     purge_all,
@@ -60,6 +65,53 @@ async def test_no_turn_is_started_below_one_that_is_interrupted(stores: tuple[Po
         refused = [claim for claim in started if not isinstance(claim, Claim)]
         assert {each.turn_id for each in found.below} == below
         assert all(isinstance(error, FenceLost) for error in refused), refused
+
+
+async def test_an_interrupt_reaches_what_is_started_while_it_waits(
+    stores: tuple[PostgresStore, PostgresStore], emptied_database: str
+) -> None:
+    """It waits for the uppermost session; meanwhile a turn is started below, and another one below that."""
+    here, there = stores
+    tenant = await new_tenant(here)
+    await here.create_agent(tenant, HELPER, DOCUMENT, True)
+    ref = await new_session(here, tenant, "above")
+    above = await accept(here, ref)
+    first = await started(here, by(above), "first")
+    async with contextlib.AsyncExitStack() as held:
+        holders = [await _holder(held, emptied_database) for _ in range(2)]
+        await _hold(holders[0], above)
+        interrupting = asyncio.create_task(there.interrupt(ref))
+        await _until_waiting(emptied_database, 1)
+        second = await started(here, by(first, "aev_second"), "second")
+        await _hold(holders[1], second)
+        starting = asyncio.create_task(started(here, by(second, "aev_third"), "third"))
+        await _until_waiting(emptied_database, 2)
+        await holders[0].execute("ROLLBACK")
+        await _until_waiting(emptied_database, 2)
+        await holders[1].execute("ROLLBACK")
+        third = await starting
+        found = await interrupting
+    assert {each.turn_id for each in found.below} == {claim.turn_id for claim in (first, second, third)}
+
+
+async def _holder(held: contextlib.AsyncExitStack, url: str) -> Any:
+    """A connection inside a transaction."""
+    connection = await asyncpg.connect(url)
+    held.push_async_callback(connection.close)
+    await connection.execute("BEGIN")
+    return connection
+
+
+async def _hold(connection: Any, claim: Claim) -> None:
+    await connection.fetch("SELECT 1 FROM sessions WHERE id = $1 FOR UPDATE", claim.session.id)
+
+
+async def _until_waiting(url: str, count: int) -> None:
+    """Wait until so many wait for locks that others hold."""
+    connection = await asyncpg.connect(url)
+    while await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:
+        await connection.execute("SELECT pg_sleep(0.01)")
+    await connection.close()
 
 
 async def test_calls_of_two_sessions_that_share_one_make_it_once(stores: tuple[PostgresStore, PostgresStore]) -> None:
@@ -131,6 +183,31 @@ async def test_a_fork_of_a_session_that_is_deleted_is_whole_or_not_there(
             whole += 1
             assert len(await read_all(here, made.id)) == 16
     assert whole < ROUNDS
+
+
+async def test_a_log_that_is_removed_while_it_is_read_has_no_gap(
+    stores: tuple[PostgresStore, PostgresStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader stalls between two statements: meanwhile the session is deleted, and its oldest events are removed."""
+    here, there = stores
+    tenant = await new_tenant(here)
+    ref = await new_session(here, tenant, "long")
+    claim = await accept(here, ref)
+    await append(here, claim.fence, [thought()] * 150, NOTHING)
+    one = Db.one
+
+    async def stalling(db: Db, name: str, /, **values: Any) -> Any:
+        row = await one(db, name, **values)
+        if name in ("session_head", "locate_session"):
+            monkeypatch.setattr(Db, "one", one)
+            await there.delete_session(ref, None)
+            await there.purge()
+        return row
+
+    monkeypatch.setattr(Db, "one", stalling)
+    query = EventQuery(cursor=0, limit=200, records=True, include_hidden=True)
+    page = await here.read_log(claim.session.id, query)
+    assert sequences(page.rows) in ([], list(range(1, 153)))
 
 
 async def test_no_secret_is_written_under_a_key_that_was_changed(stores: tuple[PostgresStore, PostgresStore]) -> None:

@@ -11,7 +11,7 @@ from sessile.rows import Heard, SessionRef
 from sessile.stores.postgres import wakeups
 from sessile.stores.postgres.store import PostgresStore
 from sessile.testing.clock import FakeClock
-from sessile.testing.postgres import PostgresServer
+from sessile.testing.postgres import PostgresServer, postgres_server
 from sessile.testing.postgres_proxy import PostgresProxy
 from sessile.testing.store_contract_waiting import queue
 from sessile.testing.store_world import (
@@ -21,6 +21,7 @@ from sessile.testing.store_world import (
     SESSION,
     accept,
     answered,
+    append,
     new_session,
     new_tenant,
     whole_turn,
@@ -156,6 +157,42 @@ async def test_what_others_say_on_the_channel_harms_nobody(here: Ear, there: Ear
     assert there.agents == {8}
 
 
+async def test_stores_in_two_schemas_of_a_database_do_not_hear_one_another(new_database: str) -> None:
+    """Their internal ids are the same: what one shows would be another's text."""
+    connection = await asyncpg.connect(new_database)
+    await connection.execute("CREATE SCHEMA one; CREATE SCHEMA two")
+    await connection.close()
+    ears = []
+    letters: list[tuple[str, bytes]] = []
+    for schema in ("one", "one", "two", "two"):
+        ear = Ear(await PostgresStore.open(f"{new_database}?search_path={schema}", FakeClock()))
+        relay = await ear.store.listen(ear.heard)
+        relay.receive(_keep(letters, schema))
+        await ear.until(lambda ear=ear: ear.anything == 1)  # type: ignore[misc]
+        ears.append((ear, relay))
+    (one, relay_of_one), (other, _), (two, relay_of_two), (last, _) = ears
+    relay_of_one.send(b"one")
+    relay_of_two.send(b"two")
+    for ear in (one, two):
+        await accept(ear.store, SessionRef(await new_tenant(ear.store), AGENT, SESSION))
+    await other.until(lambda: bool(other.sessions))
+    await last.until(lambda: bool(last.sessions))
+    assert one.sessions == two.sessions == set()
+    assert sorted(letters) == [("one", b"one"), ("two", b"two")]
+    for ear, _ in ears:
+        await ear.store.close()
+
+
+def _keep(letters: list[tuple[str, bytes]], schema: str) -> Callable[[str, bytes | None], None]:
+    """Keeps messages that a store in this schema has heard."""
+
+    def hear(node: str, message: bytes | None) -> None:
+        if message is not None:
+            letters.append((schema, message))
+
+    return hear
+
+
 async def test_who_lost_the_connection_looks_at_everything_when_it_is_back(
     here: Ear, there: Ear, emptied_database: str
 ) -> None:
@@ -199,3 +236,43 @@ async def test_who_has_gone_deaf_listens_again(
         await ear.until(lambda: claim.session.id in ear.sessions)
         await other.store.close()
         await ear.store.close()
+
+
+async def test_a_queue_that_was_full_is_used_again_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener that is stuck, of whomever, fills it for all. Commits go on meanwhile."""
+    monkeypatch.setattr(wakeups, "_SECONDS", 0.5)
+    monkeypatch.setattr(wakeups, "_AGAIN_SECONDS", 0.1)
+    clock = FakeClock()
+    with postgres_server() as server:
+        await _few_pages(server)
+        stuck = await asyncpg.connect(server.url())
+        await stuck.execute("LISTEN anything")
+        await stuck.execute("BEGIN; SELECT 1")
+        ears = [Ear(await PostgresStore.open(server.url(), clock, lease_clock=clock)) for _ in range(2)]
+        here, there = ears
+        relay = await here.store.listen(here.heard)
+        await there.store.listen(there.heard)
+        await there.until(lambda: there.anything == 1)
+        refused = "too many notifications"
+        while refused not in server.log():
+            relay.send(b"x" * 300_000)
+            await asyncio.sleep(0.1)
+        claim = await accept(here.store, SessionRef(await new_tenant(here.store), AGENT, SESSION))
+        await stuck.execute("ROLLBACK")
+        there.sessions.clear()
+        async with asyncio.timeout(30):
+            while claim.session.id not in there.sessions:
+                await append(here.store, claim.fence, [draft(ThinkingEvent(content="Hm.", output_id="o"))], NOTHING)
+                await asyncio.sleep(0.1)
+        for ear in ears:
+            await ear.store.close()
+        await stuck.close()
+
+
+async def _few_pages(server: PostgresServer) -> None:
+    """Let a server have the shortest queue for notifications that it can have."""
+    connection = await asyncpg.connect(server.url())
+    await connection.execute("ALTER SYSTEM SET max_notify_queue_pages = 64")
+    await connection.close()
+    await asyncio.to_thread(server.stop)
+    await asyncio.to_thread(server.start)

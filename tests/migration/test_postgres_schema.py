@@ -11,6 +11,7 @@ import pytest
 from sessile.ports import Store
 from sessile.rows import Claim, SessionChanges, SessionRef
 from sessile.stores.postgres import migrate as migrations
+from sessile.stores.postgres import pool
 from sessile.stores.postgres.migrate import migrate
 from sessile.stores.postgres.store import PostgresStore
 from sessile.stores.queries import load_migrations, read
@@ -127,6 +128,23 @@ async def test_stores_that_open_a_new_database_at_once_all_work(new_database: st
     assert len(await stores[0].list_tenants()) == 6
     for store in stores:
         await store.close()
+
+
+async def test_a_migration_may_take_longer_than_a_verb_and_others_wait_for_it(
+    new_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index over a large table takes minutes; servers that start meanwhile want the same one."""
+    monkeypatch.setattr(pool, "_COMMAND_SECONDS", 0.3)
+    monkeypatch.setitem(pool._SETTINGS, "lock_timeout", "300ms")
+    script = "SELECT pg_sleep(1.5); CREATE TABLE more (id bigint)"
+    await (await PostgresStore.open(new_database, FakeClock(), patience=0)).close()
+    add_migration(monkeypatch, script)
+    stores = await asyncio.gather(*(PostgresStore.open(new_database, FakeClock(), patience=0) for _ in range(2)))
+    for store in stores:
+        await store.close()
+    connection = await asyncpg.connect(new_database)
+    assert await versions(connection) == list(range(1, LATEST + 2))
+    await connection.close()
 
 
 async def test_a_schema_that_needs_newer_code_is_refused_and_left_alone(new_database: str, database: Any) -> None:

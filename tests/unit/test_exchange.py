@@ -403,6 +403,22 @@ async def test_a_log_that_cannot_be_read_costs_the_frames_that_wait_for_it() -> 
     await world.close()
 
 
+async def test_a_log_that_is_gone_costs_the_frames_that_wait_for_it_and_nothing_else() -> None:
+    world, reader = await started()
+    mirror = _mirror(world, "b")
+    world.go_on()
+    world.speak("Gone.")
+    world.log.entries.clear()
+    world.post.deliver(1000)
+    assert mirror._reading is not None
+    await mirror._reading
+    world.hubs["b"].close_session(SESSION)
+    await world.settle()
+    reader.check()
+    assert reader.tail.closed == "deleted"
+    await world.close()
+
+
 async def test_the_turn_goes_on_at_another_node() -> None:
     world, reader = await started()
     world.move("c")

@@ -55,10 +55,20 @@ def test_what_waits_is_bounded() -> None:
     outbox, inbox = Outbox("node"), Inbox()
     message = b"x" * 1000
     put = sum(outbox.put("there", message) for _ in range(2 * MAX_WAITING_BYTES // len(message)))
-    assert 0.9 * MAX_WAITING_BYTES < put * len(message) <= MAX_WAITING_BYTES
+    assert 0.9 * MAX_WAITING_BYTES < put * len(message) <= MAX_WAITING_BYTES + len(message)
     assert outbox.put("elsewhere", message)
     assert opened(inbox, outbox.take()) == [message] * (put + 1)
     assert outbox.put("there", message)
+
+
+def test_a_message_of_any_size_has_room_where_little_waits() -> None:
+    """Such as the text so far of a long output: a follower who joins has nothing to see without it."""
+    outbox, inbox = Outbox("node"), Inbox()
+    long = "é".encode() * MAX_WAITING_BYTES
+    assert outbox.put("there", b"before")
+    assert outbox.put("there", long)
+    assert not outbox.put("there", b"behind")
+    assert opened(inbox, outbox.take()) == [b"before", long]
 
 
 def test_channels_and_senders_are_told_apart() -> None:

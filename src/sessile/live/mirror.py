@@ -113,7 +113,7 @@ class Mirror:
             self._end_output(since)
         query = EventQuery(cursor=since, limit=_PAGE, records=True, include_hidden=True)
         page = await self._store.read_log(self._session_id, query)
-        self._read_to = max(head, *(entry.sequence for entry in page.rows))
+        self._read_to = max([head, *(entry.sequence for entry in page.rows)])
         self._announce(page.rows)
 
     def _announce(self, entries: Sequence[Entry]) -> None:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _START_SECONDS = 30.0
@@ -138,6 +138,26 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.stop()
 
 
+@contextlib.contextmanager
+def standby_of(primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A started server that follows another one and only reads, until it is promoted.
+
+    Raises PostgresUnavailable.
+    """
+    user = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="sessile-postgres-", dir=_open_folder(user)))
+    with _guarded(folder):
+        if user is not None:
+            shutil.chown(folder, user)
+        copy: list[str | Path] = [primary.programs / "pg_basebackup", "-D", folder / "data", "-d", primary.url()]
+        _run([*copy, "-R", "-c", "fast", "--no-sync"], folder, user)
+        server = _started(primary.programs, folder, user)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 def _started(programs: Path, folder: Path, user: str | None) -> PostgresServer:
     """A server that has started. Others look for free ports at the same time, so it is tried more than once."""
     for _ in range(_PORTS):
@@ -203,8 +223,12 @@ def _reachable(path: Path) -> bool:
 
 def _initialise(programs: Path, folder: Path, user: str | None) -> None:
     command: list[str | Path] = [programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust"]
+    _run([*command, "-E", "UTF8", "--locale=C", "--no-sync"], folder, user)
+
+
+def _run(command: Sequence[str | Path], folder: Path, user: str | None) -> None:
     done = subprocess.run(
-        [*command, "-E", "UTF8", "--locale=C", "--no-sync"],
+        command,
         capture_output=True,
         text=True,
         user=user,
@@ -214,7 +238,7 @@ def _initialise(programs: Path, folder: Path, user: str | None) -> None:
         check=False,
     )
     if done.returncode:
-        raise PostgresUnavailable(f"initdb failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+        raise PostgresUnavailable(f"{Path(command[0]).name} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
 def _group(user: str | None) -> int | None:

@@ -155,8 +155,9 @@ async def _library(guard: Guard) -> Any:
 
 def _document(tool: dict[str, Any]) -> bytes | None:
     """What is stored of a tool, or None when no model can be told of it."""
-    described = len(tool["description"]) <= MAX_DESCRIPTION_CHARS and 0 < len(tool["name"]) <= MAX_NAME_CHARS
-    if not described or tool["input_schema"].get("type", "object") != "object":
+    named = 0 < len(tool["name"]) <= MAX_NAME_CHARS and "\0" not in tool["name"]  # which PostgreSQL cannot hold
+    described = len(tool["description"]) <= MAX_DESCRIPTION_CHARS
+    if not named or not described or tool["input_schema"].get("type", "object") != "object":
         return None
     try:
         check_json(tool, MAX_JSON_DEPTH)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 PAYLOAD_BYTES = 7900
 """PostgreSQL takes fewer than 8,000."""
 MAX_WAITING_BYTES = 1024 * 1024
-"""What waits for one channel at most; a message that would be more is dropped."""
+"""How much may wait for one channel: when there is as much, messages are dropped. One may be longer than that."""
 _HEAD_BYTES = 64
 _SENDERS = 1000
 
@@ -29,7 +29,7 @@ class Outbox:
     def put(self, channel: str, message: bytes) -> bool:
         """Add a message without line breaks; False when there is no room for it."""
         waiting = self._waiting.setdefault(channel, bytearray())
-        if len(waiting) + len(message) >= MAX_WAITING_BYTES:
+        if len(waiting) >= MAX_WAITING_BYTES:
             return False
         waiting += message
         waiting += b"\n"

@@ -14,6 +14,8 @@ from sessile.wire.errors import StorageUnavailable
 
 _LOCK = 0x5E5511E
 """The advisory lock that a migrating process holds."""
+_HOURS = 24 * 60 * 60.0
+"""How long a migration may take: an index over many events takes longer than any verb may."""
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_migrations (
     version integer PRIMARY KEY,
     name text NOT NULL,
@@ -32,14 +34,14 @@ async def migrate(connection: Any, clock: Clock) -> None:
     if await _applied(connection, migrations) == {version for version, _, _ in migrations}:
         return
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await _wait_for_others(connection)
         await connection.execute(_VERSIONS)
     for version, name, script in migrations:
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+            await _wait_for_others(connection)
             if await connection.fetchval("SELECT 1 FROM schema_migrations WHERE version = $1", version):
                 continue
-            await connection.execute(script)
+            await connection.execute(script, timeout=_HOURS)
             oldest = _OLDEST.match(script)
             row = (version, name, int(oldest[1]) if oldest else 1, clock.now())
             await connection.execute("INSERT INTO schema_migrations VALUES ($1, $2, $3, $4)", *row)
@@ -50,6 +52,13 @@ async def pending(connection: Any) -> list[str]:
     migrations = load_migrations("sessile.stores.postgres")
     applied = await _applied(connection, migrations)
     return [f"{version:04} {name}" for version, name, _ in migrations if version not in applied]
+
+
+async def _wait_for_others(connection: Any) -> None:
+    """Until the transaction ends, nobody else migrates. Who does may take as long as we may."""
+    await connection.execute("SET LOCAL lock_timeout = 0")
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=_HOURS)
+    await connection.execute("SET LOCAL lock_timeout TO DEFAULT")
 
 
 async def _applied(connection: Any, migrations: list[tuple[int, str, str]]) -> set[int]:

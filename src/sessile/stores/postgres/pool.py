@@ -27,6 +27,8 @@ CONNECTIONS = 16
 """Connections of one process at most."""
 PATIENCE_SECONDS = 2.0
 """How long a verb is tried again before the store counts as unavailable."""
+PRIMARY = "primary"
+"""Which of the servers of a URL will do. A standby may be behind: what it has not heard of would be missing."""
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 10.0
 _HOURS = 24 * 60 * 60.0
@@ -291,6 +293,7 @@ class Connections:
         return _Link(
             await asyncpg.connect(
                 self._url,
+                target_session_attrs=PRIMARY,
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_COMMAND_SECONDS,
                 max_cached_statement_lifetime=0,

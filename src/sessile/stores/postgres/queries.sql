@@ -231,23 +231,27 @@ UPDATE sessions SET last_sequence = :head, updated_at = :now WHERE id = :session
 SELECT turn_id FROM turns WHERE session_id = :session_id ORDER BY id DESC LIMIT 1;
 
 -- name: list_events_asc
--- Events between two places of a log, oldest first, of some types or all.
+-- Events between two places of a log, oldest first, of some types or all. None once the session is gone: then they are
+-- removed, the oldest first, and what is left would have a gap.
 SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence > :after AND sequence < :before
     AND (:records::boolean OR type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden',
         'event_deleted', 'session_updated'))
     AND hidden <= :most_hidden
     AND (:types::text[] IS NULL OR type = ANY(:types))
+    AND EXISTS (SELECT 1 FROM sessions s WHERE s.id = :session_id)
 ORDER BY sequence LIMIT :limit;
 
 -- name: list_events_desc
--- Events between two places of a log, newest first, of some types or all.
+-- Events between two places of a log, newest first, of some types or all. None once the session is gone: then they are
+-- removed, the oldest first, and what is left would have a gap.
 SELECT id, sequence, turn_id, type, created_at, hidden, body FROM events
 WHERE session_id = :session_id AND sequence > :after AND sequence < :before
     AND (:records::boolean OR type NOT IN ('turn_started', 'turn_ended', 'event_hidden', 'event_unhidden',
         'event_deleted', 'session_updated'))
     AND hidden <= :most_hidden
     AND (:types::text[] IS NULL OR type = ANY(:types))
+    AND EXISTS (SELECT 1 FROM sessions s WHERE s.id = :session_id)
 ORDER BY sequence DESC LIMIT :limit;
 
 -- name: purge_agent_later

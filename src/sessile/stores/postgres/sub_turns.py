@@ -1,7 +1,7 @@
 """Turns that tool calls start in sessions of other agents, in PostgreSQL, and the interrupt that reaches them.
 
 Who starts a turn below another one locks the sessions of both, and an interrupt those of all turns that it reaches, in
-the order of internal ids: so none is started below a turn that is being interrupted.
+the order of internal ids, until there are no others: so none is started below a turn that is being interrupted.
 """
 
 from msgspec import json
@@ -43,10 +43,14 @@ async def interrupt(db: Db, ref: SessionRef, now: int, lease_until: int) -> Inte
     """`Store.interrupt` within a transaction."""
     session = await session_row(db, ref)
     below = await _below(db, session)
-    await db.all("lock_running", ids=[session.id, *below])
-    session = await session_row(db, ref)
+    standing: set[int] = set()
+    while not standing.issuperset([session.id, *below]):  # whoever we waited for may have started one more
+        standing = {session.id, *below}
+        await db.all("lock_running", ids=list(standing))
+        session = await session_row(db, ref)
+        below = await _below(db, session)
     found = []
-    for agent_key, session_key in (await _below(db, session)).values():
+    for agent_key, session_key in below.values():
         found.append(await log.interrupt(db, SessionRef(ref.tenant_id, agent_key, session_key), now, lease_until))
     return await log.interrupt(db, ref, now, lease_until, found)
 

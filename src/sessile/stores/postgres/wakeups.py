@@ -22,6 +22,7 @@ from sessile.rows import Heard
 from sessile.stores.postgres import faults
 from sessile.stores.postgres.db import Changed
 from sessile.stores.postgres.letters import Inbox, Outbox
+from sessile.stores.postgres.pool import PRIMARY
 
 _CHANNEL = "sessile"
 _TO_ALL = "sessile_all"
@@ -30,6 +31,10 @@ _GATHER_SECONDS = 0.002
 _SETTINGS = {"application_name": "sessile", "synchronous_commit": "off"}
 """A commit of NOTIFY alone waits for the disk as any other does; for hints nobody needs that."""
 _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) AS n (c, p)"
+_SUFFIX = "SELECT CASE current_schema() WHEN 'public' THEN '' ELSE '_' || left(md5(current_schema()), 12) END"
+"""What the names of channels end with: they are the database's, and each of its schemas may hold another store."""
+_MAKE_ROOM = "SELECT pg_notification_queue_usage()"
+"""A queue that was full stays full, although all have read it, until somebody asks this."""
 _IDS = 300
 """Ids of one message at most: PostgreSQL takes 8,000 bytes."""
 _AGAIN_SECONDS = 1.0
@@ -46,6 +51,7 @@ class Wakeups:
         self._heard = heard
         self._node = uuid4().hex[:12]
         self._connection: Any = None
+        self._suffix = ""
         self._sessions: set[int] = set()
         self._agents: set[int] = set()
         self._outbox = Outbox(self._node)
@@ -90,13 +96,19 @@ class Wakeups:
         """Listen until the connection ends."""
         ended = asyncio.Event()
         connection = await asyncpg.connect(
-            self._url, timeout=_SECONDS, command_timeout=_SECONDS, server_settings=_SETTINGS
+            self._url,
+            target_session_attrs=PRIMARY,
+            timeout=_SECONDS,
+            command_timeout=_SECONDS,
+            server_settings=_SETTINGS,
         )
         try:
             connection.add_termination_listener(lambda _: ended.set())
-            await connection.add_listener(_CHANNEL, self._on_message)
+            await connection.execute(_MAKE_ROOM)
+            self._suffix = await connection.fetchval(_SUFFIX)
+            await connection.add_listener(_CHANNEL + self._suffix, self._on_message)
             for channel in (_TO_ALL, _TO_ONE.format(self._node)):
-                await connection.add_listener(channel, self._on_letter)
+                await connection.add_listener(channel + self._suffix, self._on_letter)
             self._connection = connection
             self._inbox.forget()
             self._heard(None)  # something may have been sent while nobody listened
@@ -107,13 +119,16 @@ class Wakeups:
             connection.terminate()
 
     async def _tell(self) -> None:
-        """Send what there is to tell; from time to time something else, because a deaf connection does not end."""
+        """Send what there is to tell; from time to time nothing, to ourselves, because a deaf connection does not end.
+
+        Nor does one whose queue was full: what it has not read then, it is only told of by a NOTIFY that gets through.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SECONDS):
                     await self._waiting.wait()
             if not self._waiting.is_set():
-                await self._ask("SELECT 1")
+                await self._ask(_NOTIFY, [_TO_ONE.format(self._node) + self._suffix], [""])
                 continue
             if self._outbox:
                 await asyncio.sleep(_GATHER_SECONDS)
@@ -125,7 +140,7 @@ class Wakeups:
         sessions, self._sessions = self._sessions, set()
         notes = [*self._outbox.take(), *((_CHANNEL, payload) for payload in self._payloads(sessions, agents))]
         if notes:
-            channels, payloads = zip(*notes, strict=True)
+            channels, payloads = [channel + self._suffix for channel, _ in notes], [payload for _, payload in notes]
             await self._ask(_NOTIFY, channels, payloads)
 
     async def _ask(self, query: str, *values: Any) -> None:

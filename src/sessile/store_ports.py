@@ -313,8 +313,11 @@ class LogStore(Protocol):
         may be written is decided by the fence alone, so a clock that is moved harms nothing.
         """
 
-    async def take_expired_turns(self) -> list[Claim]:
-        """Claim every running turn whose lease has run out under a greater fence; without any, write nothing."""
+    async def take_expired_turns(self, limit: int | None = None) -> list[Claim]:
+        """Claim the running turns whose lease has run out under a greater fence, so many at most.
+
+        Without any, write nothing.
+        """
 
     async def next_expiry(self) -> float | None:
         """Seconds until the first lease of a running turn runs out, below zero when it has; None without any."""

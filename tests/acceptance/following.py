@@ -62,9 +62,9 @@ class Following:
         """The data of all frames with an id."""
         return [block.data for block in self.blocks if block.type is not None and block.id is not None]
 
-    def deltas(self, output_id: str | None = None) -> list[Any]:
-        """The pieces of output, of one output if it is named."""
-        found = [block.data for block in self.blocks if block.type == "streaming_agent_output"]
+    def deltas(self, output_id: str | None = None, type: str = "streaming_agent_output") -> list[Any]:
+        """The pieces of output (or of another type), of one output if it is named."""
+        found = [block.data for block in self.blocks if block.type == type]
         return [delta for delta in found if output_id in (None, delta["output_id"])]
 
     async def _read(self) -> AsyncIterator[Block]:

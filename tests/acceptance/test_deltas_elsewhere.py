@@ -137,20 +137,23 @@ async def test_an_answer_that_is_asked_for_again_elsewhere_streams_on(a: Stage, 
 async def test_thinking_and_what_tools_report_are_shown_elsewhere(a: Stage, b: Stage, upstream: Upstream) -> None:
     helper = await a.agent()
     asks = {"type": "sub_agent", "sub_agent_configuration": {"agent_key": helper}}
-    session, begun = await a.conversation(tool_configurations={"helper": asks}), asyncio.Event()
+    session = await a.conversation(tool_configurations={"helper": asks})
+    begun, seen = asyncio.Event(), asyncio.Event()
     upstream.add(say("Wait. "), wait_for(begun), call("helper", {"message": "Is it so?"}))
-    upstream.add(say(TEXT * 300, whole=True)).add(think("Is that so?"), say("It is."))
+    upstream.add(say(TEXT * 300, whole=True)).add(think("Is that so?"), wait_for(seen), say("It is."))
     async with following(b.client, session) as there:
         turn = asyncio.create_task(a.post(session))
         await shown(there, "Wait. ")
         begun.set()
+        while joined(there.deltas(type="streaming_thinking")) != "Is that so?":
+            await there.next()
+        seen.set()
         await there.until("turn_ended")
         await turn
         relayed = [block.data["agent_event"] for block in there.blocks if block.type == "tool_activity"]
         assert [event["content"] for event in relayed] == ["Is it so?", TEXT * 300]
         assert there.types.index("tool_activity") < there.types.index("tool_output")
-        thoughts = [block.data for block in there.blocks if block.type == "streaming_thinking"]
-        assert joined(thoughts) == "Is that so?"
+        assert joined(there.deltas(type="streaming_thinking")) == "Is that so?"
 
 
 async def test_a_cut_connection_heals_in_the_middle_of_a_turn(

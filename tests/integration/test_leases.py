@@ -219,8 +219,8 @@ async def test_a_turn_that_is_gone_before_it_is_closed_keeps_no_other_from_being
     await first.inputs.accept(OWNER, "a", "other", parse({"content": "Hello"}), lambda claim: None)
     take = second.store.take_expired_turns
 
-    async def take_and_delete() -> list[Claim]:
-        claims = await take()
+    async def take_and_delete(limit: int | None = None) -> list[Claim]:
+        claims = await take(limit)
         await first.sessions.delete(OWNER, "a", "s", None)
         return claims
 

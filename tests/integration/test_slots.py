@@ -12,6 +12,7 @@ from sessile.clock import SystemClock
 from sessile.domain.log import Entry
 from sessile.ports import Principal, ToolContext
 from sessile.rows import LEASE_SECONDS, EventQuery, Fence, Once, Rejoined, SessionRef
+from sessile.runner import worker
 from sessile.runner.history import Histories
 from sessile.runner.plan import Planner
 from sessile.runner.slots import TurnLimits
@@ -24,6 +25,7 @@ from sessile.stores.sqlite.store import SqliteStore
 from sessile.testing.clock import FakeClock
 from sessile.testing.script import call, hang, say, wait_for
 from sessile.testing.scripted_model import ScriptedModel, ScriptedModels
+from sessile.testing.store_world import accept
 from sessile.wire.errors import Overloaded
 from sessile.wire.sessions import CreateSessionRequest
 
@@ -233,6 +235,28 @@ async def test_leases_are_renewed_some_at_a_time(stage: Stage, monkeypatch: pyte
         await stage.send(number)
     await stage.worker.tend_leases()
     assert renewed == [4, 4, 1]
+
+
+async def test_no_more_turns_of_a_dead_worker_are_taken_up_than_may_wait(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_TAKEN_AT_ONCE", 2)
+    await stage.open(8)
+    stage.limit(waiting=2)
+    for number in range(8):
+        await accept(stage.store, SessionRef(TENANT, "a", f"s{number}"))
+    await stage.clock.advance(LEASE_SECONDS)
+    await stage.worker.tend_leases()
+    assert (len(stage.worker._running), stage.worker.waiting) == (1, 3)
+    assert await stage.store.next_expiry() == 0
+    await stage.worker.tend_leases()
+    assert stage.worker.waiting == 3
+    stage.go_on.set()
+    for number in range(4):
+        await stage.end_of(number)
+    await stage.worker.tend_leases()
+    assert [(await stage.end_of(number)).stop_reason for number in range(8)] == ["end_turn"] * 8
+    assert len(stage.model.calls) == 8
 
 
 async def test_a_turn_that_waits_and_was_lost_is_dropped(stage: Stage) -> None:

@@ -70,6 +70,13 @@ class Slots(Generic[Turn]):
         """How many turns wait."""
         return len(self._queue)
 
+    @property
+    def full(self) -> bool:
+        """Whether as many turns wait as may."""
+        limits = self._limits
+        room = _below(len(self._queue), limits.waiting) and _below(self._bytes, limits.waiting_bytes)
+        return not room
+
     def reserve(self, tenant: int, size: int) -> Callable[[], None]:
         """Keep room for a turn of some bytes that is about to be claimed, until what is returned is called.
 

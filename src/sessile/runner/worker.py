@@ -30,6 +30,8 @@ _LOOKS = 50
 """How often in a lease a worker looks at most for what nobody renews."""
 _RENEWED_AT_ONCE = 500
 """Leases that one commit renews: a few milliseconds of the event loop."""
+_TAKEN_AT_ONCE = 100
+"""Turns that one commit takes up, each with its agent, before it is looked whether there is room for more."""
 _log = structlog.get_logger("sessile.runner")
 
 Running = tuple[OpenTurn, "asyncio.Task[None]"]
@@ -168,8 +170,8 @@ class Worker:
         A turn that a caller has interrupted is closed, and so is one that has outlived too many processes: it may be
         what ends them.
         """
-        store = self._env.store
-        return await self._take_up(await (store.take_unfinished_turns() if alone else store.take_expired_turns()))
+        take_all = self._env.store.take_unfinished_turns
+        return await self._take_up(await take_all()) if alone else await self._take_expired()
 
     async def keep_leases(self, lease_seconds: float) -> None:
         """Look after leases three times a lease, and when one runs out, until it is cancelled."""
@@ -181,16 +183,23 @@ class Worker:
         The order matters: a turn that runs here is renewed before it can be taken for one that nobody runs. Raises
         StorageUnavailable.
         """
-        held = self._held()
+        held, lost = self._held(), 0
         fences = list(held)
-        lost = 0
         for start in range(0, len(fences), _RENEWED_AT_ONCE):
             for fence in await self._env.store.renew(fences[start : start + _RENEWED_AT_ONCE]):
                 lost += 1
                 self._lose(*held[fence])
         self._env.observer.leases(len(held) - lost, lost)
         if self._leave_at is None:
-            await self._take_up(await self._env.store.take_expired_turns())
+            await self._take_expired()
+
+    async def _take_expired(self) -> int:
+        """Take up what nobody renews, while there is room for it here; the rest is for others, or for the next look."""
+        taken, last = 0, _TAKEN_AT_ONCE
+        while last == _TAKEN_AT_ONCE and not self._slots.full:
+            last = await self._take_up(await self._env.store.take_expired_turns(_TAKEN_AT_ONCE))
+            taken += last
+        return taken
 
     def _held(self) -> dict[Fence, Held]:
         """All turns that run or wait here, by their fences."""

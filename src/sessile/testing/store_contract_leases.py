@@ -67,6 +67,16 @@ class LeaseContract(Fixtures):
         assert len(await store.take_expired_turns()) == 2
         assert await store.next_expiry() == LEASE_SECONDS
 
+    async def test_as_many_expired_turns_are_taken_as_are_asked_for(
+        self, harness: Harness, store: Store, ref: SessionRef
+    ) -> None:
+        made = [await accept(store, ref)]
+        made += [await accept(store, await new_session(store, ref.tenant_id, f"other-{number}")) for number in range(4)]
+        await harness.clock.advance(LEASE_SECONDS)
+        taken = [await store.take_expired_turns(2) for _ in range(4)]
+        assert [len(claims) for claims in taken] == [2, 2, 1, 0]
+        assert {claim.turn_id for claims in taken for claim in claims} == {claim.turn_id for claim in made}
+
     async def test_the_fence_decides_and_not_the_lease(self, harness: Harness, store: Store, ref: SessionRef) -> None:
         claim = await accept(store, ref)
         await harness.clock.advance(100 * LEASE_SECONDS)

@@ -226,10 +226,10 @@ async def hand_over(db: Db, fences: Collection[Fence]) -> None:
         await db.count("hand_over", turns=[fence.turn for fence in held])
 
 
-async def take_turns(db: Db, query: str, by: int, lease_until: int) -> list[Claim]:
-    """Claim the running turns that a query finds whose lease has run out `by` a time, under a new one."""
+async def take_turns(db: Db, query: str, by: int, lease_until: int, limit: int | None) -> list[Claim]:
+    """Claim the running turns that a query finds whose lease has run out `by` a time, all or some, under a new one."""
     claims = []
-    for row in await db.all(query, by=by):
+    for row in await db.all(query, by=by, limit=limit):
         session = rows.session(row)
         turn, turn_id, token, usage, interrupted_at, takes, waited = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
         claims.append(

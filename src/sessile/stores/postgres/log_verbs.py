@@ -140,17 +140,17 @@ class Logs(Verbs):
 
     async def take_unfinished_turns(self) -> list[Claim]:
         until = self._until()
-        return await self._write(lambda db: log.take_turns(db, "unfinished_turns", LAST, until))
+        return await self._write(lambda db: log.take_turns(db, "unfinished_turns", LAST, until, None))
 
     async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
         until = self._until()
         return await self._write(lambda db: log.renew(db, fences, until))
 
-    async def take_expired_turns(self) -> list[Claim]:
+    async def take_expired_turns(self, limit: int | None = None) -> list[Claim]:
         now = self._lease_now()
         if await self._read(lambda db: db.one("any_expired_turn", now=now)) is None:
             return []
-        return await self._write(lambda db: log.take_turns(db, "expired_turns", now, now + self._lease))
+        return await self._write(lambda db: log.take_turns(db, "expired_turns", now, now + self._lease, limit))
 
     async def next_expiry(self) -> float | None:
         row = await self._read(lambda db: db.one("next_expiry"))

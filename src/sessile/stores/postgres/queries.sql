@@ -399,7 +399,7 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
         SELECT 1 FROM inputs i WHERE i.session_id = s.id AND i.taken_sequence = t.input_sequence)
 FROM turns t JOIN sessions s ON s.id = t.session_id AND s.running_turn = t.turn_id JOIN agents a ON a.id = s.agent_id
 WHERE t.running AND t.outstanding IS NULL AND t.lease_until <= :by
-ORDER BY s.id FOR UPDATE OF s, t SKIP LOCKED;
+ORDER BY s.id LIMIT :limit FOR UPDATE OF s, t SKIP LOCKED;
 
 -- name: any_expired_turn
 -- Whether the lease of a running turn has run out.

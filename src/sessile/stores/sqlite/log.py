@@ -186,10 +186,10 @@ def standing(db: sqlite3.Connection, fences: Collection[Fence]) -> dict[Fence, S
     return {fence: Standing(bool(row[0]), bool(row[1])) for fence, row in rows if row is not None}
 
 
-def take_turns(db: sqlite3.Connection, by: int, until: int) -> list[Claim]:
-    """Claim the running turns whose lease has run out `by` a time, under a new one."""
+def take_turns(db: sqlite3.Connection, by: int, until: int, limit: int | None) -> list[Claim]:
+    """Claim the running turns whose lease has run out `by` a time, all or some, under a new one."""
     claims = []
-    for row in db.execute(QUERIES["unfinished_turns"], {"by": by}).fetchall():
+    for row in db.execute(QUERIES["unfinished_turns"], {"by": by, "limit": -1 if limit is None else limit}).fetchall():
         session = rows.session(row)
         turn, turn_id, token, usage, interrupted_at, takes, waited = row[rows.SESSION_COLUMNS + rows.AGENT_COLUMNS :]
         db.execute(QUERIES["take_up"], {"id": turn, "lease_until": until})

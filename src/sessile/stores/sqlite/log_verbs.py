@@ -105,17 +105,17 @@ class Logs(Verbs):
 
     async def take_unfinished_turns(self) -> list[Claim]:
         until = self._clock.now() + self._lease
-        return await self._writer.run(lambda db: log.take_turns(db, LAST, until))
+        return await self._writer.run(lambda db: log.take_turns(db, LAST, until, None))
 
     async def renew(self, fences: Collection[Fence]) -> Collection[Fence]:
         until = self._clock.now() + self._lease
         return await self._writer.run(lambda db: log.renew(db, fences, until))
 
-    async def take_expired_turns(self) -> list[Claim]:
+    async def take_expired_turns(self, limit: int | None = None) -> list[Claim]:
         now = self._clock.now()
         if not await self._readers.run(lambda db: db.execute(QUERIES["any_expired_turn"], {"now": now}).fetchone()):
             return []
-        return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease))
+        return await self._writer.run(lambda db: log.take_turns(db, now, now + self._lease, limit))
 
     async def next_expiry(self) -> float | None:
         (until,) = await self._readers.run(lambda db: db.execute(QUERIES["next_expiry"]).fetchone())

@@ -276,7 +276,7 @@ SELECT s.id, s.tenant_id, s.agent_id, a.key, s.key, s.name, s.description, s.met
         SELECT 1 FROM inputs i WHERE i.session_id = s.id AND i.taken_sequence = t.input_sequence)
 FROM sessions s JOIN agents a ON a.id = s.agent_id JOIN turns t ON t.turn_id = s.running_turn
 WHERE s.running_turn IS NOT NULL AND t.outstanding IS NULL AND t.lease_until <= :by
-ORDER BY t.id;
+ORDER BY t.id LIMIT :limit;
 
 -- name: any_expired_turn
 -- Whether the lease of a running turn has run out.

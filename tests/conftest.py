@@ -1,6 +1,7 @@
 """What all tests share: one PostgreSQL server a run, and no property depends on how fast a machine is."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -15,6 +16,9 @@ from sessile.testing.postgres import PostgresServer, postgres_server
 
 settings.register_profile("sessile", deadline=None)
 settings.load_profile("sessile")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for what a script runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or programs whose Ctrl-C is tested would ignore it too
 
 
 @pytest.fixture(scope="session")

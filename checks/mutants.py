@@ -288,7 +288,7 @@ MUTANTS = (
         "stores/postgres/queries.sql",
         "WHERE t.id = ANY(:turns::bigint[]) AND t.running AND t.outstanding IS NULL\nORDER BY s.id FOR UPDATE OF s, t;",
         "WHERE t.id = ANY(:turns::bigint[]) AND t.running AND t.outstanding IS NULL\nORDER BY s.id;",
-        "tests/contract/test_stores.py tests/integration/test_postgres_races.py -k postgres",
+        "tests/integration/test_postgres_races.py -k waits_for_whoever",
     ),
     Mutant(
         "a worker that dies is not replaced",

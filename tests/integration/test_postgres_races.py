@@ -51,6 +51,24 @@ async def stores(emptied_database: str) -> AsyncIterator[tuple[PostgresStore, Po
         await store.close()
 
 
+async def test_an_append_waits_for_whoever_takes_its_turn_and_is_refused(
+    stores: tuple[PostgresStore, PostgresStore], emptied_database: str
+) -> None:
+    first, _ = stores
+    claim = await accept(first, SessionRef(await new_tenant(first), AGENT, SESSION))
+    taker = await asyncpg.connect(emptied_database)
+    async with taker.transaction():
+        await taker.execute("UPDATE turns SET fence = fence + 1 WHERE id = $1", claim.fence.turn)
+        late = asyncio.create_task(first.append(claim.fence, [thought()], NOTHING))
+        waits = "SELECT true FROM pg_locks WHERE NOT granted"
+        while not late.done() and not await taker.fetchval(waits):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        assert not late.done()
+    with pytest.raises(FenceLost):
+        await late
+    await taker.close()
+
+
 async def test_no_turn_is_started_below_one_that_is_interrupted(stores: tuple[PostgresStore, PostgresStore]) -> None:
     here, there = stores
     tenant = await new_tenant(here)

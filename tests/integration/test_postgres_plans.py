@@ -10,12 +10,11 @@ from sessile.rows import SessionRef
 from sessile.stores.postgres.db import text_of
 from sessile.stores.postgres.store import PostgresStore
 from sessile.stores.queries import load_queries
-from sessile.stores.stray import RULES
 from sessile.testing.clock import FakeClock
 from sessile.testing.store_world import AGENT, SESSION, new_tenant, whole_turn
 
 ROWS = 5_000
-UPKEEP = {"backlog", "count_rows", "largest_sessions", "read_rows", *RULES}
+UPKEEP = {"backlog", "count_rows", "largest_sessions", "read_rows"}
 """Read all rows, as those want who ask."""
 UNPLANNED = {"begin", "check_index"}
 """Text of two statements; of an extension."""

@@ -8,9 +8,9 @@ from importlib.resources import files
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
-def load_queries(package: str) -> dict[str, str]:
-    """The named queries of `queries.sql` in a package. A query follows its `-- name:` line and its description."""
-    parts = _NAME.split(read(package, "queries.sql"))
+def load_queries(package: str, file: str = "queries.sql") -> dict[str, str]:
+    """The named queries of a file in a package. A query follows its `-- name:` line and its description."""
+    parts = _NAME.split(read(package, file))
     return {name: _without_comments(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 

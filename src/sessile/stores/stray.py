@@ -1,4 +1,6 @@
-"""What no verb leaves behind in a database; queries of these names find it, in either store."""
+"""What no verb leaves behind in a database: the same queries find it in every store."""
 
-RULES = ("stray_events", "stray_turns", "stray_sessions", "stray_agents", "stray_rows")
-"""Each of them tells some of what there is, in words."""
+from sessile.stores.queries import load_queries
+
+RULES = load_queries("sessile.stores", "stray.sql")
+"""Queries by their names; each tells some of what there is, in words."""

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from sessile.stores.queries import load_queries
+from sessile.stores.stray import RULES
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z]\w*)")
 
@@ -32,7 +33,7 @@ def numbered(text: str) -> tuple[str, list[str]]:
     return _PARAMETER.sub(number, text), names
 
 
-_TEXTS = load_queries("sessile.stores.postgres")
+_TEXTS = load_queries("sessile.stores.postgres") | RULES
 _QUERIES = {name: _Query(*numbered(text)) for name, text in _TEXTS.items()}
 
 

@@ -70,4 +70,4 @@ def _look_for_damage(db: sqlite3.Connection, found: list[str]) -> None:
     lines = [str(line) for (line,) in db.execute(f"PRAGMA integrity_check({_MAX_DAMAGE})")]
     found += [] if lines == ["ok"] else lines
     if not found:
-        found += [line for rule in RULES for (line,) in db.execute(QUERIES[rule])]
+        found += [line for rule in RULES.values() for (line,) in db.execute(rule)]
